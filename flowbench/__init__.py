@@ -1,0 +1,3 @@
+"""Reproduce, compare and time likelihood models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,65 @@
+"""Names that experiment files use for models and data sets, each registered beside its definition.
+
+A new model or set is a new module in the registry's package: nothing else is edited.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+from flowbench.errors import InputError, did_you_mean
+
+__all__ = ["Registry", "density_models", "forecasters", "image_sets"]
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+class Registry(Generic[T]):
+    """A mapping from names to what the modules of one package register under them."""
+
+    def __init__(self, what: str, package: str) -> None:
+        self._what = what
+        self._package = package
+        self._entries: dict[str, T] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[E], E]:
+        """Return a decorator that enters its class, function or object under `name` and gives it back unchanged."""
+
+        def enter(entry: E) -> E:
+            if name in self._entries:
+                raise ValueError(f"{self._what} {name!r} is registered twice")
+            self._entries[name] = cast(T, entry)
+            return entry
+
+        return enter
+
+    def __getitem__(self, name: str) -> T:
+        """Return the entry under `name`; an InputError names the nearest one where there is none."""
+        entries = self._load()
+        if name not in entries:
+            raise InputError(f"no {self._what} named {name!r}{did_you_mean(name, entries)}")
+        return entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._load()))
+
+    def _load(self) -> dict[str, T]:
+        # Importing the package's modules lazily keeps `flowbench --help` free of torch.
+        if not self._complete:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
+            self._complete = True
+        return self._entries
+
+
+# Values are the classes' own types one floor up (density.DensityConfig, forecasting.ForecasterConfig, data.ImageSet).
+density_models: Registry[Any] = Registry("density model", "flowbench.flows")
+forecasters: Registry[Any] = Registry("forecaster", "flowbench.forecasting.models")
+image_sets: Registry[Any] = Registry("image data set", "flowbench.data.sets")
