@@ -241,7 +241,9 @@ def shipped_folder() -> Path:
 def dump_experiment(experiment: Experiment[Any, Any]) -> str:
     """Return the resolved experiment as YAML: a valid experiment file."""
     content = experiment.model_dump(mode="json", by_alias=True)
-    content["tune"] = {key: space.model_dump(mode="json", by_alias=True, exclude_none=True) for key, space in experiment.tune.items()}
+    content["tune"] = {
+        key: space.model_dump(mode="json", by_alias=True, exclude_none=True) for key, space in experiment.tune.items()
+    }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 

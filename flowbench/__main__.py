@@ -1,0 +1,60 @@
+"""The `flowbench` command: run it, and turn every error into one line and an exit code."""
+
+import errno
+import signal
+import sys
+from typing import NoReturn
+
+from flowbench.errors import FlowbenchError
+
+__all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with the exit codes of the README (0, 1, 2, 3, 130, 143)."""
+    # --debug is taken from anywhere in the line, so that people can add it to the end of what just failed.
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        from flowbench.cli import app
+
+        code = app(args=arguments, prog_name="flowbench", standalone_mode=False)
+    except FlowbenchError as error:
+        if debug:
+            raise
+        _leave(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _leave("interrupted", 128 + signal.SIGINT)
+    except Exception as error:
+        if debug:
+            raise
+        message, code = _explain(error)
+        _leave(message, code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one line and the exit code for an error that is not our own."""
+    # Usage errors come from the click that typer carries inside or depends on, according to its version.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "flowbench"
+        return f"{error.format_message()} (see {command} --help)", int(error.exit_code)
+    name = type(error).__name__
+    if name == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory: give a smaller data.batch_size, for example half of it (data.batch_size=32)", 3
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'the disk'}: no space left: free some and run the same command again", 3
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", 2
+    detail = " ".join(str(error).split())[:300]
+    return f"unexpected {name}: {detail} (run again with --debug for the traceback and report it)", 3
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(f"flowbench: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

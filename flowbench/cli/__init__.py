@@ -1,0 +1,39 @@
+"""Commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from typing import Annotated
+
+import typer
+
+from flowbench import __version__
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="flowbench",
+    help="Reproduce, compare and time likelihood models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flowbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Reproduce, compare and time likelihood models."""
+
+
+from flowbench.cli import data, reproduce, run, track  # noqa: E402  (the commands enter themselves into `app`)
+
+__all__ += ["data", "reproduce", "run", "track"]

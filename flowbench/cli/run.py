@@ -1,0 +1,103 @@
+"""`flowbench train`, `evaluate`, `figures`: one run at a time."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flowbench.cli import app
+from flowbench.cli.arguments import JSON, OVERRIDES, RUN, parse_duration, parse_seeds
+from flowbench.errors import InputError
+
+if TYPE_CHECKING:
+    from flowbench.config import Experiment
+
+
+@app.command()
+def train(
+    experiment: Annotated[str, typer.Argument(help="An experiment's name, a YAML file, or a run's config.yaml.")],
+    overrides: OVERRIDES = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<experiment>/<run id>].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run.")] = False,
+    seeds: Annotated[str | None, typer.Option(help="Train once for each, e.g. 0,1,2.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Stop the steps after this time, e.g. 20m.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Train one experiment and evaluate it.
+
+    Example: `flowbench train real_nvp/digits train.steps=500 model.features=16`
+    """
+    from flowbench.config import load_experiment
+
+    budget, changes = parse_duration(time_budget), overrides or []
+    wanted = parse_seeds(seeds)
+    experiments = [load_experiment(experiment, [*changes, f"seed={seed}"]) for seed in wanted or []]
+    folders = [run_dir / f"seed{seed}" if run_dir else None for seed in wanted or []]
+    for one, folder in zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True):
+        _train_one(one, folder, resume=resume, budget=budget, as_json=as_json)
+
+
+def _train_one(
+    experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool, budget: float | None, as_json: bool
+) -> None:
+    from flowbench.runs import RunFolder, new_run_path, newest_unfinished
+    from flowbench.tracking import Mirror
+    from flowbench.training import train as train_experiment
+
+    if run_dir is None and resume:
+        unfinished = newest_unfinished(experiment)
+        if unfinished is None:
+            raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
+        run_dir = unfinished.path
+    folder = RunFolder(run_dir or new_run_path(experiment))
+    done = folder.finished
+    with Mirror() as mirror:
+        result = train_experiment(
+            experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{folder.path}: {'was finished already' if done else 'finished'}")
+    for split, metrics in result["metrics"].items():
+        _print_metrics(split, metrics)
+
+
+@app.command()
+def evaluate(
+    run: RUN,
+    split: Annotated[str | None, typer.Option(help="Which part [default: the set's report split].")] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set (or CSV file, for forecasts).")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws of dequantization noise per image.")] = None,
+    importance: Annotated[int | None, typer.Option(min=2, help="Samples of the importance-weighted bound.")] = None,
+    batch_norm: Annotated[Literal["running", "population"] | None, typer.Option(help="Statistics to use.")] = None,
+    weights: Annotated[Literal["raw", "ema"] | None, typer.Option(help="Weights to use.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a run's checkpoint exactly.
+
+    Example: `flowbench evaluate real_nvp/digits --draws 16 --importance 64`
+    """
+    from flowbench.measuring import Request, evaluate_run
+    from flowbench.runs import find_run
+
+    request = Request(split, data, draws, importance, batch_norm, weights)
+    content, path = evaluate_run(find_run(run), request)
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    for name, metrics in content["metrics"].items():
+        _print_metrics(name, metrics)
+    typer.echo(f"written to {path}")
+
+
+def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
+    for name, metric in metrics.items():
+        error = f" ± {metric['stderr']:.4f}" if metric.get("stderr") is not None else ""
+        labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
+        described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in labels.items())
+        typer.echo(f"{split}: {name} {metric['value']:.4f}{error}  ({described})")
+
+
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights")

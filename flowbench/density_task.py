@@ -1,0 +1,101 @@
+"""What the training loop needs of a density model on images: batches, loss, validation, exact evaluation, samples."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config import DensityData, Experiment
+from flowbench.data import Images, open_images, training_parts
+from flowbench.data.feed import Feed, batches_in_order
+from flowbench.density import DensityConfig, DensityModel
+from flowbench.evaluation import Setting, evaluate, write_evaluation
+from flowbench.flows.conditioner import set_precision
+from flowbench.noise import training_noise
+from flowbench.optimization import WeightAverage
+from flowbench.registry import image_sets
+from flowbench.runs import RunFolder
+
+__all__ = ["DensityTask", "build_density"]
+
+TRAIN_FIGURE_IMAGES = 10_000
+"""Training images that the figure beside the report split's is measured on: enough for its standard error."""
+
+
+def build_density(experiment: Experiment[DensityData, DensityConfig], data: dict[str, Any]) -> DensityModel:
+    """Build the untrained model for images of `data["shape"]` with `data["levels"]` grey levels."""
+    channels, height, width = data["shape"]
+    model = experiment.model.build((channels, height, width), data["levels"])
+    set_precision(model, experiment.train.precision)
+    return model
+
+
+class NegativeLogLikelihood(nn.Module):
+    """The loss of a batch: −mean log p in nats per image + coefficient · sum of squared weight-norm scales."""
+
+    def __init__(self, model: DensityModel, coefficient: float, *, compiled: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._coefficient = coefficient
+        self._to_bits = 1 / (model.dimensions * math.log(2))
+        self._terms = torch.compile(model.terms, dynamic=False) if compiled else model.terms
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss in nats per image and what is logged of it, bits/dim among them; images as in `terms`."""
+        nats = -self._terms(images, noise).log_prob.mean()
+        loss = nats
+        if self._coefficient:
+            loss = loss + self._coefficient * self.model.regularization()
+        return loss, {"bits_per_dim": nats * self._to_bits}
+
+
+class DensityTask:
+    """Real images (or digits), a density model of them, and how both are fed, trained and measured."""
+
+    unit = "images"
+    monitor = "bits_per_dim"
+
+    def __init__(self, experiment: Experiment[DensityData, DensityConfig], device: torch.device) -> None:
+        self._experiment, self._device = experiment, device
+        config = experiment.data
+        self._train, self._holdout = training_parts(config)
+        self.data = {
+            "name": config.name,
+            "fingerprint": self._train.fingerprint,
+            "status": self._train.status,
+            "shape": list(self._train.shape),
+            "levels": self._train.levels,
+            "numerics": image_sets[config.name].numerics,
+        }
+        self.model = build_density(experiment, self.data).to(device)
+        self.batch_size = config.batch_size
+        self._feed = Feed(
+            self._train, batch_size=config.batch_size, seed=experiment.seed, flip=config.flip, device=device
+        )
+        self.steps_per_epoch = self._feed.steps_per_epoch
+        self.objective = NegativeLogLikelihood(self.model, experiment.optim.scale_l2, compiled=experiment.train.compile)
+
+    def prepare(self) -> bool:
+        """Fit in closed form, or initialize what depends on the first batch."""
+        batches = (images for _, images in batches_in_order(self._train, batch_size=1024, device=self._device))
+        if self.model.fit(batches):
+            return True
+        self.model.initialize(*self.batch(0))
+        return False
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the images and the dequantization noise of a step."""
+        images = self._feed.batch(step)
+        return images, training_noise(self._experiment.seed, step, tuple(images.shape), self._device)
+
+    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
+        """Return bits/dim on the held-out training images, as the final figure will be measured; None without."""
+        if self._holdout is None:
+            return None
+        measured = evaluate(self.model, self._holdout, self._setting(average), average=average, training=self._train)
+        return {"bits_per_dim": measured.metrics["bits_per_dim"]["value"]}
+
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
+        """Measure the report split whole, and the training part (its first images) beside it; draw samples."""
+        raise NotImplementedError

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM during a training: finish the step, save, then leave with the signal's exit code."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+from flowbench.errors import FlowbenchError
+
+__all__ = ["Interrupted", "StopRequest"]
+
+
+class Interrupted(FlowbenchError):  # noqa: N818  (an interruption is asked for, it is no error)
+    """The work was stopped from outside after it had saved itself."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Within the block, the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

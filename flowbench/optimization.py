@@ -1,0 +1,72 @@
+"""How weights move: the optimizer, the learning rate over a training, and moving averages of the weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config import Optim
+
+__all__ = ["WeightAverage", "learning_rate", "make_optimizer"]
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.optim.Optimizer:
+    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop, no host sync)."""
+    match config.name:
+        case "adam" | "adamw":
+            # weight_decay is coupled to the gradient in Adam and decoupled from it in AdamW.
+            kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+            return kind(parameters, config.lr, config.betas, config.eps, config.weight_decay, fused=True)
+        case "adamax":
+            return torch.optim.Adamax(parameters, config.lr, config.betas, config.eps, config.weight_decay)
+
+
+def learning_rate(config: Optim, progress: float, epoch: int) -> float:
+    """Return the rate at `progress` (0 to 1, of all steps or of the time budget): linear warm-up, then the schedule.
+
+    Args:
+        config: the `optim:` section.
+        progress: part of the training that is done.
+        epoch: full passes done, for `exponential`: lr · decay^epoch.
+    """
+    if progress < config.warmup:
+        # Half a promille of the rate at the very first step: a rate of 0 would waste it.
+        return config.lr * max(progress / config.warmup, 5e-4)
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "cosine":
+            done = (progress - config.warmup) / (1 - config.warmup)
+            return config.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        case "exponential":
+            return config.lr * config.decay**epoch
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters: e ← d·e + (1 − d)·θ, with d = min(decay, (1 + t)/(10 + t)).
+
+    The smaller decay of the first steps lets the average forget the random start (as in TensorFlow's moving averages).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._parameters = dict(model.named_parameters())
+        self._average = {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        weight = 1 - min(self._decay, (1 + step) / (10 + step))
+        for name, value in self._parameters.items():
+            self._average[name].lerp_(value, weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averages by parameter name."""
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the averages of a checkpoint."""
+        for name, value in self._average.items():
+            value.copy_(state[name])

@@ -1,0 +1,360 @@
+"""One training from an experiment to a finished run folder: set up, step, log, validate, save, evaluate.
+
+The loop knows nothing of what is modelled: a `Task` (density_task, forecast_task) gives losses and figures.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from flowbench.config import Experiment, config_sha256, load_experiment, shipped_folder
+from flowbench.density_task import DensityTask
+from flowbench.environment import describe_environment
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.forecast_task import ForecastTask
+from flowbench.interruption import Interrupted, StopRequest
+from flowbench.optimization import WeightAverage, learning_rate, make_optimizer
+from flowbench.progress import TrainingBar
+from flowbench.runs import RunFolder
+from flowbench.tracking import Mirror, read_mlflow_run_id
+
+__all__ = ["Task", "make_task", "train"]
+
+
+class Task(Protocol):
+    """What the loop needs to know of a model on its data."""
+
+    model: nn.Module
+    """What is saved, averaged and evaluated."""
+    objective: nn.Module
+    """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
+    unit: str
+    """What a batch is made of: `images` or `windows`."""
+    batch_size: int
+    steps_per_epoch: int
+    monitor: str
+    """The key of `validate()` that chooses the best weights; lower is better."""
+    data: dict[str, Any]
+    """Name, fingerprint, status and hashes of the data, and the data set's `numerics`."""
+
+    def prepare(self) -> bool:
+        """Initialize from data; True: the model is fitted in closed form and needs no steps."""
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Return the batch of a step: a function of (seed, step) alone."""
+
+    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
+        """Return figures on the data that chooses; None where nothing was held out."""
+
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
+        """Return the final metrics by split, with the values per item and the pictures written into the run folder."""
+
+
+_TASKS: dict[str, type[DensityTask] | type[ForecastTask]] = {"density": DensityTask, "forecast": ForecastTask}
+
+
+def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
+    """Build the model and open the data of an experiment; the model's first weights follow from the seed."""
+    torch.manual_seed(experiment.seed)
+    return _TASKS[experiment.kind](experiment, device)
+
+
+def train(
+    experiment: Experiment[Any, Any],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    time_budget: float | None = None,
+    mirror: Mirror | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train and evaluate an experiment in a run folder and return the content of its `result.json`.
+
+    Args:
+        experiment: what to train.
+        run_dir: the run folder; finished with the same config: its result is returned at once.
+        resume: go on from the folder's checkpoint.
+        time_budget: seconds for all steps; schedules then run over the time used.
+        mirror: where to mirror the run; it never delays or breaks a training.
+        progress: draw a bar on stderr.
+    Raises:
+        InputError: missing data, a folder with another config, an unfinished one without `resume`.
+        WorkFailedError: the training diverged; the last good checkpoint is kept.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    run = RunFolder(run_dir)
+    with run.lock():
+        if run.exists:
+            run.check_config(experiment)
+            if run.finished:
+                return run.result
+            if not resume:
+                raise InputError(f"{run_dir}: holds an unfinished run: add --resume, or give another --run-dir")
+        fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
+        task = make_task(experiment, fabric.device)
+        session = _Session(experiment, run, task, fabric, time_budget)
+        session.restore()
+        if not run.exists:
+            run.begin(experiment, {**describe_environment(fabric.device), "data": task.data})
+        if mirror is not None:
+            mirror.follow(run.path)
+        with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress) as bar:
+            _fit(session, stop, bar)
+        session.take_best()
+        result = _result(session, task.evaluate(run, session.average))
+        run.write_result(result)
+    return result
+
+
+@dataclass
+class _Window:
+    """Sums over the steps since the last logged row, kept on the device so that no step waits for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
+        for key, value in {**values, "finite": torch.ones_like(finite)}.items():
+            # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
+            kept = torch.where(finite > 0, value.detach(), torch.zeros_like(value))
+            self.sums[key] = self.sums[key] + kept if key in self.sums else kept
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        keys = list(self.sums)
+        values = dict(zip(keys, torch.stack([self.sums[key].float() for key in keys]).tolist(), strict=True))
+        good = values.pop("finite")
+        return {f"train/{key}": value / good for key, value in values.items()} if good else {}
+
+
+class _Session:
+    """The state of one training: everything that a checkpoint holds."""
+
+    def __init__(
+        self, experiment: Experiment[Any, Any], run: RunFolder, task: Task, fabric: Fabric, budget: float | None
+    ) -> None:
+        self.experiment, self.run, self.task, self.fabric, self.budget = experiment, run, task, fabric, budget
+        config = experiment.train
+        self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
+        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
+        self.average = WeightAverage(task.model, config.ema) if config.ema else None
+        self.step = 0
+        self.seconds = 0.0
+        self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
+        self.skipped = torch.zeros((), device=fabric.device)
+        self.skipped_in_a_row = torch.zeros((), device=fabric.device)
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.task.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Part of the training that is done, in steps or in time, whichever is further."""
+        done = self.step / self.total_steps if self.total_steps else 1.0
+        return min(max(done, self.seconds / self.budget if self.budget else 0.0), 1.0)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, or validation has not improved for too long."""
+        patience = self.experiment.train.patience
+        return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
+
+    def save(self) -> None:
+        cuda = self.fabric.device.type == "cuda"
+        self.run.save_checkpoint(
+            {
+                "model": self.task.model.state_dict(),
+                "ema": self.average.state_dict() if self.average else {},
+                "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+                "schedule": {"seconds": self.seconds, "budget": self.budget},
+                "step": self.step,
+                "epoch": self.epoch,
+                "generators": {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if cuda else {})},
+                "best": self.best,
+                "skipped": int(self.skipped.item()),
+            }
+        )
+
+    def restore(self) -> None:
+        """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
+        loaded = self.run.load_checkpoint() if self.run.exists else None
+        if loaded is None:
+            if self.run.exists:
+                self.run.cut_metrics(-1)
+            if self.task.prepare():
+                self.total_steps = 0
+            return
+        state, note = loaded
+        if note:
+            self.fabric.print(f"warning: {note}")
+        self.task.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["ema"])
+        if self.optimizer:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.seconds = state["schedule"]["seconds"]
+        self.step, self.best = state["step"], state["best"]
+        self.skipped.fill_(state["skipped"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        self.run.cut_metrics(self.step)
+
+    def take_best(self) -> None:
+        """Under `train.keep: best`, put the best validated weights in place of the last ones."""
+        if self.best["model"]:
+            self.task.model.load_state_dict(self.best["model"])
+            if self.average:
+                self.average.load_state_dict(self.best["ema"])
+
+    def log(self, values: Mapping[str, float | int]) -> None:
+        self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
+
+
+def _fit(session: _Session, stop: StopRequest, bar: TrainingBar) -> None:
+    """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
+    config, task = session.experiment.train, session.task
+    if session.total_steps == 0 or session.optimizer is None:
+        session.save()
+        return
+    objective = session.fabric.setup_module(task.objective)
+    validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
+    window = _Window()
+    task.model.train()
+    clock = time.perf_counter()
+    while not session.done:
+        started = time.perf_counter()
+        values, finite = _step(session, objective)
+        session.step += 1
+        if session.average:
+            session.average.update(session.step)
+        window.add(values, finite)
+        last = session.step == session.total_steps
+        if session.step % config.log_every == 0 or last:
+            row = window.means()
+            window.seconds += time.perf_counter() - started
+            started = time.perf_counter()
+            session.log(row | _speed(window, task) | {"lr": session.optimizer.param_groups[0]["lr"], **_skips(session)})
+            bar.show(session.progress, row | _speed(window, task))
+            window = _Window()
+        window.seconds += time.perf_counter() - started
+        if session.step % validate_every == 0 or (last and config.keep == "best"):
+            _validate(session)
+        now = time.perf_counter()
+        session.seconds, clock = session.seconds + now - clock, now
+        if session.step % config.checkpoint_every == 0 or session.done or stop.signal is not None:
+            session.save()
+        if stop.signal is not None and not session.done:
+            raise Interrupted(
+                f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", stop.signal
+            )
+
+
+def _step(session: _Session, objective: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
+    """Take one optimizer step without waiting for the device; a non-finite loss or gradient changes nothing."""
+    config, optimizer = session.experiment.optim, session.optimizer
+    assert optimizer is not None
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, session.progress, session.epoch)
+    loss, values = objective(*session.task.batch(session.step))
+    session.fabric.backward(loss)
+    limit = float("inf") if config.clip_norm is None else config.clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(session.parameters, limit)
+    finite = (torch.isfinite(norm) & torch.isfinite(loss.detach())).float()
+    bad = 1 - finite
+    if optimizer.defaults.get("fused"):
+        # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
+        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bad.item() == 0:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    session.skipped += bad
+    session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
+    return {"loss": loss, **values, "grad_norm": norm}, finite
+
+
+def _skips(session: _Session) -> dict[str, int]:
+    in_a_row = int(session.skipped_in_a_row.item())
+    if in_a_row >= session.experiment.train.max_skipped:
+        raise WorkFailedError(
+            f"{session.run.path}: diverged: loss or gradient not finite in the last {in_a_row} steps (up to step "
+            f"{session.step}); the last good checkpoint is kept: lower optim.lr or set optim.warmup"
+        )
+    return {"skipped": int(session.skipped.item())}
+
+
+def _validate(session: _Session) -> None:
+    figures = session.task.validate(session.average)
+    session.task.model.train()
+    if figures is None:
+        return
+    session.log({f"validation/{key}": value for key, value in figures.items()})
+    value, best = figures[session.task.monitor], session.best
+    if best["value"] is not None and not value < best["value"]:
+        best["stale"] += 1
+        return
+    session.best = {"value": value, "step": session.step, "stale": 0, "model": {}, "ema": {}}
+    if session.experiment.train.keep == "best":
+        averages = session.average.state_dict() if session.average else {}
+        best = session.best
+        best["model"], best["ema"] = _copy(session.task.model.state_dict()), _copy(averages)
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in state.items()}
+
+
+def _speed(window: _Window, task: Task) -> dict[str, float]:
+    return {f"{task.unit}_per_second": window.steps * task.batch_size / window.seconds} if window.seconds else {}
+
+
+def _result(session: _Session, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    experiment, task = session.experiment, session.task
+    seconds = session.seconds
+    speed = session.step * task.batch_size / seconds if session.step and seconds else None
+    return {
+        "schema": 1,
+        "experiment": experiment.name,
+        "kind": experiment.kind,
+        "model": experiment.model.name,
+        "dataset": task.data["name"],
+        "data_fingerprint": task.data["fingerprint"],
+        "data_status": task.data["status"],
+        "seed": experiment.seed,
+        "budget": _budget(session),
+        "parameters": sum(parameter.numel() for parameter in session.parameters),
+        "steps": session.step,
+        "epochs": session.step / task.steps_per_epoch,
+        "train_seconds": seconds,
+        "device": session.fabric.device.type,
+        "precision": experiment.train.precision,
+        "skipped_steps": int(session.skipped.item()),
+        "metrics": metrics,
+        "throughput": {f"train_{task.unit}_per_second": speed},
+        "mlflow_run_id": read_mlflow_run_id(session.run.path),
+        "config_sha256": config_sha256(experiment),
+        "numerics": {"model": experiment.model.numerics, "data": task.data["numerics"]},
+    }
+
+
+def _budget(session: _Session) -> str:
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
+    experiment = session.experiment
+    if experiment.preset is None or session.budget is not None:
+        return "custom"
+    try:
+        shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")
+    except FlowbenchError:
+        return "custom"
+    same = config_sha256(shipped.model_copy(update={"seed": experiment.seed})) == config_sha256(experiment)
+    return experiment.preset if same else "custom"
