@@ -1,0 +1,1 @@
+"""Normalizing flows: the bijections they are made of and one module per architecture."""

@@ -1,0 +1,42 @@
+"""Squeezes: reshape 2x2 cells of pixels into channels, (batch, C, H, W) ↔ (batch, 4C, H/2, W/2); log-determinant 0.
+
+Dinh et al. 2017 (arXiv:1605.08803), section 3.6; the orders are those of the authors' code.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowbench.flows.bijection import Bijection
+
+__all__ = ["OrderedSqueeze", "Squeeze"]
+
+
+class Squeeze(Bijection):
+    """Plain squeeze: output channel 4c + 2h + w holds channel c of the pixels at (h, w) in their 2x2 cell."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Reshape x, (batch, C, H, W) with even H and W, to (batch, 4C, H/2, W/2)."""
+        return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Reshape z, (batch, 4C, H/2, W/2), to (batch, C, H, W)."""
+        return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
+
+
+class OrderedSqueeze(Bijection):
+    """Squeeze before a factor-out: output channel kC + c, where k = 0..3 stands for (0,0), (1,1), (0,1), (1,0).
+
+    The first half of the channels is thus the diagonal of every cell: an image of half as many pixels.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Reshape x, (batch, C, H, W) with even H and W, to (batch, 4C, H/2, W/2)."""
+        cells = [x[..., h::2, w::2] for h, w in ((0, 0), (1, 1), (0, 1), (1, 0))]
+        return torch.cat(cells, dim=1), x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Reshape z, (batch, 4C, H/2, W/2), to (batch, C, H, W)."""
+        at_00, at_11, at_01, at_10 = z.chunk(4, dim=1)
+        plain = torch.stack((at_00, at_01, at_10, at_11), dim=2).flatten(1, 2)
+        return F.pixel_shuffle(plain, 2), z.new_zeros(z.shape[0])
