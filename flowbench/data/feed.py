@@ -1,0 +1,221 @@
+"""Batches for training and evaluation: pure functions of (seed, step), from the device's memory or streamed to it."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowbench.data.images import Images, VariedPixels
+from flowbench.errors import InputError
+
+__all__ = ["RESIDENT_PART", "Feed", "batches_in_order", "fits"]
+
+RESIDENT_PART = 0.4
+"""Part of the device's free memory that a resident set may take."""
+PREFETCH = 4
+STREAM = 0x66656564 << 32
+
+
+class Feed:
+    """Shuffled training batches; every process that asks for the same (seed, step) gets the same images.
+
+    Each epoch has its own permutation of the whole set, flips and crops. The ragged tail of the permutation is left
+    out: with another permutation each epoch, no image is left out for good.
+
+    Args:
+        images: what to feed.
+        batch_size: images of the global batch, over all ranks.
+        seed: of order, flips and crops.
+        flip: mirror each image left to right with probability 1/2.
+        device: where the batches are wanted.
+        rank: which part of the global batch is this process's.
+        ranks: number of processes; batch_size must divide among them.
+        resident: keep the set in the device's memory; None: if it takes no more than 40 % of what is free.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        device: torch.device | str,
+        rank: int = 0,
+        ranks: int = 1,
+        resident: bool | None = None,
+    ) -> None:
+        if batch_size > len(images):
+            raise InputError(f"data.batch_size: {batch_size} is more than the {len(images)} images of {images.name}")
+        if batch_size % ranks:
+            raise InputError(f"data.batch_size: {batch_size} does not divide among {ranks} processes")
+        self.steps_per_epoch = len(images) // batch_size
+        """Whole batches in an epoch."""
+        device = torch.device(device)
+        plan = _Plan(len(images), batch_size, seed, flip, images.window is not None, rank, ranks)
+        self.resident = fits(images, device) if resident is None else resident
+        """Whether the images lie in the device's memory."""
+        self._source: _Source = (
+            (_ResidentWindows(images, plan, device) if images.window is not None else _Resident(images, plan, device))
+            if self.resident
+            else _Streamed(images, plan, device)
+        )
+
+    def batch(self, step: int) -> Tensor:
+        """Return this rank's images of a step: uint8 (batch_size / ranks, channels, height, width), channels last."""
+        # NHWC as stored, seen as NCHW: the layout that convolutions like best, without a copy.
+        return self._source.batch(step).permute(0, 3, 1, 2)
+
+
+def fits(images: Images, device: torch.device) -> bool:
+    """Say whether `images` take at most 40 % of the device's free memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return images.nbytes <= RESIDENT_PART * free
+
+
+def batches_in_order(
+    images: Images, batch_size: int, device: torch.device | str, *, rank: int = 0, ranks: int = 1
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Yield every image once, in order: (indices (k,), uint8 (k, channels, height, width)); the last may be smaller.
+
+    Crops are at their fixed places, nothing is flipped. Batch b belongs to rank b modulo `ranks`.
+    """
+    for start in range(rank * batch_size, len(images), ranks * batch_size):
+        indices = np.arange(start, min(start + batch_size, len(images)))
+        yield indices, torch.from_numpy(images.take(indices)).to(device).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a rank's batch is made of; all on the CPU, rows by place in the batch."""
+
+    indices: NDArray[np.int64]
+    flips: NDArray[np.bool_] | None
+    places: NDArray[np.float64] | None
+
+
+class _Plan:
+    """Order, flips and crop places of every step."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, flip: bool, crop: bool, rank: int, ranks: int) -> None:
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._flip, self._crop = flip, crop
+        self._local = batch_size // ranks
+        self._first = rank * self._local
+        # Two epochs: prefetching looks across the border while the last batches of the old one are still asked for.
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+
+    def draw(self, step: int) -> _Draw:
+        epoch, place = divmod(step, self._count // self._batch_size)
+        start = place * self._batch_size + self._first
+        part = slice(start, start + self._local)
+        order, flips, places = self._epoch(epoch)
+        return _Draw(order[part], None if flips is None else flips[part], None if places is None else places[part])
+
+    def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None, NDArray[np.float64] | None]:
+        generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, STREAM + epoch], np.uint64)))
+        order = generator.permutation(self._count)
+        flips = generator.random(self._count) < 0.5 if self._flip else None
+        return order, flips, generator.random((self._count, 2)) if self._crop else None
+
+
+class _Source(Protocol):
+    def batch(self, step: int) -> Tensor:
+        """Return uint8 (k, height, width, channels) on the device."""
+
+
+class _Resident:
+    """The whole set lies in the device's memory as one array; a batch is gathered and flipped there."""
+
+    def __init__(self, images: Images, plan: _Plan, device: torch.device) -> None:
+        self._plan, self._device = plan, device
+        self._images = torch.from_numpy(np.array(images.array)).to(device)
+
+    def batch(self, step: int) -> Tensor:
+        draw = self._plan.draw(step)
+        batch = self._images.index_select(0, _to_device(draw.indices, self._device))
+        return _flip(batch, draw.flips)
+
+
+class _ResidentWindows:
+    """The whole set lies in the device's memory as flat bytes; crops are gathered there for the batch at once."""
+
+    def __init__(self, images: Images, plan: _Plan, device: torch.device) -> None:
+        self._plan, self._device, self._of = plan, device, images
+        channels, side, _ = images.shape
+        self._divisor = images.divisor
+        if isinstance(images.pixels, VariedPixels):
+            flat = np.concatenate(images.pixels.shards)
+            bases = np.concatenate([[0], np.cumsum([shard.size for shard in images.pixels.shards])])
+            offsets = bases[images.pixels.index[:, 0]] + images.pixels.index[:, 1]
+            widths = images.pixels.index[:, 3]
+        else:
+            flat = np.array(images.pixels.array).reshape(-1)
+            offsets = np.arange(len(images.pixels)) * (flat.size // max(len(images.pixels), 1))
+            widths = np.full(len(images.pixels), images.pixels.array.shape[2])
+        self._bytes = torch.from_numpy(flat).to(device)
+        self._offsets, self._widths = offsets, widths
+        self._channels = channels
+        self._steps = torch.arange(side, device=device)[:, None]
+        self._line = torch.arange(side * channels, device=device)
+        self._shape = (-1, side, side, channels)
+
+    def batch(self, step: int) -> Tensor:
+        draw = self._plan.draw(step)
+        assert draw.places is not None
+        rows = draw.indices if self._of.rows is None else self._of.rows[draw.indices]
+        corners = self._of.corners(rows, draw.places)
+        widths = self._widths[rows]
+        starts = self._offsets[rows] + (corners[:, 0] * widths + corners[:, 1]) * self._channels
+        where = _to_device(np.stack([starts, widths * self._channels]), self._device)[:, :, None, None]
+        batch = self._bytes[where[0] + where[1] * self._steps + self._line].view(self._shape)
+        if self._divisor != 1:
+            batch = torch.div(batch, self._divisor, rounding_mode="floor")
+        return _flip(batch, draw.flips)
+
+
+class _Streamed:
+    """The set stays on disk; a background thread reads batches ahead, into pinned memory if a GPU wants them."""
+
+    def __init__(self, images: Images, plan: _Plan, device: torch.device) -> None:
+        self._images, self._plan, self._device = images, plan, device
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._ahead: dict[int, Future[Tensor]] = {}
+
+    def batch(self, step: int) -> Tensor:
+        wanted = range(step, step + 1 + PREFETCH)
+        for stale in [ahead for ahead in self._ahead if ahead not in wanted]:
+            self._ahead.pop(stale).cancel()
+        for ahead in wanted:
+            if ahead not in self._ahead:
+                self._ahead[ahead] = self._thread.submit(self._read, ahead)
+        return self._ahead.pop(step).result().to(self._device, non_blocking=True)
+
+    def _read(self, step: int) -> Tensor:
+        draw = self._plan.draw(step)
+        batch = self._images.take(draw.indices, draw.places)
+        if draw.flips is not None:
+            batch[draw.flips] = batch[draw.flips, :, ::-1]
+        tensor = torch.from_numpy(batch)
+        # The pinned buffer goes back to torch's cache only when the copy to the device is done: no ring of our own.
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
+
+
+def _to_device(values: NDArray[np.int64], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _flip(batch: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
+    if flips is None:
+        return batch
+    # The list of images to mirror is known on the CPU: no mask, no synchronization, half the bytes moved.
+    mirrored = _to_device(np.flatnonzero(flips), batch.device)
+    return batch.index_copy_(0, mirrored, batch.index_select(0, mirrored).flip(2))

@@ -1,0 +1,107 @@
+"""What flowbench knows of an image data set before any file is read: what it is, where it is published, its counts."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from flowbench.data.readers import SplitSource
+from flowbench.errors import InputError
+
+__all__ = ["Download", "ImageSet", "Options", "Split", "Status", "data_root"]
+
+Split = Literal["train", "validation", "test"]
+Status = Literal["verified", "counts match", "unverified"]
+
+
+def data_root() -> Path:
+    """Return the folder of all prepared sets: FLOWBENCH_DATA, or the platform's user cache."""
+    chosen = os.environ.get("FLOWBENCH_DATA")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("flowbench")
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that may be downloaded without asking anybody, with its publisher's checksum (`md5:…`, `sha256:…`)."""
+
+    url: str
+    file: str
+    checksum: str | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of `flowbench data prepare` that change the prepared images."""
+
+    resample: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(ABC):
+    """A data set of images; each is one object, registered in `flowbench.data.sets`."""
+
+    name: str
+    title: str
+    shape: tuple[int, int, int] | None
+    """(channels, height, width) of the images that a model sees; None where the files decide."""
+    report_split: Split
+    """The split whose figures are reported, as in the papers."""
+    counts: Mapping[Split, int]
+    """Images per split, as published."""
+    fingerprints: Mapping[Split, str] = field(default_factory=dict)
+    """`content_sha256` of the splits whose bytes are known."""
+    levels: int = 256
+    numerics: int = 1
+    """Raised by hand when a change alters the images: stored results with another value are stale."""
+    published: str
+    """Where it is published, and how one gets it."""
+    licence: str
+    citation: str
+    download_bytes: int
+    disk_bytes: int
+    sources: str = ""
+    """What `--source` may be, in words for an error message."""
+    download: Download | None = None
+    resamples: tuple[str, ...] = ()
+    """Modes of `--resample`, the default first."""
+
+    embedded = False
+    """True: the images come with an installed package and need no preparation."""
+
+    @abstractmethod
+    def find(self, source: Path, options: Options) -> dict[Split, SplitSource]:
+        """Find the splits in `source`: a folder, its parent, or the archive; InputError if they are not there."""
+
+    def load(self, split: Split) -> NDArray[np.uint8]:
+        """Return the images of an embedded set, uint8 (n, height, width, channels)."""
+        raise NotImplementedError(f"{self.name} is not embedded")
+
+    def refuse_variant(self, counts: Mapping[Split, int]) -> None:
+        """Raise InputError if `counts` are recognisably those of another known data set."""
+        del counts
+
+    def status(self, split: Split, count: int, fingerprint: str) -> Status:
+        """Say how sure we are that these are the published images."""
+        if split in self.fingerprints:
+            return "verified" if self.fingerprints[split] == fingerprint else "unverified"
+        return "counts match" if self.counts.get(split) == count else "unverified"
+
+    def how_to_get(self) -> str:
+        """Return the command that prepares the set, for the end of an error message."""
+        command = f"flowbench data prepare {self.name}"
+        if self.download:
+            return f"run `{command} --download`, or `{command} --source PATH` ({self.sources})"
+        return f"get it from {self.published}, then run `{command} --source PATH` ({self.sources})"
+
+    def not_found(self, source: Path) -> InputError:
+        """Return the error for a source in which the set was not found."""
+        if not source.exists():
+            return InputError(f"--source {source}: no such file or folder")
+        return InputError(f"--source {source}: no {self.name} in it; looked for {self.sources}")

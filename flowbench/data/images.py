@@ -1,0 +1,290 @@
+"""Prepared images, opened: memory maps checked against their manifest, subsets, crops and grey levels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowbench.config import DensityData
+from flowbench.data.image_set import ImageSet, Split, Status, data_root
+from flowbench.data.manifest import MANIFEST, Manifest, SplitRecord, content_sha256, image_digests, read_manifest
+from flowbench.errors import InputError
+from flowbench.registry import image_sets
+
+__all__ = [
+    "FixedPixels",
+    "Images",
+    "VariedPixels",
+    "load_array",
+    "open_images",
+    "open_split",
+    "reduce_levels",
+    "training_parts",
+]
+
+CROP_SEED = 0x63726F70
+HOLDOUT_SEED = 0x686F6C64
+
+
+@dataclass(frozen=True)
+class FixedPixels:
+    """Images of one size in one array, uint8 (n, height, width, channels), usually a memory map."""
+
+    array: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self.array.nbytes
+
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+        return int(self.array.shape[3])
+
+    def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (height, width) of each of these images: (k, 2)."""
+        return np.broadcast_to(np.array(self.array.shape[1:3]), (len(rows), 2))
+
+    def crop(self, rows: NDArray[np.int64], corners: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return the size × size window at each image's (top, left) corner: (k, size, size, channels)."""
+        return _windows((self.array[row] for row in rows), corners, size, self.channels)
+
+
+@dataclass(frozen=True)
+class VariedPixels:
+    """Images that differ in size: flat uint8 shards and an index of (shard, offset, height, width), int64 (n, 4)."""
+
+    shards: Sequence[NDArray[np.uint8]]
+    index: NDArray[np.int64]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (height, width) of each of these images: (k, 2)."""
+        return self.index[rows, 2:]
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return one whole image, (height, width, channels), without a copy."""
+        shard, offset, height, width = (int(value) for value in self.index[row])
+        end = offset + height * width * self.channels
+        return self.shards[shard][offset:end].reshape(height, width, self.channels)
+
+    def crop(self, rows: NDArray[np.int64], corners: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return the size × size window at each image's (top, left) corner: (k, size, size, channels)."""
+        return _windows((self.image(int(row)) for row in rows), corners, size, self.channels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split of a data set, or a part of it, ready to be fed."""
+
+    name: str
+    split: Split
+    levels: int
+    """Grey levels: values are 0 … levels - 1."""
+    fingerprint: str
+    """`content_sha256` of the whole split."""
+    status: Status
+    pixels: FixedPixels | VariedPixels
+    rows: NDArray[np.int64] | None = None
+    """Which images of `pixels` these are; None: all, in order."""
+    window: int | None = None
+    """Side of the square crops that are taken; None: whole images."""
+    divisor: int = 1
+    """What the stored values are divided by, rounded down, to give `levels`."""
+
+    def __len__(self) -> int:
+        return len(self.pixels) if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what a model sees."""
+        if self.window is not None:
+            return self.pixels.channels, self.window, self.window
+        height, width = cast(FixedPixels, self.pixels).array.shape[1:3]
+        return self.pixels.channels, int(height), int(width)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that feeding these images from memory takes: windows are cut from whole images, so all of them."""
+        whole = self.pixels.nbytes
+        return whole if self.window is not None or not len(self.pixels) else whole // len(self.pixels) * len(self)
+
+    @cached_property
+    def array(self) -> NDArray[np.uint8]:
+        """All images, uint8 (n, height, width, channels): the memory map itself where nothing is left out or changed.
+
+        A part, a crop or a reduction of grey levels is a copy in memory: `take` reads large sets in pieces.
+        """
+        if isinstance(self.pixels, FixedPixels) and self.rows is None and self.window is None and self.divisor == 1:
+            return self.pixels.array
+        return self.take(np.arange(len(self)))
+
+    def take(self, indices: NDArray[np.int64], places: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
+        """Return the images at `indices`, uint8 (k, height, width, channels).
+
+        Args:
+            indices: (k,), 0 … len(self) - 1.
+            places: where crops are cut, (k, 2) in [0, 1) from the top left to the bottom right;
+                None: at places fixed by the split and the image's row, the same in every run.
+        """
+        rows = indices if self.rows is None else self.rows[indices]
+        if self.window is None:
+            # np.take: 2x faster than indexing; on a memory map, both read only the pages of these rows.
+            taken = np.take(cast(FixedPixels, self.pixels).array, rows, axis=0)
+        else:
+            chosen = self._fixed_places[rows] if places is None else places
+            taken = self.pixels.crop(rows, self.corners(rows, chosen), self.window)
+        return taken if self.divisor == 1 else taken // np.uint8(self.divisor)
+
+    def corners(self, rows: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the (top, left) of crops at `places` in [0, 1)² of these rows of `pixels`, (k, 2)."""
+        window = 0 if self.window is None else self.window
+        return (places * (self.pixels.sizes(rows) - window + 1)).astype(np.int64)
+
+    def subset(self, indices: NDArray[np.int64]) -> "Images":
+        """Return the part of these images at `indices`."""
+        return replace(self, rows=indices if self.rows is None else self.rows[indices])
+
+    @cached_property
+    def _fixed_places(self) -> NDArray[np.float64]:
+        key = [CROP_SEED, ("train", "validation", "test").index(self.split)]
+        return np.random.Generator(np.random.Philox(key=key)).random((len(self.pixels), 2))
+
+
+def open_split(name: str, split: Split) -> Images:
+    """Open one split of a prepared or embedded set.
+
+    Raises:
+        InputError: unknown set or split, not prepared (with the way to get it), damaged files.
+    """
+    known: ImageSet = image_sets[name]
+    if known.embedded:
+        _check_split(name, split, known.counts)
+        array = known.load(split)
+        fingerprint = content_sha256(image_digests(array))
+        status = known.status(split, len(array), fingerprint)
+        return Images(name, split, known.levels, fingerprint, status, FixedPixels(array))
+    folder = data_root() / name
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{name} is not prepared in {data_root()}: {known.how_to_get()}")
+    manifest = read_manifest(folder)
+    if manifest.name != name:
+        raise InputError(f"{folder / MANIFEST}: this is {manifest.name!r}, not {name!r}")
+    _check_split(name, split, manifest.splits)
+    record = manifest.splits[split]
+    status = known.status(split, record.shape[0], record.content_sha256)
+    pixels = _open_pixels(folder, split, record)
+    images = Images(name, split, manifest.levels, record.content_sha256, status, pixels)
+    # Varied images cannot be fed whole: crops have the side of the known shape, or of the smallest image.
+    return replace(images, window=_window(known, manifest)) if isinstance(pixels, VariedPixels) else images
+
+
+def open_images(data: DensityData, split: Split) -> Images:
+    """Open a split as an experiment sees it: cropped and with the grey levels of its `data:` section."""
+    images = open_split(data.name, split)
+    return reduce_levels(images, data)
+
+
+def training_parts(data: DensityData) -> tuple[Images, Images | None]:
+    """Return the training images of an experiment and, if `data.holdout` asks for it, those put aside for choosing.
+
+    The permutation that chooses them is fixed: every experiment with the same `data.holdout` puts the same ones aside.
+    """
+    images = open_images(data, "train")
+    if data.holdout == 0:
+        return images, None
+    if data.holdout >= len(images):
+        raise InputError(f"data.holdout: {data.holdout} of {len(images)} training images leaves none to train on")
+    order = np.random.Generator(np.random.Philox(key=HOLDOUT_SEED)).permutation(len(images))
+    return images.subset(np.sort(order[data.holdout :])), images.subset(np.sort(order[: data.holdout]))
+
+
+def reduce_levels(images: Images, data: DensityData) -> Images:
+    """Reduce the grey levels as `data.bits` says: floor(x / 2^(8 - bits)); Kingma & Dhariwal 2018, section 6.
+
+    `data.levels` only says how many levels there are; it must agree with the set.
+    """
+    if data.levels is not None and data.levels != images.levels:
+        raise InputError(f"data.levels: {data.levels}, but {images.name} has {images.levels} grey levels")
+    if data.bits == 8:
+        return images
+    if images.levels != 256:
+        raise InputError(f"data.bits: {data.bits} reduces images of 256 levels; {images.name} has {images.levels}")
+    return replace(images, levels=2**data.bits, divisor=2 ** (8 - data.bits))
+
+
+def load_array(path: Path) -> NDArray[np.generic]:
+    """Map a .npy file into memory, never unpickling; InputError in one line where it is missing or damaged."""
+    try:
+        return cast(NDArray[np.generic], np.load(path, mmap_mode="r", allow_pickle=False))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: damaged, truncated or no .npy file of plain numbers ({reason})") from error
+
+
+def _open_pixels(folder: Path, split: Split, record: SplitRecord) -> FixedPixels | VariedPixels:
+    count, height, width, channels = record.shape
+    if height is not None and width is not None:
+        array = _checked(folder / f"{split}.npy", record, np.uint8, (count, height, width, channels))
+        return FixedPixels(cast(NDArray[np.uint8], array))
+    index = cast(NDArray[np.int64], _checked(folder / f"{split}-index.npy", record, np.int64, (count, 4)))
+    names = sorted(name for name in record.files if name != f"{split}-index.npy")
+    shards = [cast(NDArray[np.uint8], _checked(folder / name, record, np.uint8, None)) for name in names]
+    # A damaged index would otherwise read another image's bytes, or none, in the middle of a training.
+    sizes = np.array([shard.size for shard in shards] or [0])
+    ends = index[:, 1] + index[:, 2] * index[:, 3] * channels
+    shard = index[:, 0]
+    if (index < 0).any() or (shard >= len(shards)).any() or (ends > sizes[np.minimum(shard, len(sizes) - 1)]).any():
+        raise InputError(f"{folder / f'{split}-index.npy'}: damaged: points outside the shards; prepare the set again")
+    return VariedPixels(shards, np.asarray(index), channels)
+
+
+def _checked(
+    path: Path, record: SplitRecord, dtype: type[np.generic], shape: tuple[int, ...] | None
+) -> NDArray[np.generic]:
+    if path.name not in record.files:
+        raise InputError(f"{path.parent / MANIFEST}: does not list {path.name}: prepare the set again")
+    array = load_array(path)
+    if array.dtype != dtype or array.ndim != (1 if shape is None else len(shape)) or shape not in (None, array.shape):
+        expected = f"{np.dtype(dtype).name} {shape or '(bytes,)'}"
+        raise InputError(f"{path}: holds {array.dtype} {array.shape}, its manifest says {expected}: prepare it again")
+    return array
+
+
+def _window(known: ImageSet, manifest: Manifest) -> int:
+    if known.shape is not None:
+        return known.shape[1]
+    return int(cast(int, manifest.preprocessing["size"]))
+
+
+def _check_split(name: str, split: str, splits: object) -> None:
+    available = [str(entry) for entry in cast(Sequence[str], splits)]
+    if split not in available:
+        raise InputError(f"{name} has no split {split!r}; one of: {', '.join(available)}")
+
+
+def _windows(
+    images: "Sequence[NDArray[np.uint8]] | object", corners: NDArray[np.int64], size: int, channels: int
+) -> NDArray[np.uint8]:
+    result = np.empty((len(corners), size, size, channels), np.uint8)
+    for target, image, (top, left) in zip(result, cast(Sequence[NDArray[np.uint8]], images), corners, strict=True):
+        target[:] = image[top : top + size, left : left + size]
+    return result

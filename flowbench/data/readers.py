@@ -1,0 +1,56 @@
+"""How preparation sees a source: so many images, read piece by piece in whatever process."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowbench.errors import InputError
+
+__all__ = ["BrokenImageError", "Payload", "Piece", "Reader", "SplitSource", "Transform"]
+
+Payload = bytes | NDArray[np.uint8]
+Transform = Callable[[Payload], NDArray[np.uint8]]
+"""Encoded bytes, or an array, → uint8 (height, width, channels); BrokenImageError where that is not possible."""
+
+
+class BrokenImageError(InputError):
+    """One image cannot be used; the message is the reason, preparation adds the image's name."""
+
+
+class Piece(Protocol):
+    """A few images of a source: small, and picklable for another process."""
+
+    def __iter__(self) -> Iterator[tuple[str, Payload]]:
+        """Yield (name, payload) of each image."""
+
+
+class Reader(Protocol):
+    """All images of one split in one format."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def piece(self, start: int, stop: int) -> Piece:
+        """Return the images start … stop - 1."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files whose hashes identify the source; empty where each image is a file."""
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """Where a split is read from and what becomes of each image."""
+
+    reader: Reader
+    transform: Transform
+    shape: tuple[int, int, int] | None
+    """(height, width, channels) of every prepared image; None: they differ in size."""
+    estimate: int
+    """Bytes of one prepared image (about, where they differ), for the check of the disk's space."""
+    format: str
+    preprocessing: dict[str, object]

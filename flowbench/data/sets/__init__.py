@@ -1,0 +1,1 @@
+"""One module for each family of data sets; importing one registers its sets."""
