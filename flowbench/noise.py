@@ -1,0 +1,61 @@
+"""Dequantization noise that is a function of names and numbers alone, never of what was drawn before."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["evaluation_noise", "training_noise"]
+
+
+def evaluation_noise(seed: int, split: str, indices: Iterable[int], draw: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of some images of a split in one draw: the same whatever the batch and the number of processes.
+
+    Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), keyed by (seed, split), with the
+    image's index and the draw in the upper half of the counter: each image has 2^128 blocks of its own.
+
+    Args:
+        seed: of the evaluation.
+        split: the name of the split.
+        indices: places of the images in the split.
+        draw: number of the draw, from 0.
+        shape: of one image, (channels, height, width).
+
+    Returns:
+        float32 in [0, 1) on the CPU, (len(indices), *shape).
+    """
+    key = np.array([_word("evaluation", seed), _word("evaluation", split)], dtype=np.uint64)
+    places = [int(index) for index in indices]
+    noise = np.empty((len(places), *shape), dtype=np.float32)
+    for row, index in enumerate(places):
+        counter = np.array([0, 0, index, draw], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(counter=counter, key=key))
+        generator.random(out=noise[row], dtype=np.float32)
+    return torch.from_numpy(noise)
+
+
+def training_noise(
+    seed: int, step: int, shape: tuple[int, ...], device: torch.device | str, stream: str = "training"
+) -> Tensor:
+    """Return the noise of one step's global batch, drawn where it is used.
+
+    Args:
+        seed: of the run.
+        step: number of the training step.
+        shape: of the global batch, (batch, channels, height, width); a process takes its rows of it.
+        device: where the noise is drawn; the CPU and each kind of accelerator have numbers of their own.
+        stream: other uses of the same steps (population statistics) have noise of their own.
+
+    Returns:
+        float32 in [0, 1), `shape`.
+    """
+    generator = torch.Generator(device).manual_seed(_word(stream, seed, step) >> 1)
+    return torch.rand(shape, generator=generator, device=device)
+
+
+def _word(*parts: object) -> int:
+    """Return 64 well-mixed bits: neighbouring seeds and steps must not give related streams."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,78 @@
+"""What happens to dequantized pixels before the flow: the logit of Real NVP, the centring of Glow, or nothing."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Center", "Logit", "Preprocessing", "Unit"]
+
+
+class Preprocessing(nn.Module, ABC):
+    """An elementwise, parameter-free map of images in [0, 1] to the space of the flow."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y, the shape of x (batch, channels, height, width), and log|det ∂y/∂x| in nats, (batch,)."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return the x in [0, 1] that `forward` maps to y."""
+
+
+class Logit(Preprocessing):
+    """y = log p − log(1 − p) with p = α + (1 − 2α) x.
+
+    The authors' code (`preprocess` of tensorflow/models, research/real_nvp); the paper's text (Dinh et al. 2017,
+    section 4.1) has α + (1 − α) x.
+
+    Args:
+        alpha: α, in (0, 1/2); 0.05 in the authors' code.
+    """
+
+    def __init__(self, alpha: float = 0.05) -> None:
+        super().__init__()
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha is {alpha}: it must lie between 0 and 1/2")
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|det ∂y/∂x| = Σ [softplus(y) + softplus(−y) + log(1 − 2α)], since −log p = softplus(−y)."""
+        p = self.alpha + (1 - 2 * self.alpha) * x
+        y = torch.log(p) - torch.log1p(-p)
+        log_scale = F.softplus(y) + F.softplus(-y) + math.log1p(-2 * self.alpha)
+        return y, log_scale.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x = (σ(y) − α) / (1 − 2α); a y beyond the images' range gives an x beyond [0, 1]."""
+        return (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
+
+    def extra_repr(self) -> str:
+        """Return α for the module's printed form."""
+        return f"alpha={self.alpha}"
+
+
+class Center(Preprocessing):
+    """y = x − 1/2 (Glow's code: `preprocess` of openai/glow)."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x − 1/2 and zeros."""
+        return x - 0.5, x.new_zeros(len(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return y + 1/2."""
+        return y + 0.5
+
+
+class Unit(Preprocessing):
+    """y = x: nothing is done."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x itself and zeros."""
+        return x, x.new_zeros(len(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return y itself."""
+        return y
