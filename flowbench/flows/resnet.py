@@ -1,0 +1,147 @@
+"""The residual networks of Real NVP: weight-normalized convolutions, batch normalization, skip connections.
+
+Dinh et al. 2017 (arXiv:1605.08803), section 4.1; everything the text leaves open follows the authors' code.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowbench.flows.conditioner import Conditioner
+from flowbench.flows.normalization import BatchNorm
+
+__all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
+
+
+class WeightNormConv(nn.Module):
+    """Convolution with stride 1 and zero padding whose kernels W have norm 1, or a learned norm.
+
+    w = magnitude · W / ‖W‖, per output channel (Salimans & Kingma 2016, eq. 2). At first W ~ U(−s, s) with
+    s = √(2 / channels_in), biases are 0 and the magnitude is s·√(channels_in · size² / 12), half of W's expected norm:
+    √(1/6) for 1x1 kernels, √1.5 for 3x3.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output.
+        size: side of the kernel, odd.
+        magnitude: whether the norm is learned; else it is 1.
+        bias: whether biases are added.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, size: int, *, magnitude: bool = True, bias: bool = True
+    ) -> None:
+        super().__init__()
+        limit = math.sqrt(2 / channels_in)
+        norm = limit * math.sqrt(channels_in * size**2 / 12)
+        self.weights = nn.Parameter(torch.empty(channels_out, channels_in, size, size).uniform_(-limit, limit))
+        self.magnitude = nn.Parameter(torch.full((channels_out,), norm)) if magnitude else None
+        self.biases = nn.Parameter(torch.zeros(channels_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        scale = torch.rsqrt(self.weights.square().sum(dim=(1, 2, 3)))
+        if self.magnitude is not None:
+            scale = scale * self.magnitude
+        kernels = self.weights * scale.view(-1, 1, 1, 1)
+        return F.conv2d(x, kernels, self.biases, padding=self.weights.shape[-1] // 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x), where f is twice (three times as a bottleneck) normalization, ReLU, convolution.
+
+    The kernels are 3x3, 3x3; as a bottleneck 1x1, 3x3, 1x1. All layers have the same width.
+
+    Args:
+        features: channels of input, output and hidden layers.
+        bottleneck: see above.
+        batch_norm: whether activations are normalized; without, every convolution has biases.
+        dropout: probability with which an input of the last convolution is dropped in training; 0 in the paper.
+    """
+
+    def __init__(self, features: int, *, bottleneck: bool, batch_norm: bool, dropout: float) -> None:
+        super().__init__()
+
+        def hidden(size: int) -> WeightNormConv:
+            return WeightNormConv(features, features, size, magnitude=False, bias=not batch_norm)
+
+        self.bn_in = _normalization(features, batch_norm)
+        self.h_0 = hidden(1 if bottleneck else 3)
+        self.bn_0 = _normalization(features, batch_norm)
+        self.h_1 = hidden(3) if bottleneck else None
+        self.bn_1 = _normalization(features, batch_norm) if bottleneck else None
+        self.dropout = nn.Dropout(dropout)
+        self.out = WeightNormConv(features, features, 1 if bottleneck else 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + f(x), (batch, features, height, width)."""
+        h = self.h_0(_activate(self.bn_in, x))
+        h = _activate(self.bn_0, h)
+        if self.h_1 is not None and self.bn_1 is not None:
+            h = _activate(self.bn_1, self.h_1(h))
+        out: Tensor = self.out(self.dropout(h))
+        return x + out
+
+
+class ResidualNet(Conditioner):
+    """Residual blocks between an input and an output convolution, with a 1x1 skip connection from each to the output.
+
+    Without skip connections the last block's output alone is read out.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output.
+        features: width.
+        blocks: number of residual blocks.
+        bottleneck, batch_norm, dropout: see `ResidualBlock`.
+        skip: whether input convolution and blocks are summed through 1x1 convolutions.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        features: int,
+        blocks: int,
+        bottleneck: bool = False,
+        skip: bool = True,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.h_in = WeightNormConv(channels_in, features, 3, magnitude=False)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(features, bottleneck=bottleneck, batch_norm=batch_norm, dropout=dropout)
+            for _ in range(blocks)
+        )
+        self.skip_in = WeightNormConv(features, features, 1) if skip else None
+        self.skips = nn.ModuleList(WeightNormConv(features, features, 1) for _ in range(blocks if skip else 0))
+        self.bn_pre_out = _normalization(features, batch_norm)
+        self.out = WeightNormConv(features, channels_out, 1)
+
+    def net(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        hidden = self.h_in(x)
+        if self.skip_in is None:
+            for block in self.blocks:
+                hidden = block(hidden)
+        else:
+            total = self.skip_in(hidden)
+            for block, skip in zip(self.blocks, self.skips, strict=True):
+                hidden = block(hidden)
+                total = total + skip(hidden)
+            hidden = total
+        out: Tensor = self.out(_activate(self.bn_pre_out, hidden))
+        return out
+
+
+def _normalization(features: int, batch_norm: bool) -> nn.Module:
+    return BatchNorm(features) if batch_norm else nn.Identity()
+
+
+def _activate(normalization: nn.Module, x: Tensor) -> Tensor:
+    # In place where x is a fresh tensor that no gradient needs: it saves a full-size tensor for each ReLU.
+    return F.relu(normalization(x), inplace=isinstance(normalization, BatchNorm))
