@@ -1,0 +1,39 @@
+"""`flowbench track import`: one run folder into MLflow, now."""
+
+from pathlib import Path
+
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.tracking.state import without_credentials
+from flowbench.tracking.store import explain, is_installed, open_client, patience, tracking_uri
+
+__all__ = ["import_run"]
+
+
+def import_run(path: Path) -> str:
+    """Copy a run folder into MLflow, leaving out what is there already, and return MLflow's run id.
+
+    Raises:
+        InputError: tracking is off, mlflow is missing, `path` is no run, or another process copies it.
+        WorkFailedError: MLflow did not take it; nothing of the folder is lost, the call may be repeated.
+    """
+    uri = tracking_uri()
+    if uri is None:
+        raise InputError("FLOWBENCH_TRACKING=off: unset it to import runs into MLflow")
+    if not is_installed():
+        raise InputError("mlflow is not installed: pip install mlflow, then import again")
+    with patience(30, 2):
+        try:
+            from flowbench.tracking.copying import RunCopy
+
+            copy = RunCopy(path, open_client(uri), uri, live=False)
+            try:
+                return copy.finish()
+            finally:
+                copy.close()
+        except FlowbenchError:
+            raise
+        except Exception as error:
+            raise WorkFailedError(
+                f"{path}: MLflow at {without_credentials(uri)} did not take the run ({explain(error)}): "
+                "nothing is lost, try again later"
+            ) from error

@@ -1,0 +1,63 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric
+
+from flowbench.tracking.content import MetricsTail, RowsCutError, entity_name, text
+
+ROW = '{"step": %d, "time": 1790000000.5, "x": 1}\n'
+
+
+@given(st.text(max_size=300))
+def test_mlflow_takes_every_name(name: str) -> None:
+    _validate_metric(entity_name(name), 1.0, 0, 0)
+    assert len(entity_name(name)) <= 250
+
+
+@given(st.lists(st.text(alphabet="ab/.\\ é<", max_size=6), min_size=2, max_size=20, unique=True))
+def test_names_stay_apart(names: list[str]) -> None:
+    assert len({entity_name(name) for name in names}) == len(names)
+
+
+def test_good_names_stay_as_they_are() -> None:
+    assert entity_name("train/bits_per_dim") == "train/bits_per_dim"
+
+
+def test_text_is_cut_and_clean() -> None:
+    assert text([1, "é"], 100) == '[1, "é"]'
+    assert text("x" * 11, 10) == "x" * 9 + "…"
+    assert text("a\ud800\0b", 10) == "a?b"
+
+
+def test_only_whole_lines_are_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    assert tail.read() == []
+    path.write_text(ROW % 1 + (ROW % 2)[:10])
+    assert [row.step for row in tail.read()] == [1]
+    with path.open("a") as file:
+        file.write((ROW % 2)[10:])
+    assert tail.read() == [(2, 1790000000500, {"x": 1.0})]
+    assert tail.read() == []
+
+
+@pytest.mark.parametrize("how", ["shorter", "replaced", "gone"])
+def test_a_cut_file_is_noticed(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    path.write_text("".join(ROW % step for step in (1, 2)))
+    tail.read()
+    if how == "shorter":
+        os.truncate(path, len(ROW % 1))
+    elif how == "replaced":
+        (tmp_path / "new").write_text("".join(ROW % step for step in (1, 2, 3)))
+        (tmp_path / "new").replace(path)
+    else:
+        path.unlink()
+    with pytest.raises(RowsCutError):
+        tail.read()
+    tail.rewind()
+    assert [row.step for row in tail.read()] == {"shorter": [1], "replaced": [1, 2, 3], "gone": []}[how]
