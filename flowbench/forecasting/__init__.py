@@ -1,0 +1,1 @@
+"""Forecasting: series from CSV files, protocols and windows, forecasters, exact errors, rolling forecasts."""

@@ -1,0 +1,131 @@
+"""What every forecaster is: a module from normalized history to normalized future, and its part of the config."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config import ModelConfig
+from flowbench.forecasting.windows import Windows
+
+__all__ = ["Forecaster", "ForecasterConfig", "InstanceNormalized", "LearnedConfig", "WindowShape"]
+
+Normalization = Literal["none", "last", "revin"]
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """Sizes that a forecaster is built for; the outputs are the last of the inputs."""
+
+    lookback: int
+    horizon: int
+    inputs: int
+    outputs: int
+    rows_per_day: int = 24
+
+
+class Forecaster(nn.Module):
+    """Base of all forecasters."""
+
+    def __init__(self, shape: WindowShape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    @abstractmethod
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast.
+
+        Args:
+            history: normalized, (batch, lookback, inputs).
+
+        Returns:
+            The normalized future of the last `outputs` inputs, (batch, horizon, outputs).
+        """
+
+    def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
+        """Forecast in training, where the future (batch, horizon, outputs) is known and may be fed back."""
+        return cast(Tensor, self(history))
+
+    def fit(self, windows: Windows) -> bool:
+        """Fit in closed form and return True, where a model can or has nothing to learn; False: it needs steps."""
+        return False
+
+    def targets(self, history: Tensor) -> Tensor:
+        """Return the history of the outputs, (batch, lookback, outputs)."""
+        return history[..., self.shape.inputs - self.shape.outputs :]
+
+
+class ForecasterConfig(ModelConfig):
+    """The `model:` section of a forecast experiment."""
+
+    @abstractmethod
+    def make(self, shape: WindowShape) -> Forecaster:
+        """Build the network itself."""
+
+    def build(
+        self, *, lookback: int, horizon: int, inputs: int, outputs: int, rows_per_day: int = 24
+    ) -> Forecaster:  # fmt: skip
+        """Build the forecaster; its first weights follow from torch's global seed."""
+        return self.make(WindowShape(lookback, horizon, inputs, outputs, rows_per_day))
+
+
+class LearnedConfig(ForecasterConfig):
+    """The `model:` section of a forecaster with parameters."""
+
+    normalize: Normalization = "none"
+    """Of each window by itself, undone after the forecast: see InstanceNormalized."""
+
+    def build(
+        self, *, lookback: int, horizon: int, inputs: int, outputs: int, rows_per_day: int = 24
+    ) -> Forecaster:  # fmt: skip
+        """Build the network, wrapped into its instance normalization where one is asked for."""
+        network = self.make(WindowShape(lookback, horizon, inputs, outputs, rows_per_day))
+        return network if self.normalize == "none" else InstanceNormalized(network, self.normalize)
+
+
+class InstanceNormalized(Forecaster):
+    """A forecaster on windows that are normalized each by itself, column by column, and mapped back afterwards.
+
+    - `last`: x − x_last (Zeng et al. 2023, section 4.1, "NLinear").
+    - `revin`: γ (x − mean) / √(var + 1e-5) + β over the lookback, with learned γ and β per column (Kim et al. 2022,
+      "Reversible instance normalization", eq. 1–3).
+    """
+
+    def __init__(self, network: Forecaster, normalize: Literal["last", "revin"]) -> None:
+        super().__init__(network.shape)
+        self.network = network
+        self.normalize = normalize
+        if normalize == "revin":
+            self.weight = nn.Parameter(torch.ones(network.shape.inputs))
+            self.bias = nn.Parameter(torch.zeros(network.shape.inputs))
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast: see Forecaster.forward."""
+        shift, scale, offset = self._map(history)
+        forecast: Tensor = self.network((history - shift) * scale + offset)
+        return self._undo(forecast, shift, scale, offset)
+
+    def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
+        """Forecast in training: the future is normalized with the history's statistics."""
+        shift, scale, offset = self._map(history)
+        known = (future - self.targets(shift)) * self.targets(scale) + self.targets(offset)
+        forecast = self.network.training_forward((history - shift) * scale + offset, known, generator)
+        return self._undo(forecast, shift, scale, offset)
+
+    def fit(self, windows: Windows) -> bool:
+        """Nothing here has a closed form."""
+        return False
+
+    def _map(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return shift, scale and offset, each (batch or 1, 1, inputs): the network sees (x − shift)·scale + offset."""
+        if self.normalize == "last":
+            one = history.new_ones(1, 1, history.shape[2])
+            return history[:, -1:], one, torch.zeros_like(one)
+        variance, mean = torch.var_mean(history, dim=1, keepdim=True, correction=0)
+        # The statistics are constants of the window: no gradient flows to the data in any case.
+        return mean, self.weight * torch.rsqrt(variance + 1e-5), self.bias.view(1, 1, -1)
+
+    def _undo(self, forecast: Tensor, shift: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        return (forecast - self.targets(offset)) / self.targets(scale) + self.targets(shift)

@@ -1,0 +1,1 @@
+"""The forecasters: one architecture a module, each registered under its name beside its definition."""

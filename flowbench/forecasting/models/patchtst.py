@@ -1,0 +1,74 @@
+"""PatchTST: a transformer over patches of each column's own history.
+
+Nie, Nguyen, Sinthong, Kalagnanam: "A Time Series is Worth 64 Words", ICLR 2023, section 3.1: patches of 16 rows every
+8, the last row repeated once more for a stride (42 patches of 336 rows), learned positions, one linear head over all.
+Columns do not mix. The sizes are the authors' for the ETTh files; layer normalization instead of batch normalization.
+"""
+
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from flowbench.errors import InputError
+from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, Normalization, WindowShape
+from flowbench.registry import forecasters
+
+__all__ = ["PatchTST", "PatchTSTConfig"]
+
+
+@forecasters.register("patchtst")
+class PatchTSTConfig(LearnedConfig):
+    """`name: patchtst`."""
+
+    normalize: Normalization = "revin"
+    patch: PositiveInt = 16
+    """Rows of a patch."""
+    stride: PositiveInt = 8
+    """Rows from patch to patch."""
+    width: PositiveInt = 16
+    heads: PositiveInt = 4
+    hidden: PositiveInt = 128
+    """Width of the feed-forward layers."""
+    layers: PositiveInt = 3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+    def make(self, shape: WindowShape) -> Forecaster:
+        """Build it."""
+        return PatchTST(shape, self)
+
+
+class PatchTST(Forecaster):
+    """Patches → linear embedding + positions → transformer encoder → linear head, for each column alike."""
+
+    def __init__(self, shape: WindowShape, config: PatchTSTConfig) -> None:
+        super().__init__(shape)
+        if config.patch > shape.lookback:
+            raise InputError(f"model.patch: {config.patch} rows are more than data.lookback {shape.lookback}")
+        self.patch, self.stride = config.patch, config.stride
+        patches = (shape.lookback - config.patch) // config.stride + 2
+        self.pad = nn.ReplicationPad1d((0, config.stride))
+        self.embed = nn.Linear(config.patch, config.width)
+        self.positions = nn.Parameter(torch.empty(patches, config.width).uniform_(-0.02, 0.02))
+        self.dropout = nn.Dropout(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, config.hidden, config.dropout, activation="gelu", batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.head = nn.Linear(patches * config.width, shape.horizon)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast: see Forecaster.forward."""
+        past = self.targets(history).transpose(1, 2)
+        patches = self.pad(past).unfold(2, self.patch, self.stride)  # (batch, outputs, patches, patch)
+        tokens = self.dropout(self.embed(patches) + self.positions).flatten(0, 1)
+        encoded = self.encoder(tokens).flatten(1)
+        future: Tensor = self.head(encoded).unflatten(0, (-1, self.shape.outputs))
+        return future.transpose(1, 2)

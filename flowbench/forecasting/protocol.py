@@ -1,0 +1,114 @@
+"""Which rows train, choose and test, and which the scaler is fitted on: the field's protocol and the report's."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowbench.config import ForecastData
+from flowbench.errors import InputError
+from flowbench.forecasting.series import Series
+
+__all__ = ["SPLITS", "Part", "Scaler", "Split", "fit_scaler", "parts"]
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows first … stop − 1 of a file, which the windows of one split may touch, history included."""
+
+    first: int
+    stop: int
+
+    def windows(self, lookback: int, horizon: int) -> int:
+        """Return how many windows of lookback + horizon rows lie inside."""
+        return max(0, self.stop - self.first - lookback - horizon + 1)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Standardization per column: (x − mean) / std, std with ddof 0; a constant column is divided by 1."""
+
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def scale(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map original units to normalized ones, (…, columns)."""
+        scaled: NDArray[np.float64] = (values - np.array(self.mean)) / np.array(self.std)
+        return scaled
+
+    def unscale(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map normalized values back to original units, (…, columns)."""
+        original: NDArray[np.float64] = values * np.array(self.std) + np.array(self.mean)
+        return original
+
+    def select(self, columns: tuple[str, ...]) -> "Scaler":
+        """Return the scaler of these of its columns, in this order."""
+        places = [self.columns.index(column) for column in columns]
+        return Scaler(columns, tuple(self.mean[i] for i in places), tuple(self.std[i] for i in places))
+
+
+def parts(series: Series, data: ForecastData) -> dict[Split, Part]:
+    """Return the rows of each split under `data.protocol`.
+
+    - `informer` (Zhou et al. 2021, Informer, section 5.1, and their code): 12/4/4 months of 30 days train, validate and
+      test; windows of the last two look back across the border.
+    - `report`: the first 15 % of the rows test, the next 15 % validate, the last 70 % train; windows stay inside.
+    - `ratio`: the first 70 % train, the last 20 % test, what lies between validates; windows look back across.
+
+    Raises:
+        InputError: the file is too short for the protocol (the message says how many rows are needed), or the windows
+            are longer than the training part.
+    """
+    rows, day, lookback, horizon = len(series), series.rows_per_day, data.lookback, data.horizon
+    found = _borders(data, rows, day)
+    if found["test"].stop <= rows and _each_has_a_window(found, lookback, horizon):
+        return found
+    fixed = 600 * day if data.protocol == "informer" else None
+    if fixed is not None and rows >= fixed:
+        raise InputError(
+            f"data.lookback {lookback} + data.horizon {horizon} rows do not fit into the informer protocol's parts "
+            f"({360 * day:,} rows for training, {120 * day:,} for validation and test): choose shorter ones"
+        )
+    needed = fixed or rows
+    while not _each_has_a_window(_borders(data, needed, day), lookback, horizon):
+        needed += 1
+    raise InputError(
+        f"{series.path}: {rows:,} rows, but data.protocol {data.protocol} with data.lookback {lookback} and "
+        f"data.horizon {horizon} needs {needed:,}"
+    )
+
+
+def fit_scaler(series: Series, data: ForecastData) -> Scaler:
+    """Fit mean and population standard deviation per column on the rows that the protocol says.
+
+    `informer` and `ratio`: the training rows. `report`: the whole file, test rows included, as the report's code does:
+    a leak, which tables mark.
+    """
+    rows = series.values if data.protocol == "report" else series.values[: parts(series, data)["train"].stop]
+    std = rows.std(axis=0)
+    return Scaler(series.columns, tuple(rows.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
+def _borders(data: ForecastData, rows: int, day: int) -> dict[Split, Part]:
+    back = data.lookback
+    if data.protocol == "report":
+        first, second = int(rows * 0.15), int(rows * 0.3)
+        return {"train": Part(second, rows), "validation": Part(first, second), "test": Part(0, first)}
+    if data.protocol == "informer":
+        train, validation, test = 360 * day, 480 * day, 600 * day
+    else:
+        train, validation, test = int(rows * 0.7), rows - int(rows * 0.2), rows
+    return {
+        "train": Part(0, train),
+        "validation": Part(max(0, train - back), validation),
+        "test": Part(max(0, validation - back), test),
+    }
+
+
+def _each_has_a_window(borders: dict[Split, Part], lookback: int, horizon: int) -> bool:
+    return all(part.windows(lookback, horizon) > 0 for part in borders.values())
