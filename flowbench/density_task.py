@@ -1,17 +1,24 @@
 """What the training loop needs of a density model on images: batches, loss, validation, exact evaluation, samples."""
 
+import json
 import math
-from typing import Any
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flowbench.config import DensityData, Experiment
-from flowbench.data import Images, open_images, training_parts
+from flowbench.data import open_images, training_parts
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityConfig, DensityModel
-from flowbench.evaluation import Setting, evaluate, write_evaluation
+from flowbench.errors import InputError
+from flowbench.evaluation import Setting, evaluate, explain_batch_norm, reported_state, write_evaluation
 from flowbench.flows.conditioner import set_precision
+from flowbench.flows.normalization import BatchStatistics
+from flowbench.measuring import Request
 from flowbench.noise import training_noise
 from flowbench.optimization import WeightAverage
 from flowbench.registry import image_sets
@@ -53,8 +60,8 @@ class NegativeLogLikelihood(nn.Module):
 class DensityTask:
     """Real images (or digits), a density model of them, and how both are fed, trained and measured."""
 
-    unit = "images"
-    monitor = "bits_per_dim"
+    unit: ClassVar[str] = "images"
+    monitor: ClassVar[str] = "bits_per_dim"
 
     def __init__(self, experiment: Experiment[DensityData, DensityConfig], device: torch.device) -> None:
         self._experiment, self._device = experiment, device
@@ -93,9 +100,60 @@ class DensityTask:
         """Return bits/dim on the held-out training images, as the final figure will be measured; None without."""
         if self._holdout is None:
             return None
-        measured = evaluate(self.model, self._holdout, self._setting(average), average=average, training=self._train)
+        setting = replace(self.setting(), other_mode=False)
+        measured = evaluate(self.model, self._holdout, setting, average=average, training=self._train)
         return {"bits_per_dim": measured.metrics["bits_per_dim"]["value"]}
 
-    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
-        """Measure the report split whole, and the training part (its first images) beside it; draw samples."""
-        raise NotImplementedError
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Measure the whole report split, and training images beside it; return metrics by split and notes."""
+        report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
+        some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
+        metrics, notes = {}, []
+        for images in (report, some):
+            measured = evaluate(self.model, images, self.setting(), average=average, training=self._train)
+            metrics[images.split] = measured.metrics
+            notes += measured.notes
+            write_evaluation(run.evaluations, images, self.setting(), measured)
+        explanation = explain_batch_norm(metrics)
+        return metrics, [*notes, explanation] if explanation else notes
+
+    def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
+        """Evaluate once more as asked, on any split of any set of the same shape; return the content and its file."""
+        config = self._experiment.data
+        data = config if request.data is None else config.model_copy(update={"name": request.data, "holdout": 0})
+        split = request.split or image_sets[data.name].report_split
+        images = self._holdout if split == "holdout" and self._holdout is not None else open_images(data, split)
+        if images.shape != self._train.shape or images.levels != self._train.levels:
+            raise InputError(
+                f"--data {data.name}: images of {images.shape} with {images.levels} levels; the model takes "
+                f"{self._train.shape} with {self._train.levels}"
+            )
+        asked = {key: value for key, value in asdict(request).items() if value is not None}
+        setting = replace(self.setting(), **{key: asked[key] for key in asked.keys() - {"split", "data"}})
+        measured = evaluate(self.model, images, setting, average=average, training=self._train)
+        path = write_evaluation(run.evaluations, images, setting, measured)
+        return json.loads(path.read_text(encoding="utf-8")), path
+
+    def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
+        """Return the batch-norm statistics that belong to the reported weights, by buffer name."""
+        with reported_state(self.model, self.setting(), self._train, average):
+            return {
+                f"{name}.{buffer}": getattr(module, buffer).clone()
+                for name, module in self.model.named_modules()
+                if isinstance(module, BatchStatistics)
+                for buffer in ("mean", "var")
+            }
+
+    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
+        """Draw the run's pictures into its figures folder."""
+
+    def setting(self) -> Setting:
+        """How the experiment's own figures are measured."""
+        asked = self._experiment.evaluate
+        return Setting(
+            seed=self._experiment.seed,
+            draws=asked.draws,
+            batch_norm=asked.batch_norm,
+            weights=self._experiment.weights,
+            training_batch_size=self.batch_size,
+        )

@@ -213,9 +213,13 @@ def reported_state(
 ) -> Iterator[None]:
     """Inside the block, `model` has the weights and the batch-norm statistics that `setting` reports."""
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
-    with _weights(model, average, setting.weights), evaluating(model), torch.no_grad():
-        with _statistics(model, training if normalized else None, setting):
-            yield
+    with (
+        _weights(model, average, setting.weights),
+        evaluating(model),
+        torch.no_grad(),
+        _statistics(model, training if normalized else None, setting),
+    ):
+        yield
 
 
 def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, ranks: int) -> Values:

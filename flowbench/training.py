@@ -7,41 +7,47 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from flowbench.config import Experiment, config_sha256, load_experiment, shipped_folder
-from flowbench.density_task import DensityTask
 from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
-from flowbench.forecast_task import ForecastTask
 from flowbench.interruption import Interrupted, StopRequest
+from flowbench.loading import load_state
+from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.tracking import Mirror, read_mlflow_run_id
 
-__all__ = ["Task", "make_task", "train"]
+__all__ = ["Task", "evaluate_run", "make_task", "train"]
 
 
 class Task(Protocol):
     """What the loop needs to know of a model on its data."""
 
-    model: nn.Module
-    """What is saved, averaged and evaluated."""
-    objective: nn.Module
-    """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
-    unit: str
+    @property
+    def model(self) -> nn.Module:
+        """What is saved, averaged and evaluated."""
+
+    @property
+    def objective(self) -> nn.Module:
+        """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Name, fingerprint and status of the data, its `numerics`, and what the model must know of it."""
+
+    unit: ClassVar[str]
     """What a batch is made of: `images` or `windows`."""
+    monitor: ClassVar[str]
+    """The key of `validate()` that chooses the best weights; lower is better."""
     batch_size: int
     steps_per_epoch: int
-    monitor: str
-    """The key of `validate()` that chooses the best weights; lower is better."""
-    data: dict[str, Any]
-    """Name, fingerprint, status and hashes of the data, and the data set's `numerics`."""
 
     def prepare(self) -> bool:
         """Initialize from data; True: the model is fitted in closed form and needs no steps."""
@@ -52,17 +58,29 @@ class Task(Protocol):
     def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
         """Return figures on the data that chooses; None where nothing was held out."""
 
-    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
-        """Return the final metrics by split, with the values per item and the pictures written into the run folder."""
+    def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
+        """Return the batch statistics that belong to the reported weights, by buffer name; often none."""
 
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Return the final metrics by split and notes; write the values per item into the run folder."""
 
-_TASKS: dict[str, type[DensityTask] | type[ForecastTask]] = {"density": DensityTask, "forecast": ForecastTask}
+    def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
+        """Evaluate once more as asked; return the content of the file that it wrote, and the file."""
+
+    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
+        """Draw the run's pictures into its figures folder."""
 
 
 def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
     """Build the model and open the data of an experiment; the model's first weights follow from the seed."""
     torch.manual_seed(experiment.seed)
-    return _TASKS[experiment.kind](experiment, device)
+    if experiment.kind == "forecast":
+        from flowbench.forecast_task import ForecastTask
+
+        return ForecastTask(experiment, device)
+    from flowbench.density_task import DensityTask
+
+    return DensityTask(experiment, device)
 
 
 def train(
@@ -106,10 +124,25 @@ def train(
             mirror.follow(run.path)
         with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress) as bar:
             _fit(session, stop, bar)
-        session.take_best()
-        result = _result(session, task.evaluate(run, session.average))
+            session.finish()
+            metrics, notes = task.evaluate(run, session.average)
+            task.draw(run, session.average)
+        result = _result(session, metrics, notes)
         run.write_result(result)
     return result
+
+
+def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
+    """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
+    experiment = run.experiment
+    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
+    task = make_task(experiment, fabric.device)
+    state = load_state(run, task.model)
+    task.model.load_state_dict(state["model"])
+    average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None
+    if average:
+        average.load_state_dict(state["ema"])
+    return task.measure(run, average, request)
 
 
 @dataclass
@@ -149,6 +182,7 @@ class _Session:
         self.step = 0
         self.seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
+        self.population: dict[str, Tensor] = {}
         self.skipped = torch.zeros((), device=fabric.device)
         self.skipped_in_a_row = torch.zeros((), device=fabric.device)
 
@@ -181,6 +215,7 @@ class _Session:
                 "generators": {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if cuda else {})},
                 "best": self.best,
                 "skipped": int(self.skipped.item()),
+                "population": self.population,
             }
         )
 
@@ -209,12 +244,14 @@ class _Session:
             torch.cuda.set_rng_state(state["generators"]["cuda"])
         self.run.cut_metrics(self.step)
 
-    def take_best(self) -> None:
-        """Under `train.keep: best`, put the best validated weights in place of the last ones."""
+    def finish(self) -> None:
+        """Take the best validated weights under `train.keep: best`, add the statistics to report with, and save."""
         if self.best["model"]:
             self.task.model.load_state_dict(self.best["model"])
             if self.average:
                 self.average.load_state_dict(self.best["ema"])
+        self.population = self.task.population(self.average)
+        self.save()
 
     def log(self, values: Mapping[str, float | int]) -> None:
         self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
@@ -224,7 +261,6 @@ def _fit(session: _Session, stop: StopRequest, bar: TrainingBar) -> None:
     """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
     config, task = session.experiment.train, session.task
     if session.total_steps == 0 or session.optimizer is None:
-        session.save()
         return
     objective = session.fabric.setup_module(task.objective)
     validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
@@ -318,7 +354,7 @@ def _speed(window: _Window, task: Task) -> dict[str, float]:
     return {f"{task.unit}_per_second": window.steps * task.batch_size / window.seconds} if window.seconds else {}
 
 
-def _result(session: _Session, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
     experiment, task = session.experiment, session.task
     seconds = session.seconds
     speed = session.step * task.batch_size / seconds if session.step and seconds else None
@@ -340,6 +376,7 @@ def _result(session: _Session, metrics: dict[str, dict[str, Any]]) -> dict[str, 
         "precision": experiment.train.precision,
         "skipped_steps": int(session.skipped.item()),
         "metrics": metrics,
+        "notes": notes,
         "throughput": {f"train_{task.unit}_per_second": speed},
         "mlflow_run_id": read_mlflow_run_id(session.run.path),
         "config_sha256": config_sha256(experiment),

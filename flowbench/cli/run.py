@@ -79,8 +79,9 @@ def evaluate(
 
     Example: `flowbench evaluate real_nvp/digits --draws 16 --importance 64`
     """
-    from flowbench.measuring import Request, evaluate_run
+    from flowbench.measuring import Request
     from flowbench.runs import find_run
+    from flowbench.training import evaluate_run
 
     request = Request(split, data, draws, importance, batch_norm, weights)
     content, path = evaluate_run(find_run(run), request)

@@ -59,8 +59,9 @@ class BatchStatistics(nn.Module):
             mean, var = mean.double(), var.double()
             self._sums += torch.stack((mean, var + mean.square(), torch.ones_like(mean)))
             return
-        self.mean.lerp_(mean, MOMENTUM)
-        self.var.lerp_(var, MOMENTUM)
+        # A step with a non-finite loss is skipped by the trainer: the averages must forget its batch as well.
+        for average, moment in ((self.mean, mean), (self.var, var)):
+            average.lerp_(torch.where(torch.isfinite(moment), moment, average), MOMENTUM)
         self.step += 1
 
 
