@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from flowbench.errors import InputError
+from flowbench.errors import InputError, WorkFailedError
 from flowbench.tracking.state import without_credentials
 
 __all__ = ["artifact_location", "explain", "is_installed", "open_client", "patience", "tracking_uri", "ui"]
@@ -108,6 +108,7 @@ def ui(port: int = 5000) -> None:
 
     Raises:
         InputError: mlflow is missing or off, the port cannot be used, or the URI is a server with pages of its own.
+        WorkFailedError: MLflow's server failed.
     """
     uri = tracking_uri()
     if uri is None:
@@ -129,7 +130,9 @@ def ui(port: int = 5000) -> None:
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.
         environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-        subprocess.run(command, env=environment, check=False)
+        status = subprocess.run(command, env=environment, check=False).returncode
+    if status > 0:
+        raise WorkFailedError(f"mlflow ui stopped with exit status {status}: its own lines above say why")
 
 
 def _sqlite_path(uri: str) -> Path | None:
