@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tracked_runs import FakeRun, Holdings, expected_rows
 
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.tracking import import_run, read_mlflow_run_id
+from flowbench.tracking.copying import RunCopy
 
 
 def test_everything_arrives_with_step_and_time(run: FakeRun, holdings: Holdings) -> None:
@@ -214,3 +216,41 @@ def test_a_copied_folder_is_the_same_run(run: FakeRun, holdings: Holdings, tmp_p
     shutil.copytree(run.folder, tmp_path / "elsewhere")
     assert import_run(tmp_path / "elsewhere") == first
     assert len(holdings.runs(run.experiment)) == 1
+
+
+def test_one_process_at_a_time_copies_a_run(run: FakeRun, holdings: Holdings) -> None:
+    run.finish(0)
+    with FileLock(run.folder / ".mlflow.lock"), pytest.raises(InputError, match="another process is copying"):
+        import_run(run.folder)
+    assert holdings.runs(run.experiment) == []
+    assert import_run(run.folder) == import_run(run.folder)
+
+
+def test_a_deleted_experiment_is_told_with_the_way_out(run: FakeRun, holdings: Holdings) -> None:
+    run.finish(0)
+    import_run(run.folder)
+    holdings.client.delete_experiment(holdings.only(run.experiment).info.experiment_id)
+    with pytest.raises(InputError, match="mlflow experiments restore"):
+        import_run(run.folder)
+
+
+def test_an_experiment_of_any_name_is_just_a_name(holdings: Holdings, tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run ?#%é", f"<script>'\"%/{tmp_path.name}")
+    run.rows(1, 2)
+    run.finish(2)
+    assert import_run(run.folder) == import_run(run.folder)
+    copy = holdings.only(run.experiment)
+    assert copy.info.run_name == "run ?#%é"
+    assert [file.path for file in holdings.client.list_artifacts(copy.info.run_id, "figures")] == [
+        "figures/samples.png"
+    ]
+
+
+def test_samples_of_the_machine_go_beside_the_rows(run: FakeRun, holdings: Holdings, store: str) -> None:
+    copy = RunCopy(run.folder, holdings.client, store, live=True)
+    copy.sample({"system/cpu_utilization_percentage": 50.0})
+    copy.update()
+    copy.update()
+    copy.close()
+    held = holdings.only(run.experiment)
+    assert [value for value, _ in holdings.history(held, "system/cpu_utilization_percentage").values()] == [50.0]
