@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from flowbench.errors import InputError, did_you_mean
 from flowbench.registry import density_models, forecasters
@@ -37,8 +39,11 @@ __all__ = [
     "Train",
     "config_sha256",
     "dump_experiment",
+    "experiment_folders",
     "experiment_names",
+    "explain",
     "load_experiment",
+    "read_mapping",
     "shipped_folder",
 ]
 
@@ -154,8 +159,8 @@ class Evaluate(Section):
 class Space(Section):
     """One searched key of the `tune:` section."""
 
-    int_: Annotated[tuple[int, int], Field(alias="int", strict=False)] | None = None
-    float_: Annotated[tuple[float, float], Field(alias="float", strict=False)] | None = None
+    int_: Annotated[tuple[int, int] | None, Field(alias="int", strict=False)] = None
+    float_: Annotated[tuple[float, float] | None, Field(alias="float", strict=False)] = None
     categorical: list[Any] | None = None
     log: bool = False
     step: PositiveFloat | None = None
@@ -222,13 +227,18 @@ def load_experiment(experiment: str | Path, overrides: Sequence[str] = ()) -> Ex
         InputError: unknown name, unreadable file, unknown key or wrong value; the message names file and key.
     """
     path = _find(str(experiment))
-    merged = _merge(_read(path), overrides, path)
+    merged = _merge(read_mapping(path, "an experiment file"), overrides, path)
     return _validate(merged, path, {override.partition("=")[0] for override in overrides})
 
 
 def experiment_names() -> list[str]:
     """Return the names of all experiments in `./experiments` and in the package, sorted."""
-    return sorted({name for folder in _folders() for name in _names_in(folder)})
+    return sorted({name for folder in experiment_folders() for name in _names_in(folder)})
+
+
+def experiment_folders() -> list[Path]:
+    """Return where experiments and tables are looked for, in order."""
+    return [Path("experiments"), shipped_folder()]
 
 
 def shipped_folder() -> Path:
@@ -254,8 +264,46 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _folders() -> list[Path]:
-    return [Path("experiments"), shipped_folder()]
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; `what` it should be (`an experiment file`) stands in the errors.
+
+    Raises:
+        InputError: the file is missing, too large, no YAML, or no mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this {what}?")
+        text = path.read_text(encoding="utf-8")
+        # Aliases could expand without bound ("billion laughs"), and no experiment needs them.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as {what}: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {what} is a mapping of keys to values")
+    return cast(dict[str, Any], content)
+
+
+def explain(error: ValidationError, schema: type[BaseModel], path: Path, overridden: Collection[str] = ()) -> str:
+    """Return one line for the first problem of a file: file, key, what is wrong, the nearest valid key."""
+    # An unknown key explains a missing one, never the other way round: it comes first.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    location = tuple(str(part) for part in first["loc"])
+    key = ".".join(location)
+    ours = any(f"{name}.".startswith(f"{key}.") for name in overridden)
+    where = f"override {key}" if key and ours else f"{path}: {key}" if key else str(path)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(schema, location[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: this key is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message}, not {first['input']!r}"[:500]
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -266,30 +314,11 @@ def _names_in(folder: Path) -> list[str]:
 def _find(experiment: str) -> Path:
     if experiment.endswith((".yaml", ".yml")):
         return Path(experiment)
-    for folder in _folders():
+    for folder in experiment_folders():
         candidate = folder / f"{experiment}.yaml"
         if ".." not in candidate.parts and candidate.is_file():
             return candidate
     raise InputError(f"no experiment named {experiment!r}{did_you_mean(experiment, experiment_names())}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this an experiment file?")
-        text = path.read_text(encoding="utf-8")
-        # Aliases could expand without bound ("billion laughs"), and no experiment needs them.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a valid experiment file: {_one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: an experiment file is a mapping of sections (name, kind, data, model, train, …)")
-    return cast(dict[str, Any], content)
 
 
 # Keys of which only one may stand: overriding one clears the other.
@@ -338,32 +367,24 @@ def _validate(content: Mapping[str, Any], path: Path, overridden: set[str]) -> E
     try:
         return cast(Experiment[Any, Any], schema.model_validate(content))
     except ValidationError as error:
-        raise InputError(_explain(error, schema, path, overridden)) from error
-
-
-def _explain(error: ValidationError, schema: type[BaseModel], path: Path, overridden: set[str]) -> str:
-    # An unknown key explains a missing one, never the other way round: it comes first.
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    location = tuple(str(part) for part in first["loc"])
-    key = ".".join(location)
-    where = f"override {key}" if key in overridden else f"{path}: {key}" if key else str(path)
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(schema, location[:-1]))}"
-    if first["type"] == "missing":
-        return f"{where}: this key is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{where}: {message}"
-    return f"{where}: {message}, not {first['input']!r}"[:500]
+        raise InputError(explain(error, schema, path, overridden)) from error
 
 
 def _keys_at(schema: Any, location: Sequence[str]) -> list[str]:
+    """Return the valid keys of the mapping at `location`, through nested sections, lists and dicts of them."""
     for part in location:
-        field = schema.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return [name.rstrip("_") for name in Space.model_fields]
-        schema = field.annotation
-    return [field.alias or name for name, field in schema.model_fields.items()]
+        fields = {field.alias or name: field for name, field in _fields(schema).items()}
+        if part in fields:
+            schema = fields[part].annotation
+        elif not fields:
+            schema = next((item for item in reversed(get_args(schema)) if item is not ...), None)
+    return [field.alias or name for name, field in _fields(schema).items()]
+
+
+def _fields(schema: Any) -> dict[str, FieldInfo]:
+    while get_origin(schema) in (Annotated, Union, UnionType):
+        schema = get_args(schema)[0]
+    return schema.model_fields if isinstance(schema, type) and issubclass(schema, BaseModel) else {}
 
 
 def _one_line(error: Exception) -> str:
