@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from torch import nn
 
 from flowbench.atomic import replacing, write_json
 from flowbench.data import Images
@@ -127,7 +126,7 @@ def evaluate(
         parts = [values] if gather is None else gather(values)
         return _summarize(parts, model, images, setting, normalized)
 
-    with _weights(model, average, setting.weights), evaluating(model), torch.no_grad():
+    with _weights(average, setting.weights), evaluating(model), torch.no_grad():
         measured = measured_in(setting)
         if normalized and setting.other_mode and setting.weights == "raw" and training is not None:
             mode: Mode = "running" if setting.batch_norm == "population" else "population"
@@ -214,7 +213,7 @@ def reported_state(
     """Inside the block, `model` has the weights and the batch-norm statistics that `setting` reports."""
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
     with (
-        _weights(model, average, setting.weights),
+        _weights(average, setting.weights),
         evaluating(model),
         torch.no_grad(),
         _statistics(model, training if normalized else None, setting),
@@ -324,21 +323,12 @@ def _statistics(model: DensityModel, training: Images | None, setting: Setting) 
 
 
 @contextmanager
-def _weights(model: nn.Module, average: WeightAverage | None, weights: Literal["raw", "ema"]) -> Iterator[None]:
+def _weights(average: WeightAverage | None, weights: Literal["raw", "ema"]) -> Iterator[None]:
     """Put the moving averages in the parameters' place inside the block, where they are asked for."""
     if weights == "raw":
         yield
         return
     if average is None:
         raise InputError("weights: ema asks for moving averages, but the training kept none (train.ema is 0)")
-    parameters = dict(model.named_parameters())
-    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    with torch.no_grad():
-        for name, value in average.state_dict().items():
-            parameters[name].copy_(value)
-    try:
+    with average.in_place():
         yield
-    finally:
-        with torch.no_grad():
-            for name, value in kept.items():
-                parameters[name].copy_(value)

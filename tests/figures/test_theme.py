@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import matplotlib as mpl
+import pytest
+
+from flowbench.figures.theme import color_of, new_figure, save, themed
+
+
+def test_a_model_keeps_its_colour_and_known_models_differ():
+    assert color_of("real_nvp") == color_of("real_nvp")
+    assert len({color_of(model) for model in ("real_nvp", "glow", "nice", "independent")}) == 4
+    assert color_of("a new one") == color_of("a new one")
+    assert color_of("a new one").startswith("#")
+
+
+def test_the_theme_leaves_no_trace():
+    before = dict(mpl.rcParams)
+    with themed():
+        assert mpl.rcParams["figure.constrained_layout.use"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_importing_the_figures_loads_neither_matplotlib_nor_seaborn():
+    code = "import sys, flowbench.figures.samples; print({'matplotlib', 'seaborn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_figure_has_the_same_bytes(tmp_path, suffix):
+    def draw(name):
+        with themed():
+            figure = new_figure(2, 1)
+            figure.subplots().plot([0, 1], [0, 1])
+            return save(figure, tmp_path / f"{name}.{suffix}").read_bytes()
+
+    assert draw("one") == draw("two")
