@@ -28,11 +28,11 @@ def data_root() -> Path:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that may be downloaded without asking anybody, with its publisher's checksum (`md5:…`, `sha256:…`)."""
+    """A file that may be downloaded without asking anybody; checksum: `md5:…`, `sha256:…`, or `git:…` (a blob's id)."""
 
     url: str
     file: str
-    checksum: str | None
+    checksum: str
 
 
 @dataclass(frozen=True)

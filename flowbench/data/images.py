@@ -1,6 +1,6 @@
 """Prepared images, opened: memory maps checked against their manifest, subsets, crops and grey levels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,10 @@ class FixedPixels:
         """Channels of each image."""
         return int(self.array.shape[3])
 
+    def whole(self) -> Iterable[NDArray[np.uint8]]:
+        """Return the images one by one, as stored."""
+        return self.array
+
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (height, width) of each of these images: (k, 2)."""
         return np.broadcast_to(np.array(self.array.shape[1:3]), (len(rows), 2))
@@ -77,6 +81,10 @@ class VariedPixels:
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (height, width) of each of these images: (k, 2)."""
         return self.index[rows, 2:]
+
+    def whole(self) -> Iterable[NDArray[np.uint8]]:
+        """Return the images one by one, as stored."""
+        return (self.image(row) for row in range(len(self)))
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one whole image, (height, width, channels), without a copy."""
@@ -282,9 +290,9 @@ def _check_split(name: str, split: str, splits: object) -> None:
 
 
 def _windows(
-    images: "Sequence[NDArray[np.uint8]] | object", corners: NDArray[np.int64], size: int, channels: int
+    images: Iterable[NDArray[np.uint8]], corners: NDArray[np.int64], size: int, channels: int
 ) -> NDArray[np.uint8]:
     result = np.empty((len(corners), size, size, channels), np.uint8)
-    for target, image, (top, left) in zip(result, cast(Sequence[NDArray[np.uint8]], images), corners, strict=True):
+    for target, image, (top, left) in zip(result, images, corners, strict=True):
         target[:] = image[top : top + size, left : left + size]
     return result

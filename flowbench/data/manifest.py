@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,12 +90,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path}: damaged ({reason}): prepare the set again") from error
 
 
-def image_digests(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the SHA-256 of each image's bytes: (n, height, width, channels) → (n, 32)."""
-    digests = np.empty((len(images), 32), np.uint8)
-    for row, image in zip(digests, images, strict=True):
-        row[:] = np.frombuffer(hashlib.sha256(image.tobytes()).digest(), np.uint8)
-    return digests
+def image_digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the SHA-256 of the bytes of each image (height, width, channels): (n, 32)."""
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 def content_sha256(digests: NDArray[np.uint8]) -> str:

@@ -38,6 +38,10 @@ class Reader(Protocol):
         """Return the images start … stop - 1."""
 
     @property
+    def identity(self) -> str:
+        """What `files` do not say of the source (a hash of the names in a folder); half-done work needs the same."""
+
+    @property
     def files(self) -> Sequence[Path]:
         """The files whose hashes identify the source; empty where each image is a file."""
 
@@ -50,6 +54,7 @@ class SplitSource:
     transform: Transform
     shape: tuple[int, int, int] | None
     """(height, width, channels) of every prepared image; None: they differ in size."""
+    channels: int
     estimate: int
     """Bytes of one prepared image (about, where they differ), for the check of the disk's space."""
     format: str

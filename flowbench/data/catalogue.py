@@ -1,0 +1,269 @@
+"""What `flowbench data` does: list the sets, prepare one, check one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from flowbench.data.download import download as fetch
+from flowbench.data.image_set import ImageSet, Options, Split, data_root
+from flowbench.data.images import open_split
+from flowbench.data.manifest import (
+    MANIFEST,
+    Manifest,
+    SplitRecord,
+    content_sha256,
+    file_sha256,
+    image_digests,
+    read_manifest,
+)
+from flowbench.data.preparation import Progress, build
+from flowbench.data.series import SeriesSet, prepare_series, series_path, series_status
+from flowbench.errors import CheckFailedError, InputError, did_you_mean
+from flowbench.registry import image_sets, series_sets
+
+__all__ = ["SetRow", "SplitState", "list_sets", "prepare", "progress_bar", "verify"]
+
+DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class SplitState:
+    """One split of a prepared set, as `prepare` and `verify` report it."""
+
+    name: str
+    split: str
+    """`train`, `validation`, `test`; of a forecast set, the file."""
+    count: int
+    """Images, or rows."""
+    fingerprint: str
+    """`content_sha256`, or the file's SHA-256."""
+    status: str
+    """`verified`, `counts match` or `unverified`."""
+    skipped: int
+    """Broken images that were left out."""
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A line of `flowbench data list`."""
+
+    name: str
+    title: str
+    counts: dict[str, int]
+    """Images (or rows) per split, as published."""
+    download_bytes: int
+    disk_bytes: int
+    published: str
+    licence: str
+    citation: str
+    present: bool
+    status: str
+    """`verified`, `counts match`, `unverified` (the least sure of the splits), `damaged`, or nothing."""
+    command: str
+    """What prepares it."""
+
+
+def prepare(
+    name: str,
+    source: Path | None = None,
+    download: bool = False,
+    skip_broken: bool = False,
+    resample: str | None = None,
+    *,
+    size: int | None = None,
+    progress: Progress | None = None,
+    processes: int | None = None,
+    timeout: float | None = None,
+) -> list[SplitState]:
+    """Prepare a set from `source`, or by download where its publisher allows one, under FLOWBENCH_DATA.
+
+    Args:
+        name: of the set.
+        source: the folder, its parent, or the archive.
+        download: fetch it; only for sets that ask for no registration.
+        skip_broken: leave out images that cannot be used, and list them in the manifest.
+        resample: how images are resized, where a set offers a choice.
+        size: pixels of the shorter side, for a folder of one's own images.
+        progress: told of the images done; see `progress_bar`.
+        processes: how many to use; None: one a core.
+        timeout: seconds after which a download is given up.
+
+    Raises:
+        InputError: unknown set, nothing found at `source`, damaged files, another known set's images.
+        WorkFailedError: the disk is full, or a process was killed; the same call goes on where it stopped.
+    """
+    if source is not None and download:
+        raise InputError("give either --source or --download, one of the two")
+    if name in series_sets:
+        series: SeriesSet = series_sets[name]
+        if source is None and not download:
+            raise InputError(f"{name}: {series.how_to_get()}")
+        prepare_series(series, source, timeout)
+        return _series_states(series)
+    known = _image_set(name)
+    options = _options(known, resample, size)
+    if known.embedded:
+        return [_state(known, split, open_split(name, split).fingerprint) for split in known.counts]
+    if download and known.download is None:
+        raise InputError(f"{name} is not downloaded by flowbench: {known.how_to_get()}")
+    if source is None and not download:
+        raise InputError(f"{name}: {known.how_to_get()}")
+    archive = None
+    if known.download is not None and source is None:
+        archive = source = fetch(known.download, data_root() / DOWNLOADS, timeout)
+    assert source is not None
+    found = known.find(source.expanduser(), options)
+    manifest = build(known, found, skip_broken=skip_broken, progress=progress, processes=processes)
+    if archive is not None:
+        archive.unlink()
+    return _states(known, manifest)
+
+
+def verify(name: str) -> list[SplitState]:
+    """Recompute all hashes and fingerprints of a set.
+
+    Raises:
+        CheckFailedError: the files differ from the manifest, or from the published ones.
+        InputError: not prepared, or files that cannot be read.
+    """
+    if name in series_sets:
+        series: SeriesSet = series_sets[name]
+        path = series_path(name)
+        if series_status(name) != "verified":
+            raise CheckFailedError(f"{path}: differs from the published file: {series.how_to_get()}")
+        return _series_states(series)
+    known = _image_set(name)
+    if known.embedded:
+        states = [_state(known, split, open_split(name, split).fingerprint) for split in known.counts]
+        changed = [state.split for state in states if state.status != "verified"]
+        if changed:
+            raise CheckFailedError(f"{name}: {', '.join(changed)}: other images than flowbench knows")
+        return states
+    folder = data_root() / name
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{name} is not prepared in {data_root()}: {known.how_to_get()}")
+    manifest = read_manifest(folder)
+    for split, record in manifest.splits.items():
+        _verify_split(folder, name, split, record)
+    return _states(known, manifest)
+
+
+def list_sets() -> list[SetRow]:
+    """Return a row for each set that flowbench knows, image sets first."""
+    return [_image_row(image_sets[name]) for name in image_sets] + [_series_row(series_sets[n]) for n in series_sets]
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Give a callback that draws a bar on stderr; silent where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done)
+
+    with bars:
+        yield show
+
+
+def _image_set(name: str) -> ImageSet:
+    if name not in image_sets:
+        raise InputError(f"no data set named {name!r}{did_you_mean(name, [*image_sets, *series_sets])}")
+    return cast(ImageSet, image_sets[name])
+
+
+def _options(known: ImageSet, resample: str | None, size: int | None) -> Options:
+    if resample is not None and resample not in known.resamples:
+        choices = f"one of: {', '.join(known.resamples)}" if known.resamples else "its images are not resized by choice"
+        raise InputError(f"--resample {resample}: not for {known.name}; {choices}")
+    if size is not None and known.shape is not None:
+        raise InputError(f"--size {size}: not for {known.name}: its size is {known.shape[1]}")
+    return Options(resample=resample or (known.resamples[0] if known.resamples else None), size=size)
+
+
+def _verify_split(folder: Path, name: str, split: Split, record: SplitRecord) -> None:
+    # Opened first: a truncated file is bad input, not a failed check.
+    images = open_split(name, split)
+    for file, expected in record.files.items():
+        if file_sha256(folder / file) != expected:
+            raise CheckFailedError(f"{folder / file}: its SHA-256 differs from the manifest's: prepare {name} again")
+    if content_sha256(image_digests(images.pixels.whole())) != record.content_sha256:
+        raise CheckFailedError(f"{folder / MANIFEST}: {split}: its content_sha256 is not that of the images")
+
+
+def _states(known: ImageSet, manifest: Manifest) -> list[SplitState]:
+    return [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+
+
+def _state(known: ImageSet, split: Split, fingerprint: str, record: SplitRecord | None = None) -> SplitState:
+    count = known.counts[split] if record is None else record.shape[0]
+    skipped = 0 if record is None else len(record.skipped)
+    return SplitState(known.name, split, count, fingerprint, known.status(split, count, fingerprint), skipped)
+
+
+def _series_states(known: SeriesSet) -> list[SplitState]:
+    path = series_path(known.name)
+    with path.open("rb") as file:
+        rows = sum(1 for line in file if line.strip()) - 1
+    return [SplitState(known.name, path.name, rows, file_sha256(path), series_status(known.name), 0)]
+
+
+def _image_row(known: ImageSet) -> SetRow:
+    present, status = known.embedded, ""
+    try:
+        if known.embedded:
+            states = [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
+        elif (data_root() / known.name / MANIFEST).is_file():
+            present = True
+            states = _states(known, read_manifest(data_root() / known.name))
+        else:
+            states = []
+        status = _least_sure([state.status for state in states])
+    except InputError:
+        status = "damaged"
+    way = "" if known.embedded else " --download" if known.download else " --source PATH"
+    return SetRow(
+        name=known.name,
+        title=known.title,
+        counts={str(split): count for split, count in known.counts.items()},
+        download_bytes=known.download_bytes,
+        disk_bytes=known.disk_bytes,
+        published=known.published,
+        licence=known.licence,
+        citation=known.citation,
+        present=present,
+        status=status,
+        command="" if known.embedded else f"flowbench data prepare {known.name}{way}",
+    )
+
+
+def _series_row(known: SeriesSet) -> SetRow:
+    present = (data_root() / known.name / known.file).is_file()
+    return SetRow(
+        name=known.name,
+        title=known.title,
+        counts={"rows": known.rows},
+        download_bytes=known.disk_bytes,
+        disk_bytes=known.disk_bytes,
+        published=known.published,
+        licence=known.licence,
+        citation=known.citation,
+        present=present,
+        status=series_status(known.name) if present else "",
+        command=f"flowbench data prepare {known.name} --download",
+    )
+
+
+def _least_sure(statuses: list[str]) -> str:
+    order = ["verified", "counts match", "unverified"]
+    return max(statuses, key=order.index) if statuses else ""

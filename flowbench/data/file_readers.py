@@ -1,0 +1,194 @@
+"""Sources that are encoded images: a folder, a tar, a zip, an LMDB; none is ever unpacked."""
+
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from flowbench.data.pictures import MAX_ENCODED_BYTES
+from flowbench.data.readers import Payload
+from flowbench.errors import InputError
+
+__all__ = ["FolderReader", "TarReader", "ZipReader", "image_names", "tar_images", "zip_images"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Image files in a folder, in the order of `names`."""
+
+    root: Path
+    names: tuple[str, ...]
+    files: Sequence[Path] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the names."""
+        return hashlib.sha256("\0".join([str(self.root), *self.names]).encode()).hexdigest()
+
+    def piece(self, start: int, stop: int) -> "_FolderPiece":
+        """Return the images start … stop - 1."""
+        return _FolderPiece(self.root, self.names[start:stop])
+
+
+@dataclass(frozen=True)
+class _FolderPiece:
+    root: Path
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Payload]]:
+        for name in self.names:
+            path = self.root / name
+            try:
+                size = path.stat().st_size
+                # What is too large to be an image is cut: it fails to decode, by name.
+                yield str(path), path.read_bytes() if size <= MAX_ENCODED_BYTES else b""
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def image_names(root: Path) -> tuple[str, ...]:
+    """Return the names of all image files under `root`, relative to it, sorted; links to folders are not followed."""
+    found = []
+    for folder, _, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        found += [(place / name).as_posix() for name in files if name.lower().endswith(SUFFIXES)]
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class TarReader:
+    """Images in an uncompressed tar, read at their offsets."""
+
+    path: Path
+    members: tuple[tuple[str, int, int], ...]
+    """(name, offset, bytes) of each image."""
+    identity: str = ""
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The archive."""
+        return (self.path,)
+
+    def piece(self, start: int, stop: int) -> "_TarPiece":
+        """Return the images start … stop - 1."""
+        return _TarPiece(self.path, self.members[start:stop])
+
+
+@dataclass(frozen=True)
+class _TarPiece:
+    path: Path
+    members: tuple[tuple[str, int, int], ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Payload]]:
+        with self.path.open("rb") as file:
+            for name, offset, size in self.members:
+                file.seek(offset)
+                yield f"{self.path}: {name}", file.read(size)
+
+
+def tar_images(path: Path) -> TarReader:
+    """List the images of an uncompressed tar by one walk over its headers.
+
+    Raises:
+        InputError: no readable tar, a link or device in it, a name that leads outside, an entry too large.
+    """
+    members = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                _refuse_unsafe(path, member.name)
+                if not (member.isfile() or member.isdir()):
+                    raise InputError(f"{path}: {member.name}: a link or a device: refused")
+                if member.isfile() and member.name.lower().endswith(SUFFIXES):
+                    _refuse_large(path, member.name, member.size)
+                    members.append((member.name, member.offset_data, member.size))
+                # tarfile remembers every member: a gigabyte for ImageNet's million.
+                archive.members = []  # type: ignore[attr-defined]
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: damaged or no uncompressed tar ({' '.join(str(error).split())[:100]})") from error
+    if members and members[-1][1] + members[-1][2] > path.stat().st_size:
+        raise InputError(f"{path}: truncated: {members[-1][0]} goes past its end")
+    return TarReader(path, tuple(sorted(members)))
+
+
+@dataclass(frozen=True)
+class ZipReader:
+    """Images in a zip, read one by one."""
+
+    path: Path
+    names: tuple[str, ...]
+    identity: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The archive."""
+        return (self.path,)
+
+    def piece(self, start: int, stop: int) -> "_ZipPiece":
+        """Return the images start … stop - 1."""
+        return _ZipPiece(self.path, self.names[start:stop])
+
+
+@dataclass(frozen=True)
+class _ZipPiece:
+    path: Path
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Payload]]:
+        with zipfile.ZipFile(self.path) as archive:
+            for name in self.names:
+                try:
+                    # The declared size was checked; zipfile reads no byte more than it declares.
+                    yield f"{self.path}: {name}", archive.read(name)
+                except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+                    # Decoding nothing fails, by name, in the same way as a broken image in a folder.
+                    yield f"{self.path}: {name}", b""
+
+
+def zip_images(path: Path) -> ZipReader:
+    """List the images of a zip.
+
+    Raises:
+        InputError: no readable zip, a link in it, a name that leads outside, an entry too large.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: damaged or no zip ({' '.join(str(error).split())[:100]})") from error
+    names = []
+    for entry in entries:
+        _refuse_unsafe(path, entry.filename)
+        if (entry.external_attr >> 16) & 0o170000 == 0o120000:
+            raise InputError(f"{path}: {entry.filename}: a link: refused")
+        if entry.filename.lower().endswith(SUFFIXES):
+            _refuse_large(path, entry.filename, entry.file_size)
+            names.append(entry.filename)
+    return ZipReader(path, tuple(sorted(names)))
+
+
+def _refuse_unsafe(path: Path, name: str) -> None:
+    # Nothing is unpacked, so nothing could be written there; such an archive is not what it says it is.
+    place = PurePosixPath(name.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or ":" in name[:3]:
+        raise InputError(f"{path}: {name!r} leads outside the archive: refused")
+
+
+def _refuse_large(path: Path, name: str, size: int) -> None:
+    if size > MAX_ENCODED_BYTES:
+        raise InputError(f"{path}: {name}: {size:,} bytes: refused as a decompression bomb")
