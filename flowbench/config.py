@@ -76,6 +76,10 @@ class DensityData(Section):
     """Keep the upper bits of each byte (5 in some of Glow's experiments)."""
     levels: Annotated[int, Field(ge=2, le=256)] | None = None
     """Grey levels where they are no power of two; None: the data set's own, reduced to 2**bits."""
+    size: PositiveInt | None = None
+    """Pixels of the shorter side to which a folder of images was resized; must agree with how it was prepared."""
+    crop: PositiveInt | None = None
+    """Side of the square crops: at random places in training, at fixed ones in evaluation; None: the data set's own."""
     holdout: NonNegativeInt = 0
     """Training images put aside, by a fixed permutation, for whatever chooses."""
 

@@ -4,14 +4,14 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flowbench.config import DensityData, Experiment
-from flowbench.data import open_images, training_parts
+from flowbench.data import Split, open_images, training_parts
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityConfig, DensityModel
 from flowbench.errors import InputError
@@ -108,7 +108,8 @@ class DensityTask:
         """Measure the whole report split, and training images beside it; return metrics by split and notes."""
         report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
         some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
-        metrics, notes = {}, []
+        metrics: dict[str, dict[str, Any]] = {}
+        notes: list[str] = []
         for images in (report, some):
             measured = evaluate(self.model, images, self.setting(), average=average, training=self._train)
             metrics[images.split] = measured.metrics
@@ -122,7 +123,7 @@ class DensityTask:
         config = self._experiment.data
         data = config if request.data is None else config.model_copy(update={"name": request.data, "holdout": 0})
         split = request.split or image_sets[data.name].report_split
-        images = self._holdout if split == "holdout" and self._holdout is not None else open_images(data, split)
+        images = open_images(data, _split(split))
         if images.shape != self._train.shape or images.levels != self._train.levels:
             raise InputError(
                 f"--data {data.name}: images of {images.shape} with {images.levels} levels; the model takes "
@@ -145,7 +146,17 @@ class DensityTask:
             }
 
     def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
-        """Draw the run's pictures into its figures folder."""
+        """Draw samples of the reported model into the run's figures folder."""
+        from flowbench.figures.samples import sample_figure
+
+        with reported_state(self.model, self.setting(), self._train, average):
+            sample_figure(
+                self.model,
+                run.figures / "samples.png",
+                experiment=self._experiment.name,
+                step=run.step,
+                seed=self._experiment.seed,
+            )
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""
@@ -157,3 +168,9 @@ class DensityTask:
             weights=self._experiment.weights,
             training_batch_size=self.batch_size,
         )
+
+
+def _split(split: str) -> Split:
+    if split not in get_args(Split):
+        raise InputError(f"--split {split}: one of {', '.join(get_args(Split))}")
+    return cast(Split, split)

@@ -1,7 +1,8 @@
 """How weights move: the optimizer, the learning rate over a training, and moving averages of the weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +71,18 @@ class WeightAverage:
         """Take the averages of a checkpoint."""
         for name, value in self._average.items():
             value.copy_(state[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside the block, the model has the averages for weights."""
+        kept = {name: value.detach().clone() for name, value in self._parameters.items()}
+        self._put(self._average)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])

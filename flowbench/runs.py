@@ -61,6 +61,11 @@ class RunFolder:
         """The content of `environment.json`; InputError when it is missing or not readable."""
         return _read_json(self.path / "environment.json")
 
+    @property
+    def step(self) -> int:
+        """The last step whose metrics were logged; 0 before."""
+        return max((int(row["step"]) for row in self.metrics()), default=0)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against a second training; the lock dies with its process.

@@ -1,0 +1,193 @@
+"""What the training loop needs of a forecaster: batches of windows, loss, validation, exact errors on every window."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowbench.atomic import replacing, write_json
+from flowbench.config import Experiment, ForecastData
+from flowbench.data import series_path, series_status
+from flowbench.errors import InputError
+from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig
+from flowbench.forecasting.metrics import mae_under, measure, metrics
+from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
+from flowbench.forecasting.series import Series, read_series
+from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
+from flowbench.measuring import Request
+from flowbench.optimization import WeightAverage
+from flowbench.runs import RunFolder
+
+__all__ = ["ForecastTask", "build_forecaster", "run_scaler"]
+
+ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
+
+
+def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Forecaster:
+    """Build the untrained forecaster for the columns that `data` tells of."""
+    return experiment.model.build(
+        lookback=experiment.data.lookback,
+        horizon=experiment.data.horizon,
+        inputs=len(data["inputs"]),
+        outputs=len(data["targets"]),
+        rows_per_day=data["rows_per_day"],
+    )
+
+
+def run_scaler(data: dict[str, Any]) -> Scaler:
+    """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
+    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
+
+
+class SquaredError(nn.Module):
+    """The loss of a batch: the mean squared error on normalized values."""
+
+    def __init__(self, model: Forecaster, generator: torch.Generator) -> None:
+        super().__init__()
+        self.model = model
+        self._generator = generator
+
+    def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what is logged of it; windows as in `Windows.batch`."""
+        error = self.model.training_forward(history, future, self._generator) - future
+        loss = error.square().mean()
+        return loss, {"mae": error.abs().mean()}
+
+
+class ForecastTask:
+    """A series, its windows under a protocol, and a forecaster of them."""
+
+    unit: ClassVar[str] = "windows"
+    monitor: ClassVar[str] = "mse"
+
+    def __init__(self, experiment: ForecastExperiment, device: torch.device) -> None:
+        self._experiment, self._device = experiment, device
+        config = experiment.data
+        series = _open_series(config)
+        self._windows = open_windows(series, config, device=device)
+        scaler = self._windows.scaler
+        self.data: dict[str, Any] = {
+            "name": config.name or series.path.stem,
+            "fingerprint": series.sha256,
+            "status": series_status(config.name, series.sha256),
+            "numerics": 1,
+            "rows": len(series),
+            "rows_per_day": series.rows_per_day,
+            "inputs": list(scaler.columns),
+            "targets": list(self._windows.targets),
+            "mean": list(scaler.mean),
+            "std": list(scaler.std),
+            "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
+        }
+        self.model = build_forecaster(experiment, self.data).to(device)
+        self._feed = WindowFeed(self._windows.splits["train"], batch_size=config.batch_size, seed=experiment.seed)
+        self.batch_size = self._feed.batch_size
+        self.steps_per_epoch = self._feed.steps_per_epoch
+        self._generator = torch.Generator(device)
+        self.objective = SquaredError(self.model, self._generator)
+
+    def prepare(self) -> bool:
+        """Fit in closed form, where the model has one or nothing to learn."""
+        return self.model.fit(self._windows.splits["train"])
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return history and future of a step; teacher forcing draws from (seed, step) too."""
+        self._generator.manual_seed((self._experiment.seed << 32) + step)
+        return self._feed.batch(step)
+
+    def validate(self, average: WeightAverage | None) -> dict[str, float]:
+        """Return MAE and MSE on the validation part, normalized."""
+        with self._weights(average):
+            errors = measure(self.model, self._windows.splits["validation"])
+        return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
+
+    def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
+        """Nothing: no forecaster here normalizes by batches."""
+        return {}
+
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Measure every window of the test and the validation part; return metrics by split and notes."""
+        measured: dict[str, dict[str, Any]] = {}
+        for split in ("test", "validation"):
+            content, _ = self._measured(run, average, self._windows, self.data["name"], split)
+            measured |= content["metrics"]
+        notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
+        return measured, notes if self._experiment.data.protocol == "report" else []
+
+    def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
+        """Evaluate once more as asked, on another split or file; another file is scaled with the training file's."""
+        for option in ("draws", "importance", "batch_norm"):
+            if getattr(request, option) is not None:
+                raise InputError(f"--{option.replace('_', '-')}: is for density models; this run is a forecast")
+        if request.split not in (None, *SPLITS):
+            raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
+        if request.data is None:
+            return self._measured(run, average, self._windows, self.data["name"], request.split or "test")
+        is_file = request.data.lower().endswith(".csv")
+        config = self._experiment.data.model_copy(
+            update={"name": None, "csv": request.data} if is_file else {"name": request.data, "csv": None}
+        )
+        series = _open_series(config)
+        windows = open_windows(series, config, device=self._device, scaler=self._windows.scaler)
+        own = fit_scaler(series, config).select(windows.targets)
+        name = config.name or series.path.stem
+        return self._measured(run, average, windows, name, request.split or "test", own)
+
+    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
+        """Draw the run's pictures into its figures folder."""
+
+    def _measured(
+        self,
+        run: RunFolder,
+        average: WeightAverage | None,
+        windows: ForecastWindows,
+        name: str,
+        split: str,
+        own: Scaler | None = None,
+    ) -> tuple[dict[str, Any], Path]:
+        """Measure one split and write it, with the errors of every window, into the run's evaluations."""
+        with self._weights(average):
+            errors = measure(self.model, windows.splits[_split(split)])
+        scaler = windows.scaler.select(windows.targets)
+        found = metrics(errors, scaler)
+        if own is not None:
+            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, own)}
+        path = run.evaluations / f"{split}-{name}.json"
+        with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
+            np.save(file, errors.per_window)
+        content = {
+            "schema": 1,
+            "dataset": name,
+            "split": split,
+            "data_fingerprint": windows.series.sha256,
+            "horizon": self._experiment.data.horizon,
+            "lookback": self._experiment.data.lookback,
+            "metrics": {split: found},
+            "per_window": path.with_suffix(".npy").name,
+        }
+        write_json(path, content)
+        return json.loads(path.read_text(encoding="utf-8")), path
+
+    @contextmanager
+    def _weights(self, average: WeightAverage | None) -> Iterator[None]:
+        if average is None or self._experiment.weights == "raw":
+            yield
+            return
+        with average.in_place():
+            yield
+
+
+def _open_series(config: ForecastData) -> Series:
+    if config.name is not None:
+        return read_series(series_path(config.name))
+    assert config.csv is not None
+    return read_series(config.csv)
+
+
+def _split(split: str) -> Split:
+    return next(known for known in SPLITS if known == split)
