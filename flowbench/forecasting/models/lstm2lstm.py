@@ -1,0 +1,125 @@
+"""LSTM2LSTM: an LSTM encoder, attention over its outputs, an autoregressive LSTM decoder.
+
+`faithful: true` is the weekly report's model as its code has it (343,999 parameters for 7 columns, 64 → 24), where that
+differs from good practice:
+
+- one tensor is hidden and cell state at once, and the new *cell* state is carried on, attends and is read out; the
+  output gate is computed for nothing, and the encoder's final cell state is dropped;
+- attention weights come from a linear layer of (previous state, previous output) with one score per row of the history:
+  no keys from the encoder;
+- teacher forcing is never applied; there is no dropout;
+- the decoder's outputs are all input columns, and a last linear layer to the targets exists always but is applied only
+  where there is one target.
+
+The default has none of that: hidden and cell state stay two, the encoder hands both over, scores are scaled dot
+products of a query of (previous state, previous output) with keys of the encoder's outputs (Vaswani et al. 2017, eq. 1), and the
+previous output enters the decoder's cell too, so that teacher forcing (Williams & Zipser 1989) acts on a recurrence.
+"""
+
+from typing import Annotated, Self, cast
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from flowbench.forecasting.attended_steps import attended_steps
+from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, WindowShape
+from flowbench.registry import forecasters
+
+__all__ = ["LSTM2LSTM", "FaithfulLSTM2LSTM", "LSTM2LSTMConfig"]
+
+
+@forecasters.register("lstm2lstm")
+class LSTM2LSTMConfig(LearnedConfig):
+    """`name: lstm2lstm`."""
+
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 2
+    """Of the encoder."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Between the encoder's layers and before the output layer."""
+    teacher_forcing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability, for each window and step in training, that the true value is fed back instead of the forecast."""
+    faithful: bool = False
+
+    @model_validator(mode="after")
+    def _faithful_has_neither(self) -> Self:
+        if self.faithful and (self.dropout or self.teacher_forcing):
+            raise ValueError("faithful: true has neither dropout nor teacher_forcing: set both to 0")
+        return self
+
+    def make(self, shape: WindowShape) -> Forecaster:
+        """Build it."""
+        return FaithfulLSTM2LSTM(shape, self) if self.faithful else LSTM2LSTM(shape, self)
+
+
+class LSTM2LSTM(Forecaster):
+    """The corrected model: see the module's text."""
+
+    def __init__(self, shape: WindowShape, config: LSTM2LSTMConfig) -> None:
+        super().__init__(shape)
+        hidden = config.hidden
+        between = config.dropout if config.layers > 1 else 0.0
+        self.teacher_forcing = config.teacher_forcing
+        self.encoder = nn.LSTM(shape.inputs, hidden, config.layers, batch_first=True, dropout=between)
+        self.key = nn.Linear(hidden, hidden, bias=False)  # a bias would shift all scores alike
+        self.query = nn.Linear(hidden + shape.outputs, hidden)
+        self.cell = nn.LSTMCell(hidden + shape.outputs, hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(hidden, shape.outputs)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast: see Forecaster.forward."""
+        return self._decode(history, None, None)
+
+    def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
+        """Forecast with true previous values fed at the rate of `teacher_forcing`."""
+        if self.teacher_forcing == 0:
+            return self._decode(history, None, None)
+        coins = torch.rand(future.shape[:2], generator=generator, device=generator.device).to(future.device)
+        return self._decode(history, future, (coins < self.teacher_forcing).unsqueeze(2))
+
+    def _decode(self, history: Tensor, future: Tensor | None, forced: Tensor | None) -> Tensor:
+        encoded, (hiddens, cells) = self.encoder(history)
+        keys = self.key(encoded).transpose(1, 2) * encoded.shape[2] ** -0.5  # once for all steps
+        state, output = (hiddens[-1], cells[-1]), self.targets(history)[:, -1]
+        outputs: list[Tensor] = []
+        for step in range(self.shape.horizon):
+            previous = torch.cat((state[0], output), dim=1)
+            scores = torch.bmm(self.query(previous).unsqueeze(1), keys)
+            context = torch.bmm(scores.softmax(dim=2), encoded).squeeze(1)
+            state = self.cell(torch.cat((context, output), dim=1), state)
+            output = self.out(self.dropout(state[0]))
+            outputs.append(output)
+            if future is not None and forced is not None:
+                output = torch.where(forced[:, step], future[:, step], output)
+        return torch.stack(outputs, dim=1)
+
+
+class FaithfulLSTM2LSTM(Forecaster):
+    """The report's model: see the module's text; the parameters are its own, the steps are computed together."""
+
+    def __init__(self, shape: WindowShape, config: LSTM2LSTMConfig) -> None:
+        super().__init__(shape)
+        hidden = config.hidden
+        self.encoder = nn.LSTM(shape.inputs, hidden, config.layers, batch_first=True)
+        self.attention = nn.Linear(hidden + shape.inputs, shape.lookback)
+        self.cell = nn.LSTMCell(hidden, hidden)
+        self.out = nn.Linear(hidden, shape.inputs)
+        self.last = nn.Linear(shape.inputs, shape.outputs)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast: see Forecaster.forward."""
+        encoded, (hiddens, _) = self.encoder(history)
+        state, gated = hiddens[-1], 3 * hiddens.shape[2]
+        # The new cell state needs the input, forget and cell gates only: the first three blocks of PyTorch's four.
+        cell = self.cell
+        gate_bias = (cell.bias_ih + cell.bias_hh)[:gated]
+        # Scores are linear in (state, output) and outputs are linear in the state: two layers fold into one.
+        of_state, of_output = torch.tensor_split(self.attention.weight, (state.shape[1],), dim=1)
+        recurrent = torch.cat((cell.weight_hh[:gated], of_state + of_output @ self.out.weight))
+        bias = torch.cat((gate_bias, self.attention.bias + of_output @ self.out.bias))
+        first = self.attention(torch.cat((state, history[:, -1]), dim=1))
+        states = attended_steps(encoded, state, first, recurrent, bias, cell.weight_ih[:gated], self.shape.horizon)
+        outputs = self.out(states.transpose(0, 1))
+        return cast(Tensor, self.last(outputs) if self.shape.outputs == 1 else outputs)
