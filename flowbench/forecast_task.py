@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowbench.atomic import replacing, write_json
 from flowbench.config import Experiment, ForecastData
-from flowbench.data import series_path, series_status
+from flowbench.data.series import series_path, series_status
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
@@ -21,6 +21,7 @@ from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
+from flowbench.registry import series_sets
 from flowbench.runs import RunFolder
 
 __all__ = ["ForecastTask", "build_forecaster", "run_scaler"]
@@ -74,8 +75,8 @@ class ForecastTask:
         self.data: dict[str, Any] = {
             "name": config.name or series.path.stem,
             "fingerprint": series.sha256,
-            "status": series_status(config.name, series.sha256),
-            "numerics": 1,
+            "status": "unverified" if config.name is None else series_status(config.name),
+            "numerics": 1 if config.name is None else series_sets[config.name].numerics,
             "rows": len(series),
             "rows_per_day": series.rows_per_day,
             "inputs": list(scaler.columns),

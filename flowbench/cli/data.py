@@ -1,13 +1,18 @@
 """`flowbench data`: what the data sets are, prepare them, check them."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON
+
+if TYPE_CHECKING:
+    from flowbench.data import SplitState
 
 _data = typer.Typer(no_args_is_help=True, help="Data sets: list, prepare, verify.")
 app.add_typer(_data, name="data")
@@ -21,17 +26,28 @@ def list_(as_json: JSON = False) -> None:
 
     Example: `flowbench data list`
     """
-    from flowbench.data import list_sets
+    from rich.console import Console
+
+    from flowbench.data import data_root, list_sets
 
     rows = list_sets()
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([asdict(row) for row in rows]))
         return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Data root: {data_root()}\n", markup=False)
     for row in rows:
-        typer.echo(f"{row['name']}: {row['title']}")
-        for key, value in row.items():
-            if key not in ("name", "title"):
-                typer.echo(f"  {key.replace('_', ' ')}: {value}")
+        counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items())
+        here = f"here, {row.status}" if row.present else "not here"
+        console.print(f"{row.name}: {row.title} ({here})", style="bold", markup=False)
+        details = [
+            f"{counts}; {_size(row.download_bytes)} to download, {_size(row.disk_bytes)} on disk",
+            f"published: {row.published}",
+            f"terms: {row.licence}; cite: {row.citation}",
+            *([f"prepare: {row.command}"] if row.command else []),
+        ]
+        for line in details:
+            console.print(f"  {line}", markup=False)
 
 
 @_data.command()
@@ -43,22 +59,42 @@ def prepare(
         bool, typer.Option("--skip-broken", help="Leave out broken images; the manifest lists them.")
     ] = False,
     resample: Annotated[Literal["tf1-bilinear", "antialias"] | None, typer.Option(help="Resizing (CelebA).")] = None,
+    size: Annotated[int | None, typer.Option(min=4, help="Shorter side in pixels (a folder of your own).")] = None,
+    as_json: JSON = False,
 ) -> None:
-    """Build the prepared arrays of a data set.
+    """Build the prepared arrays of a data set; the same call goes on where a killed one stopped.
 
     Example: `flowbench data prepare cifar10 --source cifar-10-python.tar.gz`
     """
     from flowbench.data import prepare as prepare_set
+    from flowbench.data import progress_bar
 
-    typer.echo(prepare_set(name, source=source, download=download, skip_broken=skip_broken, resample=resample))
+    with progress_bar() as progress:
+        states = prepare_set(name, source, download, skip_broken, resample, size=size, progress=progress)
+    _print_states(states, as_json=as_json)
 
 
 @_data.command()
-def verify(name: _NAME) -> None:
+def verify(name: _NAME, as_json: JSON = False) -> None:
     """Recompute the fingerprints of a prepared set; exit 1 where they differ.
 
     Example: `flowbench data verify cifar10`
     """
     from flowbench.data import verify as verify_set
 
-    typer.echo(verify_set(name))
+    _print_states(verify_set(name), as_json=as_json)
+
+
+def _print_states(states: "Sequence[SplitState]", *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(state) for state in states]))
+        return
+    for state in states:
+        skipped = f", {state.skipped} broken images left out" if state.skipped else ""
+        typer.echo(f"{state.name} {state.split}: {state.count:,}, {state.status}{skipped} ({state.fingerprint[:16]}…)")
+
+
+def _size(count: int) -> str:
+    if count == 0:
+        return "nothing"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.1f} MB"
