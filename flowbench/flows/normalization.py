@@ -76,14 +76,14 @@ class BatchNorm(BatchStatistics):
         """Normalize x, (batch, channels, ...); moments are float32 or wider whatever x is."""
         if not self.training:
             return F.batch_norm(x, self.mean, self.var, None, self.beta, eps=EPSILON)
-        if _spread():
+        count = _count(x)
+        if _spread() or count == 1:  # torch's own refuses a single value
             mean, var = (_per_channel(moment, x) for moment in self.moments(x.to(self.mean.dtype)))
             return ((x - mean) * torch.rsqrt(var + EPSILON) + _per_channel(self.beta, x)).to(x.dtype)
         # One fused kernel, there and back. With momentum 1 it leaves the batch's own moments in the given buffers,
         # but the unbiased variance.
         mean, var = torch.zeros_like(self.mean), torch.zeros_like(self.var)
         y = F.batch_norm(x, mean, var, None, self.beta, training=True, momentum=1.0, eps=EPSILON)
-        count = _count(x)
         self.record(mean, var * ((count - 1) / count))
         return y
 

@@ -1,0 +1,165 @@
+"""Properties that every bijection has: a new one is tested by adding a line to BIJECTIONS."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.flows.coupling import ChannelCoupling, CheckerboardCoupling, checkerboard
+from flowbench.flows.normalization import BatchStatistics, FlowBatchNorm, population_statistics
+from flowbench.flows.real_nvp import RealNVP
+from flowbench.flows.resnet import ResidualNet
+from flowbench.flows.squeeze import OrderedSqueeze, Squeeze
+
+Shape = tuple[int, int, int]
+net = partial(ResidualNet, features=3, blocks=1)
+plain_net = partial(net, batch_norm=False)
+bottleneck_net = partial(net, bottleneck=True, skip=False)
+small_real_nvp = partial(RealNVP, residual_blocks=1, features=2)
+
+
+class Case(NamedTuple):
+    make: Callable[[Shape], Bijection]
+    channels: tuple[int, ...] = (1, 2, 3)
+    sides: tuple[int, ...] = (1, 2, 3, 4)
+
+
+EVEN = (2, 4)
+
+BIJECTIONS = {
+    "squeeze": Case(lambda _: Squeeze(), sides=EVEN),
+    "ordered squeeze": Case(lambda _: OrderedSqueeze(), sides=EVEN),
+    "flow batch norm": Case(lambda s: FlowBatchNorm(s[0])),
+    "masked flow batch norm": Case(lambda s: FlowBatchNorm(s[0], checkerboard(s[1:], 1))),
+    "checkerboard": Case(lambda s: CheckerboardCoupling(s[0], s[1:], 0, net)),
+    "checkerboard, odd": Case(lambda s: CheckerboardCoupling(s[0], s[1:], 1, bottleneck_net)),
+    "checkerboard, additive": Case(lambda s: CheckerboardCoupling(s[0], s[1:], 0, net, affine=False)),
+    "checkerboard, no batch norm": Case(lambda s: CheckerboardCoupling(s[0], s[1:], 0, plain_net, batch_norm=False)),
+    "channels": Case(lambda s: ChannelCoupling(s[0], net, pass_first=True), channels=EVEN),
+    "channels, second half": Case(lambda s: ChannelCoupling(s[0], bottleneck_net, pass_first=False), channels=EVEN),
+    "channels, additive": Case(lambda s: ChannelCoupling(s[0], net, pass_first=True, affine=False), channels=EVEN),
+    "channels, no batch norm": Case(
+        lambda s: ChannelCoupling(s[0], plain_net, pass_first=False, batch_norm=False), channels=EVEN
+    ),
+    "composition": Case(
+        lambda s: Compose([FlowBatchNorm(s[0]), CheckerboardCoupling(s[0], s[1:], 0, net), FlowBatchNorm(s[0])])
+    ),
+    "conjugate": Case(lambda s: Conjugate(Squeeze(), FlowBatchNorm(4 * s[0])), sides=EVEN),
+    "first half": Case(lambda s: OnFirstHalf(FlowBatchNorm(s[0] // 2)), channels=EVEN),
+    "real nvp, one scale": Case(lambda s: small_real_nvp(s, scales=1)),
+    "real nvp": Case(lambda s: small_real_nvp(s, scales=2), channels=(1, 3), sides=EVEN),
+    "real nvp, additive": Case(lambda s: small_real_nvp(s, scales=2, affine=False), channels=(1,), sides=EVEN),
+    "real nvp, three scales": Case(lambda s: small_real_nvp(s, scales=3), channels=(1,), sides=(4,)),
+    "real nvp, bottleneck without skips": Case(
+        lambda s: small_real_nvp(s, scales=2, bottleneck=True, skip=False), channels=(1,), sides=EVEN
+    ),
+    "real nvp, no batch norm": Case(lambda s: small_real_nvp(s, scales=2, batch_norm=False), channels=(1,), sides=EVEN),
+}
+
+parametrized = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in BIJECTIONS.items()])
+some_examples = settings(max_examples=6, deadline=None, derandomize=True)
+
+
+def draw_case(data, case, batches=(1, 2, 3)):
+    """A bijection with random parameters and statistics in evaluation mode, and a batch for it, all float64."""
+    shape = tuple(data.draw(st.sampled_from(values)) for values in (case.channels, case.sides, case.sides))
+    batch = data.draw(st.sampled_from(batches))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bijection = case.make(shape).double().eval()
+    perturb(bijection, generator)
+    return bijection, torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
+def perturb(bijection: nn.Module, generator: torch.Generator) -> None:
+    for parameter in bijection.parameters():
+        parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    for module in bijection.modules():
+        if isinstance(module, BatchStatistics):
+            module.mean += 0.3 * torch.randn(module.mean.shape, generator=generator, dtype=torch.float64)
+            module.var *= torch.exp(0.3 * torch.randn(module.var.shape, generator=generator, dtype=torch.float64))
+
+
+def same(actual, expected, tolerance):
+    torch.testing.assert_close(actual.detach(), expected.detach(), rtol=0, atol=tolerance)
+
+
+def jacobian_log_det(bijection, x):
+    """log|det ∂z/∂x| of each element of the batch, from the whole Jacobian."""
+
+    def flat(values):
+        return bijection(values.view(1, *x.shape[1:]))[0].flatten()
+
+    return torch.stack([torch.linalg.slogdet(torch.func.jacrev(flat)(one.flatten())).logabsdet for one in x])
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_inverse_undoes_forward(case, data):
+    bijection, x = draw_case(data, case)
+    z, log_det = bijection(x)
+    back, inverse_log_det = bijection.inverse(z)
+    assert z.dtype == log_det.dtype == torch.float64
+    assert z.numel() == x.numel()
+    assert log_det.shape == inverse_log_det.shape == x.shape[:1]
+    same(back, x, 1e-10)
+    same(inverse_log_det, -log_det, 1e-10)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_log_det_is_that_of_the_jacobian(case, data):
+    bijection, x = draw_case(data, case)
+    _, log_det = bijection(x)
+    same(log_det, jacobian_log_det(bijection, x), 1e-8)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_in_training_mode_the_batch_statistics_are_constants_of_the_map(case, data):
+    # A channel of a single value has variance 0, and every layer after it amplifies rounding a hundredfold.
+    bijection, x = draw_case(data, case, batches=(6, 7))
+    bijection.train()
+    z, log_det = bijection(x)
+    with population_statistics(bijection):  # a population of one batch: captures its statistics
+        bijection(x)
+    bijection.eval()
+    frozen, frozen_log_det = bijection(x)
+    same(frozen, z, 1e-8)
+    same(frozen_log_det, log_det, 1e-8)
+    same(log_det, jacobian_log_det(bijection, x), 1e-7)
+    same(bijection.inverse(z)[0], x, 1e-7)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_elements_of_a_batch_do_not_mix_in_evaluation_mode(case, data):
+    bijection, x = draw_case(data, case)
+    z, log_det = bijection(x)
+    alone = [bijection(one[None]) for one in x]
+    same(z, torch.cat([part for part, _ in alone]), 1e-10)
+    same(log_det, torch.cat([part for _, part in alone]), 1e-10)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_gradients_reach_every_parameter(case, data):
+    bijection, x = draw_case(data, case)
+    z, log_det = bijection(x)
+    parameters = list(bijection.parameters())
+    if parameters:
+        gradients = torch.autograd.grad(z.square().sum() - log_det.sum(), parameters)
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

@@ -1,0 +1,241 @@
+"""Numbers of the original authors' programs, reproduced within the rounding of their float32."""
+
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from golden_files import golden_files
+from torch import nn
+
+from flowbench.bases import StandardNormal
+from flowbench.density import FlowDensity
+from flowbench.flows.real_nvp import RealNVP
+from flowbench.preprocessing import Logit
+
+REAL_NVP = golden_files("realnvp_*.npz")
+SMALLEST_REAL_NVP = min(
+    REAL_NVP, key=lambda parameter: parameter.values[0].path.stat().st_size if parameter.values[0] else 0
+)
+MODES = ["eval", "train"]
+Z_TOLERANCE = {"eval": 1e-5, "train": 1e-4}
+LOG_DET_TOLERANCE = {"eval": 1e-3, "train": 3e-3}
+BITS_TOLERANCE = 5e-6
+
+
+def real_nvp(golden):
+    return RealNVP.from_authors(golden.under("var/"), golden.json("hparams"))
+
+
+def real_nvp_density(golden):
+    """The whole model, preprocessing and base included, its terms at the file's images and noise."""
+    shape = tuple(golden["img_uint8"].shape[1:])
+    alpha = (1 - golden.json("hparams")["data_constraint"]) / 2
+    return FlowDensity(real_nvp(golden), Logit(alpha), StandardNormal(), shape, 256)
+
+
+def close(actual, expected, tolerance):
+    torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=tolerance)
+
+
+def transposed(value):
+    """From TensorFlow's layout of kernels to PyTorch's."""
+    value = torch.from_numpy(np.array(value))
+    return value.permute(3, 2, 0, 1) if value.ndim == 4 else value
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_logit(golden):
+    model = real_nvp_density(golden)
+    y, transform_cost = model.flow_input(golden["img_uint8"], golden["dequant_u"])
+    close(y, golden["logit_x"], 1e-5)
+    close(transform_cost, golden["transform_cost"], 5e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_latents_and_log_determinants(golden, mode):
+    model = real_nvp(golden).train(mode == "train")
+    z, log_det = model(golden["logit_x"])
+    close(z, golden[f"{mode}/z_out"], Z_TOLERANCE[mode])
+    close(log_det, golden[f"{mode}/log_diff_sum"], LOG_DET_TOLERANCE[mode])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_bits_per_dim(golden, mode):
+    model = real_nvp_density(golden).train(mode == "train")
+    terms = model.terms(golden["img_uint8"], golden["dequant_u"])
+    # Sums over all values of an image, in float32 on both sides.
+    tolerance = BITS_TOLERANCE * model.dimensions
+    close(terms.prior, golden[f"{mode}/prior_ll"], tolerance)
+    close(-(terms.prior + terms.log_det + terms.preprocessing), golden[f"{mode}/cost_per_image"], tolerance)
+    bits = -terms.log_prob.mean() / (model.dimensions * math.log(2))
+    close(bits, golden[f"{mode}/bits_per_dim"], BITS_TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_every_coupling(golden, mode):
+    model = real_nvp(golden).train(mode == "train")
+    outputs = {}
+    for name, coupling in model.couplings().items():
+        coupling.register_forward_hook(lambda _module, _input, output, name=name: outputs.__setitem__(name, output))
+    with torch.no_grad():
+        model(golden["logit_x"])
+    assert list(outputs) == golden.json("coupling_order")
+    for name, (out, log_det) in outputs.items():
+        key = f"{mode}/coupling/{name}"
+        # TensorFlow's batch variances are good to a few 1e-6 and count once for every position; over the couplings
+        # such errors cancel for the most part.
+        tolerance = 1e-5 * out[0].numel() if mode == "train" else LOG_DET_TOLERANCE["eval"]
+        close(log_det, golden[f"{key}/log_diff_sum"], tolerance)
+        torch.testing.assert_close(out.abs().sum((1, 2, 3)), golden[f"{key}/out_abs_sum"], rtol=1e-5, atol=0)
+        if f"{key}/out" in golden:
+            close(out, golden[f"{key}/out"], Z_TOLERANCE[mode])
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_decoder(golden):
+    model = real_nvp(golden).eval()
+    with torch.no_grad():
+        x, log_det = model.inverse(golden["eval/z_out"])
+        sample, _ = model.inverse(golden["sample/z"])
+    close(x, golden["eval/reconstruction"], 1e-5)
+    close(x, golden["logit_x"], 1e-5)
+    close(log_det, golden["eval/decoder_log_diff_sum"], LOG_DET_TOLERANCE["eval"])
+    close(sample, golden["sample/x_eval"], 1e-5)
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_decoder_with_batch_statistics_in_the_networks(golden):
+    if "sample/x_trainmode" not in golden:
+        pytest.skip("the file has no sample of this kind")
+    x, _ = real_nvp(golden).train().inverse(golden["sample/z"])
+    close(x, golden["sample/x_trainmode"], 1e-4)
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_moving_statistics_after_one_step(golden):
+    model = real_nvp(golden).train()
+    model(golden["logit_x"])
+    buffers = {name for name in golden.json("var_names") if name not in golden.json("trainable_names")}
+    moved = golden.under("moving_after/")
+    assert moved.keys() == buffers
+    ours = model.authors_variables()
+    for name, value in moved.items():
+        close(ours[name].float(), transposed(value), 2e-5)
+
+
+def gradients(golden):
+    """The model and, by the authors' names, the gradients of the mean cost and the penalty on scales, in nats."""
+    model = real_nvp_density(golden).train()
+    terms = model.terms(golden["img_uint8"], golden["dequant_u"])
+    cost = -(terms.prior + terms.log_det + terms.preprocessing).mean()
+    penalty = model.regularization()
+    torch.testing.assert_close(penalty.detach(), golden["train/l2_reg"], rtol=1e-5, atol=0)
+    (cost + golden.json("hparams")["l2_coeff"] * penalty).backward()
+    parameters = {n: p for n, p in model.flow.authors_variables().items() if isinstance(p, nn.Parameter)}
+    assert parameters.keys() == set(golden.json("trainable_names"))
+    return model, parameters
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_gradients(golden):
+    _, parameters = gradients(golden)
+    zero = set(golden.json("zero_grad_names"))
+    errors = []
+    for name, value in golden.under("grad/").items():
+        if name not in zero:
+            expected = transposed(value)
+            errors.append(float((parameters[name].grad - expected).norm() / expected.norm()))
+    assert np.median(errors) < 1e-5
+    assert max(errors) < 1e-2
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_gradient_norms(golden):
+    _, parameters = gradients(golden)
+    names = golden.json("grad_norms/names")
+    ours = {name: float(parameters[name].grad.double().norm()) for name in names}
+    theirs = dict(zip(names, golden["grad_norms/l2"].tolist(), strict=True))
+    zero = set(golden.json("zero_grad_names"))
+    errors = [abs(ours[name] / theirs[name] - 1) for name in names if name not in zero]
+    assert np.median(errors) < 1e-5
+    assert max(errors) < 1e-2
+    overall = math.sqrt(sum(norm**2 for norm in ours.values()))
+    assert overall == pytest.approx(float(golden["train/grad_global_norm"]), rel=1e-4)
+    assert all(ours[name] < 5e-3 for name in zero)
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_adam_step(golden):
+    model, parameters = gradients(golden)
+    hparams = golden.json("hparams")
+    nn.utils.clip_grad_norm_(model.parameters(), hparams["clip_gradient"])
+    # TensorFlow adds ε before the bias correction, PyTorch after it: equal at the first step with this ε.
+    betas = (1 - hparams["momentum"], 1 - hparams["decay"])
+    epsilon = hparams["adam_epsilon"] / math.sqrt(1 - betas[1])
+    torch.optim.Adam(model.parameters(), hparams["learning_rate"], betas, epsilon).step()
+    for name, value in golden.under("adam_step1/").items():
+        if name in parameters and name not in golden.json("zero_grad_names"):
+            gradient = parameters[name].grad.abs()
+            clear = gradient > 1e-3 * gradient.max()
+            close(parameters[name][clear], transposed(value)[clear], 1e-6)
+    bits = -model.terms(golden["img_uint8"], golden["dequant_u"]).log_prob.mean() / (model.dimensions * math.log(2))
+    close(bits, golden["adam_step2/bits_per_dim_after_train"], 5e-5)
+
+
+@pytest.mark.parametrize("golden", REAL_NVP)
+def test_real_nvp_initial_values(golden):
+    variables = golden.under("var/")
+    hparams = golden.json("hparams")
+    shape = tuple(golden["img_uint8"].shape[1:])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = RealNVP(
+            shape,
+            scales=hparams["n_scale"],
+            residual_blocks=hparams["residual_blocks"],
+            features=hparams["base_dim"],
+            bottleneck=bool(hparams["bottleneck"]),
+            skip=bool(hparams["skip"]),
+            batch_norm=bool(hparams["use_batch_norm"]),
+            affine=bool(hparams["use_aff"]),
+        )
+    ours = model.authors_variables()
+    assert ours.keys() == variables.keys()
+    for name, (low, high) in golden.json("init_leaf").items():
+        if name.endswith("/weights"):
+            limit = math.sqrt(2 / ours[name].shape[1])
+            largest = float(ours[name].detach().abs().max())
+            assert largest <= limit
+            # Both samples fill the interval: the largest of n uniform values is below limit · (1 − 20/n) once in e²⁰.
+            assert min(largest, max(-low, high)) >= limit * (1 - 20 / ours[name].numel())
+        else:
+            assert low == high
+            close(ours[name].float(), torch.full(ours[name].shape, low), 1e-7)
+
+
+@contextmanager
+def fresh_compiler():
+    torch.compiler.reset()
+    try:
+        yield
+    finally:
+        torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("golden", [SMALLEST_REAL_NVP])
+def test_real_nvp_compiled_without_graph_breaks(golden, mode):
+    model = real_nvp(golden).train(mode == "train")
+    with fresh_compiler(), torch.set_grad_enabled(mode == "train"):
+        z, log_det = torch.compile(model, fullgraph=True)(golden["logit_x"])
+    close(z, golden[f"{mode}/z_out"], Z_TOLERANCE[mode])
+    close(log_det, golden[f"{mode}/log_diff_sum"], LOG_DET_TOLERANCE[mode])
+    if mode == "train":
+        for name, value in golden.under("moving_after/").items():
+            close(model.authors_variables()[name].float(), transposed(value), 2e-5)
