@@ -24,7 +24,7 @@ from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.tracking import Mirror, read_mlflow_run_id
 
-__all__ = ["Task", "evaluate_run", "make_task", "train"]
+__all__ = ["Task", "draw_run", "evaluate_run", "make_task", "train"]
 
 
 class Task(Protocol):
@@ -134,6 +134,19 @@ def train(
 
 def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
     """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
+    task, average = _reopen(run)
+    return task.measure(run, average, request)
+
+
+def draw_run(run: RunFolder) -> list[Path]:
+    """Draw a run's pictures again from its checkpoint and return their files."""
+    task, average = _reopen(run)
+    task.draw(run, average)
+    return sorted(run.figures.iterdir())
+
+
+def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
+    """Bring back a run's task with the weights of its checkpoint."""
     experiment = run.experiment
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     task = make_task(experiment, fabric.device)
@@ -142,7 +155,7 @@ def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path
     average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None
     if average:
         average.load_state_dict(state["ema"])
-    return task.measure(run, average, request)
+    return task, average
 
 
 @dataclass

@@ -93,6 +93,19 @@ def evaluate(
     typer.echo(f"written to {path}")
 
 
+@app.command()
+def figures(run: RUN) -> None:
+    """Draw a run's pictures again from its checkpoint: the same run and seed give the same pictures.
+
+    Example: `flowbench figures real_nvp/digits`
+    """
+    from flowbench.runs import find_run
+    from flowbench.training import draw_run
+
+    for path in draw_run(find_run(run)):
+        typer.echo(path)
+
+
 def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
     for name, metric in metrics.items():
         error = f" ± {metric['stderr']:.4f}" if metric.get("stderr") is not None else ""
