@@ -1,0 +1,159 @@
+"""From run folders to the rows of a table's `results.json`: figures over seeds, labels, badges, what is stale."""
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flowbench.config import Experiment, config_sha256
+from flowbench.data.image_set import data_root
+from flowbench.data.images import open_split
+from flowbench.data.manifest import MANIFEST, read_manifest
+from flowbench.errors import FlowbenchError
+from flowbench.registry import image_sets
+from flowbench.runs import RunFolder
+from flowbench.tables import Entry, Row
+
+__all__ = ["done_row", "empty_row", "stale_reasons"]
+
+LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights")
+
+
+def empty_row(
+    row: Row, entry: Entry, experiment: Experiment[Any, Any], *, status: str, reason: str | None
+) -> dict[str, Any]:
+    """Return the entry of a row that has no figure: `status` is skipped, failed or not_run, for this reason."""
+    return {
+        "row": row.row,
+        "dataset": row.dataset,
+        "experiment": entry.name,
+        "model": experiment.model.name,
+        "metric": row.metric,
+        "split": row.split,
+        "value": None,
+        "stderr": None,
+        "n": None,
+        "seeds": [],
+        "seed_std": None,
+        "horizon": getattr(experiment.data, "horizon", None),
+        "lookback": getattr(experiment.data, "lookback", None),
+        "status": status,
+        "reason": reason,
+        "budget": None,
+        "badges": [],
+        "runs": [],
+        "published": [figure.model_dump(mode="json") for figure in row.published],
+        "reproduces": entry.reproduces,
+        "labels": {},
+        "data_status": None,
+        "note": row.note,
+    }
+
+
+def done_row(
+    row: Row, entry: Entry, experiments: Sequence[Experiment[Any, Any]], runs: Sequence[Path], out: Path
+) -> dict[str, Any]:
+    """Return the entry of a row from its finished runs, one for each seed.
+
+    value = mean over the seeds; seed_std = standard deviation over them (ddof 1; null for one);
+    stderr = mean of the runs' standard errors over images. The seeds share their test images, so that the errors add
+    up rather than cancel: this mean is an upper bound of the standard error over images of the seeds' mean, and for one
+    seed it is that run's own.
+
+    Args:
+        row: the table's row.
+        entry: the experiment's entry in it.
+        experiments: the resolved experiments of today, one for each run.
+        runs: finished run folders.
+        out: the folder that the run paths are written relative to.
+    """
+    results = [RunFolder(path).result for path in runs]
+    content = empty_row(row, entry, experiments[0], status="done", reason=None)
+    content["runs"] = [Path(os.path.relpath(path, out)).as_posix() for path in runs]
+    content["seeds"] = [result["seed"] for result in results]
+    metrics = [result.get("metrics", {}).get(row.split, {}).get(row.metric) or {} for result in results]
+    values = [_number(metric.get("value")) for metric in metrics]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        run = content["runs"][values.index(None)]
+        return {
+            **content,
+            "status": "failed",
+            "reason": f"{run}: result.json has no finite {row.metric} on {row.split}",
+        }
+    errors = [error for metric in metrics if (error := _number(metric.get("stderr"))) is not None]
+    budgets = {str(result.get("budget")) for result in results}
+    status = _worst([str(result.get("data_status", "unverified")) for result in results])
+    stale = [reasons for pair in zip(results, experiments, strict=True) if (reasons := stale_reasons(*pair))]
+    return {
+        **content,
+        "value": statistics.fmean(known),
+        "stderr": statistics.fmean(errors) if len(errors) == len(known) else None,
+        "n": metrics[0].get("n"),
+        "seed_std": statistics.stdev(known) if len(known) > 1 else None,
+        "budget": budgets.pop() if len(budgets) == 1 else "custom",
+        "badges": _badges(results, runs, status, stale=bool(stale)),
+        "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
+        "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
+        "data_status": status,
+    }
+
+
+def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -> list[str]:
+    """Say in what a stored result differs from what the experiment would give today: config, code, data."""
+    reasons = []
+    if result.get("config_sha256") != config_sha256(experiment):
+        reasons.append("the config is another one today")
+    numerics = result.get("numerics")
+    stored = numerics if isinstance(numerics, Mapping) else {"model": numerics}
+    if stored.get("model") != experiment.model.numerics:
+        reasons.append(f"{experiment.model.name} computes differently today")
+    if experiment.kind == "density":
+        if experiment.data.name in image_sets and stored.get("data") != image_sets[experiment.data.name].numerics:
+            reasons.append(f"{experiment.data.name} is prepared differently today")
+        today = _fingerprint(experiment.data.name)
+        if today is not None and result.get("data_fingerprint") != today:
+            reasons.append("the data has another fingerprint today")
+    return reasons
+
+
+def _fingerprint(dataset: str) -> str | None:
+    """Return the fingerprint of the training images as they lie here today; None where they are not here."""
+    try:
+        if image_sets[dataset].embedded:
+            return open_split(dataset, "train").fingerprint
+        if not (data_root() / dataset / MANIFEST).is_file():
+            return None
+        record = read_manifest(data_root() / dataset).splits.get("train")
+    except FlowbenchError:
+        return None
+    return None if record is None else record.content_sha256
+
+
+def _badges(results: Sequence[Mapping[str, Any]], runs: Sequence[Path], status: str, *, stale: bool) -> list[str]:
+    budgets = {result.get("budget") for result in results}
+    badges = [badge for badge in ("quick", "custom") if badge in budgets]
+    if status != "verified":
+        badges.append(status)
+    if any(_is_dirty(path) for path in runs):
+        badges.append("dirty")
+    return [*badges, "stale"] if stale else badges
+
+
+def _is_dirty(run: Path) -> bool:
+    try:
+        return bool(RunFolder(run).environment.get("dirty"))
+    except FlowbenchError:
+        return False
+
+
+def _worst(statuses: Sequence[str]) -> str:
+    order = ("verified", "counts match", "unverified")
+    return max(statuses, key=lambda status: order.index(status) if status in order else len(order))
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""A trainer that writes finished run folders at once, for tests of what stands above training."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowbench.config import Experiment, config_sha256
+from flowbench.data import open_split
+from flowbench.runs import RunFolder
+
+__all__ = ["FakeTrainer"]
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+)
+
+
+@dataclass
+class FakeTrainer:
+    """Called like a trainer: `values[name, seed]` is the figure or the error to raise; 2.0 where none is given."""
+
+    values: dict[tuple[str, int], float | BaseException] = field(default_factory=dict)
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    budget: str = "quick"
+    dirty: bool = False
+    metric: str = "bits_per_dim"
+
+    def __call__(self, experiment: Experiment[Any, Any], path: Path) -> Mapping[str, Any]:
+        run = RunFolder(path)
+        key = (experiment.name, experiment.seed)
+        self.calls.append(key)
+        value = self.values.get(key, 2.0)
+        if not run.exists:
+            run.begin(
+                experiment, {"dirty": self.dirty, "device_name": "A test's processor", "packages": {"torch": "2"}}
+            )
+        if isinstance(value, BaseException):
+            raise value
+        for step in range(0, 200, 10):
+            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"train/{self.metric}": 4 - step / 100})
+            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"validation/{self.metric}": 4.1 - step / 100})
+        run.figures.mkdir(exist_ok=True)
+        (run.figures / "samples.png").write_bytes(PIXEL)
+        result = self.result(experiment, value)
+        # Not write_result, which refuses the non-finite figures that a test may want here.
+        (path / "result.json").write_text(json.dumps(result))
+        return result
+
+    def result(self, experiment: Experiment[Any, Any], value: float) -> dict[str, Any]:
+        labels = {"draws": 8, "levels": 17, "dequantization": "uniform", "bound": "uniform", "batch_norm": "population"}
+        return {
+            "schema": 1,
+            "experiment": experiment.name,
+            "kind": experiment.kind,
+            "model": experiment.model.name,
+            "dataset": experiment.data.name,
+            "data_fingerprint": open_split("digits", "train").fingerprint,
+            "data_status": "verified",
+            "seed": experiment.seed,
+            "budget": self.budget,
+            "parameters": 12345,
+            "steps": 200,
+            "train_seconds": 12.3,
+            "metrics": {"test": {self.metric: {"value": value, "stderr": 0.02, "n": 360, **labels, "weights": "raw"}}},
+            "config_sha256": config_sha256(experiment),
+            "numerics": {"model": experiment.model.numerics, "data": 1},
+        }

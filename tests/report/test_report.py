@@ -1,0 +1,96 @@
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowbench import report
+from flowbench.report.formats import as_csv, as_markdown
+from flowbench.reproduce import reproduce
+from tests.faked_runs import FakeTrainer
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    published = [
+        {"model": "Real NVP", "value": 3.49, "bound": "=", "split": "test", "lookback": None, "source": "Dinh"},
+        {"model": "Real NVP", "value": 3.4, "bound": "=", "split": "train", "lookback": None, "source": "Dinh"},
+        {"model": "Conv DRAW", "value": 3.59, "bound": "<", "split": "test", "lookback": None, "source": "Dinh"},
+    ]
+    return {
+        **{"row": "CIFAR-10", "dataset": "cifar10", "experiment": "real_nvp/cifar10", "model": "real_nvp"},
+        **{"metric": "bits_per_dim", "split": "test", "value": 3.61, "stderr": 0.01, "n": 10000, "seeds": [0]},
+        **{"seed_std": None, "horizon": None, "lookback": None, "status": "done", "reason": None, "budget": "custom"},
+        **{"badges": ["custom"], "runs": [], "published": published, "reproduces": "Real NVP", "note": None},
+        **{"labels": {"levels": 256, "draws": 1}, "command": "flowbench reproduce real_nvp", "data_status": "verified"},
+        **changes,
+    }
+
+
+def results(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": 1, "table": "mine", "title": "Mine", "description": "", "flowbench": "0", "rows": list(rows)}
+
+
+def page(folder: Path, *rows: dict[str, Any]) -> str:
+    return report.build(results(*rows), base=folder, out=folder).read_text()
+
+
+def test_a_figure_stands_beside_the_published_ones_with_labels_and_difference(tmp_path: Path) -> None:
+    text = page(tmp_path, row())
+    for part in ("3.610 ± 0.010", "levels 256, draws 1", "3.49 (3.40)", "&lt; 3.59", "+0.120", "not the paper"):
+        assert part in text
+    assert "paper's preset" not in text
+    assert "paper's preset" in page(tmp_path, row(budget="paper", badges=[]))
+
+
+def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
+    nasty = row(experiment="<script>alert(1)</script>", row="<b>x</b>", note="<i>n</i>", badges=["<u>"])
+    text = page(tmp_path, nasty, row(status="failed", value=None, reason="<img src=x>"))
+    for tag in ("<script", "<b>", "<i>", "<u>", "<img src=x"):
+        assert tag not in text
+        assert tag not in (tmp_path / "table.md").read_text()
+
+
+def test_texts_that_look_like_formulas_are_disarmed_and_numbers_stay_numbers() -> None:
+    table = list(csv.DictReader(io.StringIO(as_csv(results(row(experiment="=1+1", reason="@x", value=-1.5))))))
+    assert (table[0]["experiment"], table[0]["reason"], table[0]["value"]) == ("'=1+1", "'@x", "-1.5")
+
+
+def test_markdown_cells_keep_their_columns() -> None:
+    lines = as_markdown(results(row(experiment="a|b\nc"))).splitlines()
+    assert lines[-1].replace("\\|", "").count("|") == lines[2].count("|")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [row(value=None, status="not_run", reason="not run yet", badges=[], stderr=None, n=None, labels={})],
+        [row(metric="mae", value=0.4, stderr=None, horizon=96, lookback=336, seeds=[0, 1], seed_std=0.01)],
+        [row(runs=["runs/lost"])],
+    ],
+)
+def test_odd_tables_are_shown_too(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    text = page(tmp_path, *rows)
+    assert "</html>" in text
+    assert all(entry["experiment"] in text for entry in rows)
+
+
+def test_the_page_is_self_contained_small_and_shows_every_run(tmp_path: Path) -> None:
+    reproduce("quick", out=tmp_path, trainer=FakeTrainer())
+    text = (tmp_path / "report.html").read_text()
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", text)
+    assert links
+    assert all((first or second).startswith(("data:", "#")) for first, second in links)
+    assert text.count("data:image/svg+xml") == text.count("data:image/png") == 2
+    assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", text))
+    assert "A test&#39;s processor" in text
+    assert "flowbench reproduce quick --only digits" in text
+    assert len(text) < 1_000_000
+
+
+def test_a_report_is_the_same_bytes_again(tmp_path: Path) -> None:
+    stored = reproduce("quick", out=tmp_path, trainer=FakeTrainer())
+    first = (tmp_path / "report.html").read_bytes()
+    assert report.build(stored, base=tmp_path, out=tmp_path / "again").read_bytes() == first
