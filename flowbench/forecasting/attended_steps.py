@@ -33,7 +33,13 @@ def attended_steps(
 
     Returns:
         (T, batch, hidden).
+
+    Raises:
+        ValueError: there is not one score per row.
     """
+    if scores.shape != encoded.shape[:2]:
+        # Operations with `out=` would resize their views instead of complaining.
+        raise ValueError(f"{scores.shape[1]} scores for {encoded.shape[1]} rows to attend to")
     return cast(Tensor, _AttendedSteps.apply(encoded, state, scores, recurrent, bias, attended, steps))
 
 

@@ -133,6 +133,6 @@ def _numbers(cells: pd.Series, column: str, path: Path) -> NDArray[np.float64]:
     for row in np.flatnonzero(~np.isfinite(numeric)):
         cell = cells.iloc[row]
         missing = pd.isna(cell) or not str(cell).strip()
-        what = "the cell is empty or NaN" if missing else f"{cell!r} is no finite number"
+        what = "the cell is empty or NaN" if missing else f"{str(cell)!r} is no finite number"
         raise InputError(f"{path}: line {row + 2}: {column}: {what}")
     return numeric

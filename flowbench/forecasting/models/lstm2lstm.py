@@ -12,8 +12,9 @@ differs from good practice:
   where there is one target.
 
 The default has none of that: hidden and cell state stay two, the encoder hands both over, scores are scaled dot
-products of a query of (previous state, previous output) with keys of the encoder's outputs (Vaswani et al. 2017, eq. 1), and the
-previous output enters the decoder's cell too, so that teacher forcing (Williams & Zipser 1989) acts on a recurrence.
+products of a query of (previous state, previous output) with keys of the encoder's outputs (Vaswani et al. 2017,
+eq. 1), and the previous output enters the decoder's cell too, so that teacher forcing (Williams & Zipser 1989) acts
+on a recurrence.
 """
 
 from typing import Annotated, Self, cast

@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowbench.config import ForecastData
+from flowbench.errors import WorkFailedError
+from flowbench.forecasting.metrics import mae_under, measure, metrics
+from flowbench.forecasting.protocol import Scaler, fit_scaler
+from flowbench.forecasting.series import Series, read_series
+from flowbench.forecasting.windows import open_windows
+from flowbench.registry import forecasters
+
+DATA = ForecastData(csv="x", protocol="ratio", lookback=24, horizon=8)
+NAIVE = {  # MAE and MSE on the real files, measured apart from this code
+    ("ETTh1", "informer", 336, 96): {
+        "repeat_last": (0.713181, 1.294371), "seasonal_naive": (0.433303, 0.512225), "mean": (0.567349, 0.706044)
+    },
+    ("ETTh1", "informer", 336, 720): {
+        "repeat_last": (0.755045, 1.335121), "seasonal_naive": (0.514122, 0.655405), "mean": (0.595814, 0.700532)
+    },
+    ("ETTh2", "informer", 336, 192): {
+        "repeat_last": (0.472538, 0.533722), "seasonal_naive": (0.428544, 0.481861), "mean": (0.430073, 0.401582)
+    },
+    ("ETTh1", "report", 64, 24): {
+        "repeat_last": (0.473406, 0.435884), "seasonal_naive": (0.406936, 0.401531), "mean": (0.411374, 0.301793)
+    },
+    ("ETTh2", "report", 64, 24): {
+        "repeat_last": (0.310725, 0.206457), "seasonal_naive": (0.248867, 0.172580), "mean": (0.272279, 0.158418)
+    },
+}  # fmt: skip
+
+
+def naive(name: str = "repeat_last", data: ForecastData = DATA, columns: int = 3):  # type: ignore[no-untyped-def]
+    config = forecasters[name](name=name)
+    return config.build(lookback=data.lookback, horizon=data.horizon, inputs=columns, outputs=columns)
+
+
+def test_metrics_are_the_means_over_every_window(make_series: Callable[..., Series]) -> None:
+    opened = open_windows(make_series(400), DATA)
+    errors = measure(naive(), opened.splits["test"], batch_size=7)
+    scaled = opened.scaler.scale(opened.series.values).astype(np.float32).astype(np.float64)
+    origins = range(320, 400 - 8 + 1)
+    error = np.stack([scaled[o - 1] - scaled[o : o + 8] for o in origins])
+    np.testing.assert_allclose(errors.per_window[:, 0], np.abs(error).mean(axis=(1, 2)), rtol=1e-6)
+    found = metrics(errors, opened.scaler)
+    std = np.array(opened.scaler.std)
+    assert found["mae"]["value"] == pytest.approx(np.abs(error).mean())
+    assert found["mse"]["value"] == pytest.approx((error**2).mean())
+    assert found["mae_original"] == {"value": pytest.approx((np.abs(error) * std).mean()), "stderr": None, "n": 73}
+    assert found["mse_original"]["value"] == pytest.approx(((error * std) ** 2).mean())
+    assert found["mae"]["per_step"] == pytest.approx(np.abs(error).mean(axis=(0, 2)).tolist())
+    assert found["mse"]["per_column"] == pytest.approx(
+        dict(zip(("a", "OT", "b"), (error**2).mean(axis=(0, 1)), strict=True))
+    )
+    assert found["mae"]["n"] == len(errors.per_window) == 73
+    assert found["mae"]["stderr"] is None
+
+
+def test_the_batch_size_changes_nothing_and_the_mode_is_restored(make_series: Callable[..., Series]) -> None:
+    windows = open_windows(make_series(400), DATA).splits["test"]
+    model = forecasters["patchtst"](name="patchtst", patch=8).build(lookback=24, horizon=8, inputs=3, outputs=3)
+    model.train()
+    one, other = measure(model, windows, 5), measure(model, windows, 1000)
+    np.testing.assert_allclose(one.per_window, other.per_window, rtol=1e-4)
+    assert model.training
+
+
+def test_the_files_own_scaler_gives_the_mae_beside_it(make_series: Callable[..., Series]) -> None:
+    train, other = make_series(400), make_series(400, seed=5)
+    own = fit_scaler(other, DATA)
+    crossed = open_windows(other, DATA, scaler=fit_scaler(train, DATA))
+    errors = measure(naive(), crossed.splits["test"])
+    direct = measure(naive(), open_windows(other, DATA).splits["test"])
+    assert mae_under(errors, crossed.scaler, own) == pytest.approx(direct.absolute.mean(), rel=1e-5)
+    assert mae_under(errors, crossed.scaler, crossed.scaler) == pytest.approx(errors.absolute.mean())
+
+
+def test_a_forecast_that_is_not_finite_is_reported(make_series: Callable[..., Series]) -> None:
+    windows = open_windows(make_series(400), DATA).splits["test"]
+    model = forecasters["linear"](name="linear").build(lookback=24, horizon=8, inputs=3, outputs=3)
+    torch.nn.init.constant_(model.map.bias, float("nan"))
+    with pytest.raises(WorkFailedError, match="window 0 is not finite"):
+        measure(model, windows)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("key", NAIVE)
+def test_naive_rows_agree_with_the_reference_on_the_real_files(
+    require_data: Callable[[str], Path], key: tuple[str, str, int, int]
+) -> None:
+    file, protocol, lookback, horizon = key
+    series = read_series(require_data(file.lower()) / f"{file}.csv")
+    data = ForecastData.model_validate(
+        {"csv": "x", "protocol": protocol, "lookback": lookback, "horizon": horizon}
+    )  # fmt: skip
+    windows = open_windows(series, data).splits["test"]
+    for name, (mae, mse) in NAIVE[key].items():
+        errors = measure(naive(name, data, 7), windows)
+        assert errors.absolute.mean() == pytest.approx(mae, abs=1e-6)
+        assert errors.squared.mean() == pytest.approx(mse, abs=1e-6)
+
+
+def test_scaler_selects_by_name() -> None:
+    assert Scaler(("a", "b"), (1.0, 2.0), (3.0, 4.0)).select(("b",)) == Scaler(("b",), (2.0,), (4.0,))

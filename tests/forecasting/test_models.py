@@ -1,0 +1,114 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from flowbench.config import ForecastData
+from flowbench.errors import InputError
+from flowbench.forecasting.forecaster import Forecaster
+from flowbench.forecasting.series import Series
+from flowbench.forecasting.windows import open_windows
+from flowbench.registry import forecasters
+
+MakeSeries = Callable[..., Series]
+SMALL: dict[str, dict[str, Any]] = {
+    "lstm2lstm": {"hidden": 8},
+    "patchtst": {"width": 8, "hidden": 8, "layers": 1, "dropout": 0.0},
+}
+LEARNED = ["linear", "nlinear", "dlinear", "lstm2lstm", "patchtst"]
+NAIVE = ["repeat_last", "seasonal_naive", "mean"]
+
+
+def build(name: str, inputs: int = 3, outputs: int = 3, lookback: int = 48, **keys: Any) -> Forecaster:
+    torch.manual_seed(0)
+    config = forecasters[name](name=name, **{**SMALL.get(name, {}), **keys})
+    model: Forecaster = config.build(lookback=lookback, horizon=30, inputs=inputs, outputs=outputs)
+    return model
+
+
+def test_the_lists_above_are_complete() -> None:
+    assert sorted(forecasters) == sorted(LEARNED + NAIVE)
+
+
+@pytest.mark.parametrize("features", ["M", "S", "MS"])
+@pytest.mark.parametrize("name", LEARNED + NAIVE)
+def test_every_model_handles_every_choice_of_features(make_series: MakeSeries, name: str, features: Any) -> None:
+    data = ForecastData(csv="x", protocol="ratio", lookback=48, horizon=30, features=features)
+    opened = open_windows(make_series(600), data)
+    history, future = opened.splits["train"].batch(torch.arange(4))
+    model = build(name, history.shape[2], future.shape[2])
+    assert model(history).shape == future.shape
+    assert model.training_forward(history, future, torch.Generator()).shape == future.shape
+    assert model.fit(opened.splits["train"]) == (name in NAIVE)
+
+
+@pytest.mark.parametrize("normalize", ["none", "last", "revin"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_learned_model_learns_under_every_normalization(name: str, normalize: str) -> None:
+    model = build(name, normalize=normalize)
+    history, future = torch.randn(4, 48, 3), torch.randn(4, 30, 3)
+    (model.training_forward(history, future, torch.Generator()) - future).square().mean().backward()
+    gradients = {key: p.grad for key, p in model.named_parameters()}
+    assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients.values())
+
+
+@pytest.mark.parametrize("normalize", ["last", "revin"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_instance_normalization_carries_a_shift_through(name: str, normalize: str) -> None:
+    model = build(name, normalize=normalize).double().eval()
+    history = torch.randn(4, 48, 3, dtype=torch.float64)
+    shift = torch.tensor([1.0, -20.0, 300.0], dtype=torch.float64)
+    torch.testing.assert_close(model(history + shift), model(history) + shift)
+
+
+def test_revin_carries_a_scale_through() -> None:
+    model = build("linear", normalize="revin").double()
+    history = torch.randn(4, 48, 3, dtype=torch.float64)
+    torch.testing.assert_close(model(history * 50), model(history) * 50, rtol=1e-4, atol=1e-3)
+
+
+def test_naive_forecasts_are_what_they_say() -> None:
+    history = torch.arange(48.0)[None, :, None].expand(1, 48, 3)
+    steps = torch.arange(30)
+    assert (build("repeat_last")(history) == 47).all()
+    assert (build("mean")(history) == 23.5).all()
+    assert torch.equal(build("seasonal_naive")(history)[0, :, 0], (24 + steps % 24).float())
+    assert torch.equal(build("seasonal_naive", season=7)(history)[0, :, 0], (41 + steps % 7).float())
+
+
+def test_a_season_is_a_day_of_the_file_and_must_fit() -> None:
+    config = forecasters["seasonal_naive"](name="seasonal_naive")
+    model = config.build(lookback=96, horizon=4, inputs=1, outputs=1, rows_per_day=96)
+    assert torch.equal(model(torch.arange(96.0)[None, :, None])[0, :, 0], torch.arange(4.0))
+    with pytest.raises(InputError, match=r"model\.season: 96 rows are more than data\.lookback 95"):
+        config.build(lookback=95, horizon=4, inputs=1, outputs=1, rows_per_day=96)
+
+
+def test_nlinear_is_linear_on_values_minus_the_last() -> None:
+    nlinear, linear = build("nlinear"), build("linear")
+    history = torch.randn(4, 48, 3)
+    last = history[:, -1:]
+    torch.testing.assert_close(nlinear(history), linear(history - last) + last)
+
+
+def test_dlinear_with_equal_maps_is_linear_and_its_trend_pads_with_the_ends() -> None:
+    model = build("dlinear")
+    model.seasonal.load_state_dict(model.trend.state_dict())
+    history = torch.randn(4, 48, 3)
+    expected = model.trend(history.transpose(1, 2)).transpose(1, 2) + model.trend.bias[:, None]
+    torch.testing.assert_close(model(history), expected)
+    ramp = torch.arange(48.0)[None, None]
+    assert model.average(ramp)[0, 0, 24] == 24
+    assert model.average(ramp)[0, 0, 0] == pytest.approx(sum(range(13)) / 25)
+
+
+@pytest.mark.parametrize("name", ["linear", "nlinear", "dlinear", "patchtst"])
+def test_columns_share_weights_and_do_not_mix(name: str) -> None:
+    model = build(name).eval()
+    history = torch.randn(2, 48, 3)
+    torch.testing.assert_close(model(history[..., [2, 0, 1]]), model(history)[..., [2, 0, 1]])
+
+
+def test_patchtst_has_42_patches_of_336_rows() -> None:
+    assert build("patchtst", lookback=336).network.positions.shape[0] == 42
