@@ -111,8 +111,12 @@ def planar_images(path: Path, shape: tuple[int, int, int], key: str = "data") ->
     Raises:
         InputError: no such array in the file, another shape, a damaged file, a pickle with other things in it.
     """
-    if path.suffix == ".npz":
-        array = _npz_member(path, key)
+    if path.suffix in (".npz", ".npy"):
+        if path.suffix == ".npz":
+            array = _npz_member(path, key)
+        else:
+            with _opened(path) as file:
+                array = _npy_header(file, path.name, path)
         return _planar(path, key, shape, array.dtype, array.shape, array.offset)
     with _opened(path) as file:
         return pickled_images(file, path, shape, key)

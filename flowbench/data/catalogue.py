@@ -1,5 +1,6 @@
 """What `flowbench data` does: list the sets, prepare one, check one."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from flowbench.data.manifest import (
 )
 from flowbench.data.preparation import Progress, build
 from flowbench.data.series import SeriesSet, prepare_series, series_path, series_status
+from flowbench.data.zipped import unpacked_folder
 from flowbench.errors import CheckFailedError, InputError, did_you_mean
 from flowbench.registry import image_sets, series_sets
 
@@ -120,6 +122,7 @@ def prepare(
     assert source is not None
     found = known.find(source.expanduser(), options)
     manifest = build(known, found, skip_broken=skip_broken, progress=progress, processes=processes)
+    shutil.rmtree(unpacked_folder(name), ignore_errors=True)
     if archive is not None:
         archive.unlink()
     return _states(known, manifest)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from flowbench.data.pictures import MAX_ENCODED_BYTES
 from flowbench.data.readers import Payload
 from flowbench.errors import InputError
 
-__all__ = ["FolderReader", "TarReader", "ZipReader", "image_names", "tar_images", "zip_images"]
+__all__ = ["FolderReader", "TarReader", "ZipReader", "image_names", "refuse_unsafe", "tar_images", "zip_images"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
@@ -108,7 +109,7 @@ def tar_images(path: Path) -> TarReader:
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                _refuse_unsafe(path, member.name)
+                refuse_unsafe(path, member.name)
                 if not (member.isfile() or member.isdir()):
                     raise InputError(f"{path}: {member.name}: a link or a device: refused")
                 if member.isfile() and member.name.lower().endswith(SUFFIXES):
@@ -155,7 +156,15 @@ class _ZipPiece:
                 try:
                     # The declared size was checked; zipfile reads no byte more than it declares.
                     yield f"{self.path}: {name}", archive.read(name)
-                except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+                except (
+                    zipfile.BadZipFile,
+                    OSError,
+                    EOFError,
+                    ValueError,
+                    RuntimeError,
+                    NotImplementedError,
+                    zlib.error,
+                ):
                     # Decoding nothing fails, by name, in the same way as a broken image in a folder.
                     yield f"{self.path}: {name}", b""
 
@@ -173,7 +182,7 @@ def zip_images(path: Path) -> ZipReader:
         raise InputError(f"{path}: damaged or no zip ({' '.join(str(error).split())[:100]})") from error
     names = []
     for entry in entries:
-        _refuse_unsafe(path, entry.filename)
+        refuse_unsafe(path, entry.filename)
         if (entry.external_attr >> 16) & 0o170000 == 0o120000:
             raise InputError(f"{path}: {entry.filename}: a link: refused")
         if entry.filename.lower().endswith(SUFFIXES):
@@ -182,7 +191,8 @@ def zip_images(path: Path) -> ZipReader:
     return ZipReader(path, tuple(sorted(names)))
 
 
-def _refuse_unsafe(path: Path, name: str) -> None:
+def refuse_unsafe(path: Path, name: str) -> None:
+    """Raise InputError if an archive's entry is named so that unpacking it would write elsewhere."""
     # Nothing is unpacked, so nothing could be written there; such an archive is not what it says it is.
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or ":" in name[:3]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowbench.config import DensityData
 from flowbench.data.image_set import ImageSet, Split, Status, data_root
-from flowbench.data.manifest import MANIFEST, Manifest, SplitRecord, content_sha256, image_digests, read_manifest
+from flowbench.data.manifest import MANIFEST, SplitRecord, content_sha256, image_digests, read_manifest
 from flowbench.errors import InputError
 from flowbench.registry import image_sets
 
@@ -49,6 +49,11 @@ class FixedPixels:
         """Channels of each image."""
         return int(self.array.shape[3])
 
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """(height, width) that every image has at least."""
+        return int(self.array.shape[1]), int(self.array.shape[2])
+
     def whole(self) -> Iterable[NDArray[np.uint8]]:
         """Return the images one by one, as stored."""
         return self.array
@@ -81,6 +86,12 @@ class VariedPixels:
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (height, width) of each of these images: (k, 2)."""
         return self.index[rows, 2:]
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """(height, width) that every image has at least."""
+        height, width = self.index[:, 2:].min(axis=0)
+        return int(height), int(width)
 
     def whole(self) -> Iterable[NDArray[np.uint8]]:
         """Return the images one by one, as stored."""
@@ -200,12 +211,24 @@ def open_split(name: str, split: Split) -> Images:
     pixels = _open_pixels(folder, split, record)
     images = Images(name, split, manifest.levels, record.content_sha256, status, pixels)
     # Varied images cannot be fed whole: crops have the side of the known shape, or of the smallest image.
-    return replace(images, window=_window(known, manifest)) if isinstance(pixels, VariedPixels) else images
+    if isinstance(pixels, VariedPixels):
+        return replace(images, window=known.shape[1] if known.shape else min(pixels.smallest))
+    return images
 
 
 def open_images(data: DensityData, split: Split) -> Images:
     """Open a split as an experiment sees it: cropped and with the grey levels of its `data:` section."""
     images = open_split(data.name, split)
+    smallest = min(images.pixels.smallest)
+    if data.size is not None and data.size != smallest:
+        raise InputError(
+            f"data.size: {data.size}, but {data.name} is prepared with {smallest} pixels on the shorter side: "
+            f"prepare it again with --size {data.size}"
+        )
+    if data.crop is not None:
+        if data.crop > smallest:
+            raise InputError(f"data.crop: {data.crop}, but the images of {data.name} have {smallest} pixels at least")
+        images = replace(images, window=data.crop)
     return reduce_levels(images, data)
 
 
@@ -275,12 +298,6 @@ def _checked(
         expected = f"{np.dtype(dtype).name} {shape or '(bytes,)'}"
         raise InputError(f"{path}: holds {array.dtype} {array.shape}, its manifest says {expected}: prepare it again")
     return array
-
-
-def _window(known: ImageSet, manifest: Manifest) -> int:
-    if known.shape is not None:
-        return known.shape[1]
-    return int(cast(int, manifest.preprocessing["size"]))
 
 
 def _check_split(name: str, split: str, splits: object) -> None:

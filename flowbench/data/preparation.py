@@ -33,6 +33,8 @@ Progress = Callable[[str, int, int], None]
 PIECE_BYTES = 2**28
 MAX_PIECE_IMAGES = 8192
 SPARE_BYTES = 2**26
+# Starting a process takes as long as decoding some thousands of small images.
+INLINE_IMAGES = 2000
 
 
 def build(
@@ -174,7 +176,7 @@ def _work(
 
 def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[int | tuple[Path, str]]:
     try:
-        if min(processes, len(tasks)) <= 1:
+        if min(processes, len(tasks)) <= 1 or sum(task.count for task in tasks) <= INLINE_IMAGES:
             yield from map(convert, tasks)
             yield from map(_hash, files)
             return

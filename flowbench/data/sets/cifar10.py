@@ -1,6 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 colour images of 32×32 (Krizhevsky 2009)."""
 
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,7 +32,9 @@ class Cifar10(ImageSet):
 
     def find(self, source: Path, options: Options) -> dict[Split, SplitSource]:
         """Find train and test in any of the formats, the first that is there."""
-        for place in places(source, ["cifar10", FOLDER, ARCHIVE]):
+        for place in places(
+            source, ["cifar10", *(f"{parent}{name}" for parent in ("", "cifar10/") for name in (FOLDER, ARCHIVE))]
+        ):
             found = self._npy(place) or self._batches(place) or self._archive(place) or self._folders(place)
             if found:
                 form, readers = found
@@ -85,7 +88,7 @@ def _read_archive(path: Path) -> dict[str, ArrayAt | ArrayHere]:
                 file = archive.extractfile(member) if member.isfile() and name.name in wanted else None
                 if file is not None:
                     found[name.name] = pickled_images(file, path / member.name, PLANES)  # type: ignore[arg-type]
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged or truncated ({' '.join(str(error).split())[:100]})") from error
     return found
 

@@ -19,7 +19,7 @@ for title, checksum in CHECKSUMS.items():
     series_sets.register(title.lower())(
         SeriesSet(
             name=title.lower(),
-            title=f"{title}: a transformer's oil temperature and six loads, {'by the hour' if hourly else 'by the quarter'}",
+            title=f"{title}: oil temperature and loads of a transformer, {'hourly' if hourly else 'each quarter'}",
             file=f"{title}.csv",
             rows=17_420 if hourly else 69_680,
             published="https://github.com/zhouhaoyi/ETDataset",

@@ -1,0 +1,100 @@
+"""CelebA: 202,599 faces, aligned and cropped (Liu et al. 2015)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from flowbench.data.file_readers import FolderReader, ZipReader, image_names, zip_images
+from flowbench.data.image_set import ImageSet, Options, Split
+from flowbench.data.pictures import CropAndResize
+from flowbench.data.places import places
+from flowbench.data.readers import SplitSource
+from flowbench.errors import InputError
+from flowbench.registry import image_sets
+
+__all__ = ["CelebA"]
+
+PARTITION = "list_eval_partition.txt"
+FOLDER = "img_align_celeba"
+SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
+MAX_PARTITION_BYTES = 2**26
+HEIGHT, WIDTH = 218, 178
+# The authors' window: rows 40 … 187 and columns 15 … 162 (Dinh et al.'s code; Larsen et al. 2016 before them).
+TOP, LEFT, SIDE = 40, 15, 148
+SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CelebA(ImageSet):
+    """Aligned faces in a folder or zip, with the file that says to which split each belongs."""
+
+    def find(self, source: Path, options: Options) -> dict[Split, SplitSource]:
+        """Find images and partition, and put each image into its split."""
+        start = source.parent if source.is_file() or source.name == FOLDER else source
+        around = places(start, ["celeba", FOLDER])
+        images = next((found for place in around if (found := _images(place)) is not None), None)
+        partition = next((file for place in around if (file := place / PARTITION).is_file()), None)
+        if images is None or partition is None:
+            raise self.not_found(source)
+        by_file = {PurePosixPath(name).name: name for name in images.names}
+        names: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
+        for image, split in _partition(partition):
+            if image not in by_file:
+                raise InputError(f"{partition}: {image} is not among the {len(by_file):,} images: an incomplete copy?")
+            names[split].append(by_file[image])
+        return {split: self._split(images, tuple(of), options) for split, of in names.items()}
+
+    def _split(self, images: FolderReader | ZipReader, names: tuple[str, ...], options: Options) -> SplitSource:
+        resample = options.resample or self.resamples[0]
+        return SplitSource(
+            reader=replace(images, names=names),
+            transform=CropAndResize((HEIGHT, WIDTH), TOP, LEFT, SIDE, SIZE, resample),
+            shape=(SIZE, SIZE, 3),
+            channels=3,
+            estimate=SIZE * SIZE * 3,
+            format="zip" if isinstance(images, ZipReader) else "folder",
+            preprocessing={
+                "crop": f"rows {TOP} to {TOP + SIDE - 1}, columns {LEFT} to {LEFT + SIDE - 1}",
+                "size": SIZE,
+                "resample": resample,
+            },
+        )
+
+
+def _images(place: Path) -> FolderReader | ZipReader | None:
+    archive = place / f"{FOLDER}.zip"
+    # Unpacking the published zip nests the folder in one of its own name.
+    for folder in (place / FOLDER / FOLDER, place / FOLDER):
+        if folder.is_dir() and (names := image_names(folder)):
+            return FolderReader(folder, names)
+    return zip_images(archive) if archive.is_file() else None
+
+
+def _partition(path: Path) -> list[tuple[str, Split]]:
+    try:
+        if path.stat().st_size > MAX_PARTITION_BYTES:
+            raise InputError(f"{path}: larger than {MAX_PARTITION_BYTES:,} bytes: not a partition file")
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text") from error
+    for number, line in enumerate(lines, 1):
+        if len(line) != 2 or line[1] not in SPLITS:
+            raise InputError(f"{path}: line {number}: {' '.join(line)[:60]!r} is not an image and 0, 1 or 2")
+    return [(file, SPLITS[split]) for file, split in lines]
+
+
+image_sets.register("celeba")(
+    CelebA(
+        name="celeba",
+        title="CelebA, aligned faces, cropped to 148x148 and resized to 64x64",
+        shape=(3, SIZE, SIZE),
+        report_split="validation",
+        counts={"train": 162_770, "validation": 19_867, "test": 19_962},
+        published="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (agree to its terms, then download by hand)",
+        licence="non-commercial research only; see the publisher's agreement",
+        citation="Liu et al. 2015, Deep Learning Face Attributes in the Wild, ICCV",
+        download_bytes=1_443_490_838,
+        disk_bytes=202_599 * SIZE * SIZE * 3,
+        sources="img_align_celeba/ or img_align_celeba.zip, with list_eval_partition.txt beside it",
+        resamples=("tf1-bilinear", "antialias"),
+    )
+)

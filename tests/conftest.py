@@ -1,0 +1,40 @@
+"""Fixtures for all tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flowbench.data import image_set
+from flowbench.registry import series_sets
+
+
+@pytest.fixture
+def require_data() -> Callable[[str], Path]:
+    """Return a function of a set's name that gives its prepared folder under FLOWBENCH_DATA.
+
+    Where the set is missing the test is skipped with a reason, or fails if FLOWBENCH_REQUIRE_DATA=1.
+    """
+    root = image_set.data_root()
+
+    def require(name: str) -> Path:
+        folder = root / name
+        wanted = folder / (series_sets[name].file if name in series_sets else "manifest.json")
+        if not wanted.is_file():
+            reason = f"{name} is not prepared in {root}: run `flowbench data prepare {name} --source PATH`"
+            if os.environ.get("FLOWBENCH_REQUIRE_DATA") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return folder
+
+    return require
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty data root of the test's own, with FLOWBENCH_DATA set to it."""
+    folder = tmp_path / "flowbench-data"
+    monkeypatch.setenv("FLOWBENCH_DATA", str(folder))
+    monkeypatch.setenv("FLOWBENCH_OFFLINE", "1")
+    return folder
