@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowbench.bases import Base, StandardNormal
 from flowbench.config import ModelConfig
 from flowbench.errors import InputError, WorkFailedError
+from flowbench.flows.actnorm import initializing
 from flowbench.flows.bijection import Bijection
 from flowbench.preprocessing import Center, Logit, Preprocessing
 
@@ -193,6 +194,12 @@ class FlowDensity(DensityModel):
                 "the flow's inverse overflows; lower the temperature or look at the training"
             )
         return (x * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, noise: Tensor) -> None:
+        """Let the flow's activation normalizations take their values from these images, in one pass."""
+        with initializing(self.flow):
+            self.terms(images, noise)
 
     def regularization(self) -> Tensor:
         """Return the flow's sum of squares."""

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ import torch
 from golden_files import golden_files
 from torch import nn
 
-from flowbench.bases import StandardNormal
+from flowbench.bases import StandardNormal, standard_normal_log_prob
 from flowbench.density import FlowDensity
+from flowbench.flows.actnorm import ActNorm
+from flowbench.flows.glow import Glow
 from flowbench.flows.real_nvp import RealNVP
-from flowbench.preprocessing import Logit
+from flowbench.preprocessing import Center, Logit
 
 REAL_NVP = golden_files("realnvp_*.npz")
+GLOW = golden_files("glow_*.npz")
 SMALLEST_REAL_NVP = min(
     REAL_NVP, key=lambda parameter: parameter.values[0].path.stat().st_size if parameter.values[0] else 0
 )
@@ -239,3 +243,159 @@ def test_real_nvp_compiled_without_graph_breaks(golden, mode):
     if mode == "train":
         for name, value in golden.under("moving_after/").items():
             close(model.authors_variables()[name].float(), transposed(value), 2e-5)
+
+
+GLOW_STATES = {"init": "var_init/", "pert": "var/"}
+GLOW_Z_TOLERANCE = 1e-4
+GLOW_OBJECTIVE_TOLERANCE = 5e-3
+GLOW_BITS_TOLERANCE = 1e-5
+
+glow_states = pytest.mark.parametrize("state", GLOW_STATES)
+glow_files = pytest.mark.parametrize("golden", GLOW)
+
+
+def glow(golden, state="pert"):
+    return Glow.from_authors(golden.under(GLOW_STATES[state]), golden.json("hparams"))
+
+
+def glow_density(golden, flow):
+    """The whole model at the file's number of grey levels, and the file's images reduced to them."""
+    bits = golden.json("hparams")["n_bits_x"]
+    model = FlowDensity(flow, Center(), None, flow.image_shape, 2**bits)
+    return model, golden["img_uint8"] // 2 ** (8 - bits)
+
+
+def like(tensor, value):
+    """The authors' array in the layout of our tensor."""
+    value = torch.from_numpy(np.array(value))
+    return value.permute(3, 2, 0, 1) if tensor.ndim == 4 else value.reshape(tensor.shape)
+
+
+@glow_states
+@glow_files
+def test_glow_preprocessing(golden, state):
+    model, images = glow_density(golden, glow(golden, state))
+    y, jacobian = model.flow_input(images, golden["dequant_u"])
+    close(y, golden[f"{state}/x_in"], 1e-6)
+    assert not jacobian.any()
+
+
+@glow_states
+@glow_files
+def test_glow_latents(golden, state):
+    flow = glow(golden, state)
+    z, _ = flow(golden[f"{state}/x_in"])
+    assert z.shape == (len(golden["img_uint8"]), math.prod(flow.image_shape))
+    eps, top = flow.unpack(z)
+    close(top, golden[f"{state}/z_top"], GLOW_Z_TOLERANCE)
+    assert len(eps) == golden.json("hparams")["n_levels"] - 1
+    for level, white in enumerate(eps):
+        close(white, golden[f"{state}/eps_{level}"], GLOW_Z_TOLERANCE)
+    assert torch.equal(flow.pack(eps, top), z)
+
+
+@glow_states
+@glow_files
+def test_glow_objective_and_bits(golden, state):
+    flow = glow(golden, state)
+    model, images = glow_density(golden, flow)
+    terms = model.terms(images, golden["dequant_u"])
+    close(terms.log_prob, golden[f"{state}/objective"], GLOW_OBJECTIVE_TOLERANCE)
+    close(-terms.log_prob / (model.dimensions * math.log(2)), golden[f"{state}/bits_x"], GLOW_BITS_TOLERANCE)
+    z, log_det = flow(golden[f"{state}/x_in"])
+    eps, _ = flow.unpack(z)
+    before_prior = terms.quantization + log_det + sum(standard_normal_log_prob(white) for white in eps)
+    close(before_prior, golden[f"{state}/objective_before_prior"], GLOW_OBJECTIVE_TOLERANCE)
+    close(terms.log_prob - before_prior, golden[f"{state}/logp_top"], GLOW_OBJECTIVE_TOLERANCE)
+
+
+@glow_states
+@glow_files
+def test_glow_every_step(golden, state):
+    flow = glow(golden, state)
+    outputs = {}
+    for name, step in flow.steps().items():
+        step.register_forward_hook(lambda _module, _input, output, name=name: outputs.__setitem__(name, output))
+    with torch.no_grad():
+        flow(golden[f"{state}/x_in"])
+    assert list(outputs) == golden.json("step_order")
+    for name, (z, _) in outputs.items():
+        close(z, golden[f"{state}/step/{name}/z"], GLOW_Z_TOLERANCE)
+    for earlier, later in pairwise(outputs):
+        if earlier.split("/")[0] == later.split("/")[0]:
+            gained = golden[f"{state}/step/{later}/objective"] - golden[f"{state}/step/{earlier}/objective"]
+            close(outputs[later][1], gained, GLOW_OBJECTIVE_TOLERANCE)
+
+
+@glow_states
+@glow_files
+def test_glow_reconstruction(golden, state):
+    flow = glow(golden, state)
+    eps = [golden[f"{state}/eps_{level}"] for level in range(golden.json("hparams")["n_levels"] - 1)]
+    with torch.no_grad():
+        x, _ = flow.inverse(flow.pack(eps, golden[f"{state}/z_top"]))
+    close(x, golden[f"{state}/reconstruction"], 1e-4)
+    close(x, golden[f"{state}/x_in"], 1e-4)
+
+
+@glow_files
+def test_glow_data_dependent_initialization(golden):
+    flow = glow(golden, "init")
+    model, _ = glow_density(golden, flow)
+    with torch.no_grad():
+        for module in flow.modules():
+            if isinstance(module, ActNorm):
+                module.b.fill_(0.7)
+                module.logs.fill_(-0.4)
+    model.initialize(golden["img_init_uint8"] // (256 // model.levels), golden["dequant_u"])
+    variables = golden.under("var_init/")
+    for name, value in flow.authors_variables().items():
+        close(value, like(value, variables[name]), 1e-5)
+
+
+def glow_gradients(golden):
+    flow = glow(golden)
+    model, images = glow_density(golden, flow)
+    bits = -model.terms(images, golden["dequant_u"]).log_prob.mean() / (model.dimensions * math.log(2))
+    bits.backward()
+    return bits, flow.authors_variables()
+
+
+@glow_files
+def test_glow_gradients(golden):
+    _, variables = glow_gradients(golden)
+    expected = golden.under("grad/")
+    assert expected
+    for name, value in expected.items():
+        value = like(variables[name], value)
+        actual = torch.zeros_like(value) if variables[name].grad is None else variables[name].grad
+        assert float((actual - value).norm()) <= 1e-4 * float(value.norm()) + 1e-9, name
+
+
+@glow_files
+def test_glow_adamax_steps(golden):
+    # The authors' Adamax has Adam's √(1 − β₂ᵗ), so it is written out here; torch's, which trains our models, has not.
+    hparams = golden.json("hparams")
+    beta1, beta2, rate = hparams["beta1"], hparams["beta2"], hparams["adamax_lr"]
+    _, variables = glow_gradients(golden)
+    before = {name: value.detach().clone() for name, value in variables.items()}
+    for name, value in golden.under("adamax_step1/").items():
+        if name not in variables:
+            continue
+        gradient = variables[name].grad
+        mean, largest = (1 - beta1) * gradient, gradient.abs()
+        step = rate * math.sqrt(1 - beta2) / (1 - beta1) * mean / (largest + hparams["adamax_eps"])
+        clear = gradient.abs() > 1e-2 * gradient.abs().max()
+        close((before[name] - step)[clear], like(variables[name], value)[clear], 1e-6)
+
+
+SMALLEST_GLOW = min(GLOW, key=lambda parameter: parameter.values[0].path.stat().st_size if parameter.values[0] else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("golden", [SMALLEST_GLOW])
+def test_glow_compiled_without_graph_breaks(golden):
+    flow = glow(golden)
+    with fresh_compiler():
+        z, _ = torch.compile(flow, fullgraph=True)(golden["pert/x_in"])
+    close(flow.unpack(z)[1], golden["pert/z_top"], GLOW_Z_TOLERANCE)
