@@ -1,4 +1,4 @@
-"""The faithful model against the original's loop written step by step, quirk by quirk; the corrected one's properties."""
+"""The faithful model against the original's loop written step by step, quirk by quirk; the corrected model."""
 
 from typing import Any
 
