@@ -1,7 +1,7 @@
 """A training step of the report's LSTM2LSTM (batch 16, 64 → 24, 7 columns): ours against the original's way.
 
 Run `pytest -n 0 benchmarks/test_lstm2lstm_epoch.py --benchmark-enable`; an epoch is 756 such steps. Both ways take
-their samples too, in alternation on one machine: ours as gathered views, the original's from a Python list. The original is
+their samples too, in alternation on one machine: ours as gathered views, the original's from a Python list. It is
 timed with its encoder as `nn.LSTM` and with LSTMCell steps in the encoder as well.
 """
 
