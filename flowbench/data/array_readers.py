@@ -258,7 +258,8 @@ def _latin1(text: object, encoding: str) -> object:
     if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
         raise pickle.UnpicklingError(f"_codecs.encode({encoding!r})")
     content = text.encode("latin-1")
-    return _Bytes(0, len(content), content)
+    # Long ones are an array's, short ones keys and names.
+    return content if len(content) < _SHORT else _Bytes(0, len(content), content)
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., object] | type] = {

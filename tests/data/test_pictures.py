@@ -1,0 +1,200 @@
+import io
+import struct
+import zlib
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowbench.data import open_split, prepare
+from flowbench.data.pictures import CropAndResize, Exactly, ShortSide, decode, tf1_bilinear
+from flowbench.data.readers import BrokenImageError
+from flowbench.errors import InputError
+
+from .make import encoded, photograph, random_images, write_folder, write_zip
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+def slow_tf1_bilinear(image, size):
+    """The same, pixel by pixel, in exact integers: 148 / 64 = 37 / 16."""
+    side = len(image)
+    result = np.empty((size, size, 3), np.uint8)
+    for row in range(size):
+        for column in range(size):
+            top, down = divmod(row * side, size)
+            left, right = divmod(column * side, size)
+            below, beside = min(top + 1, side - 1), min(left + 1, side - 1)
+            for channel in range(3):
+                corners = [int(image[r, c, channel]) for r in (top, below) for c in (left, beside)]
+                upper = corners[0] * (size - right) + corners[1] * right
+                lower = corners[2] * (size - right) + corners[3] * right
+                total = upper * (size - down) + lower * down
+                result[row, column, channel] = (2 * total + size * size) // (2 * size * size)
+    return result
+
+
+def triangle_resize(image, size):
+    """Antialiased bilinear from its definition: a triangle as wide as the scale, normalized; rounded once a pass."""
+
+    def weights(length, target):
+        scale = max(length / target, 1)
+        centres = (np.arange(target) + 0.5) * length / target
+        table = np.maximum(0, 1 - np.abs((np.arange(length)[None] + 0.5 - centres[:, None]) / scale))
+        return table / table.sum(1, keepdims=True)
+
+    height, width = size
+    across = np.einsum("ow,hwc->hoc", weights(image.shape[1], width), image.astype(np.float64))
+    return np.einsum("oh,hwc->owc", weights(image.shape[0], height), np.floor(across + 0.5))
+
+
+def test_tf1_bilinear_is_the_pixelwise_definition():
+    image = random_images(1, 148)[0]
+    assert np.array_equal(tf1_bilinear(image, 64), slow_tf1_bilinear(image, 64))
+
+
+def test_the_window_of_celeba_is_rows_40_to_187_and_columns_15_to_162():
+    image = random_images(1, 218)[0][:, :178]
+    crop = CropAndResize((218, 178), 40, 15, 148, 64, "tf1-bilinear")
+    assert np.array_equal(crop(encoded(image)), slow_tf1_bilinear(image[40:188, 15:163], 64))
+    with pytest.raises(BrokenImageError, match="178x217, not 178x218"):
+        crop(encoded(image[1:]))
+
+
+def test_antialiased_resizing_is_a_triangle_filter():
+    image = random_images(1, 218)[0][:, :178]
+    found = CropAndResize((218, 178), 40, 15, 148, 64, "antialias")(encoded(image))
+    expected = triangle_resize(image[40:188, 15:163], (64, 64))
+    # Pillow's weights have 22 bits: a value next to a half may round the other way, by one grey level.
+    assert np.abs(found - expected).max() < 1.01
+    assert (np.abs(found - expected) <= 0.5001).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(200, 300, (96, 144)), (301, 200, (144, 96)), (96, 131, (96, 131))]
+)
+def test_the_short_side_becomes_96(height, width, expected):
+    image = photograph(height, width)
+    found = ShortSide(96)(encoded(image))
+    assert found.shape == (*expected, 3)
+    # A tie may round the other way in each of the two passes.
+    assert np.abs(found - triangle_resize(image, expected)).max() < 1.51
+
+
+def test_lsun_from_a_real_lmdb_is_cropped_afresh_in_training_only(data_folder, source):
+    photographs = {
+        split: [photograph(100 + 7 * n, 140, seed) for n in range(5)] for seed, split in enumerate(("train", "val"))
+    }
+    for split, images in photographs.items():
+        with (
+            lmdb.open(str(source / f"church_outdoor_{split}_lmdb"), map_size=2**24) as database,
+            database.begin(write=True) as t,
+        ):
+            for number, image in enumerate(images):
+                form = "WEBP" if number % 2 else "JPEG"
+                t.put(f"{number:040x}".encode(), encoded(image, form, quality=90))
+    states = prepare("lsun-church_outdoor", source)
+    assert [(state.split, state.count) for state in states] == [("train", 5), ("validation", 5)]
+    images = open_split("lsun-church_outdoor", "validation")
+    assert images.shape == (3, 64, 64)
+    for number in range(5):
+        content = encoded(photographs["val"][number], "WEBP" if number % 2 else "JPEG", quality=90)
+        whole = ShortSide(96)(content)
+        assert np.array_equal(images.pixels.image(number), whole)
+        cut = images.take(np.array([number]))[0]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (64, 64), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+        assert (windows == cut).all(axis=(2, 3, 4)).any()
+    assert np.array_equal(images.array, open_split("lsun-church_outdoor", "validation").array)
+    corner = np.array([[0.0, 0.0], [0.999999, 0.999999]])
+    ends = images.take(np.array([2, 2]), corner)
+    assert np.array_equal(ends[0], images.pixels.image(2)[:64, :64])
+    assert np.array_equal(ends[1], images.pixels.image(2)[-64:, -64:])
+
+
+def test_lsun_from_folders(data_folder, source):
+    write_folder(source / "tower_train", [photograph(120, 130, n) for n in range(4)], "webp")
+    write_folder(source / "tower_val", [photograph(130, 120, n) for n in range(2)], "jpg")
+    assert [state.count for state in prepare("lsun-tower", source)] == [4, 2]
+    assert open_split("lsun-tower", "train").array.shape == (4, 64, 64, 3)
+
+
+def test_a_damaged_lmdb_is_one_line(data_folder, source):
+    for split in ("train", "val"):
+        folder = source / f"tower_{split}_lmdb"
+        folder.mkdir()
+        (folder / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(InputError, match="tower_train_lmdb"):
+        prepare("lsun-tower", source)
+
+
+@pytest.mark.parametrize("form", ["folder", "nested", "zip"])
+@pytest.mark.parametrize("resample", [None, "antialias"])
+def test_celeba_with_its_partition_file(data_folder, source, form, resample):
+    faces = {f"{n:06d}.jpg": encoded(photograph(218, 178, n), "JPEG") for n in range(1, 7)}
+    splits = [0, 0, 0, 1, 2, 2]
+    lines = [f"{name} {split}\n" for name, split in zip(faces, splits, strict=True)]
+    (source / "list_eval_partition.txt").write_text("".join(lines))
+    if form == "zip":
+        write_zip(source / "img_align_celeba.zip", {f"img_align_celeba/{name}": face for name, face in faces.items()})
+    else:
+        folder = source / "img_align_celeba" / ("img_align_celeba" if form == "nested" else "")
+        folder.mkdir(parents=True)
+        for name, face in faces.items():
+            (folder / name).write_bytes(face)
+    states = prepare("celeba", source, resample=resample)
+    assert [(state.split, state.count) for state in states] == [("train", 3), ("validation", 1), ("test", 2)]
+    first = np.asarray(Image.open(io.BytesIO(faces["000004.jpg"])))[40:188, 15:163]
+    held = open_split("celeba", "validation").array[0]
+    if resample is None:
+        assert np.array_equal(held, slow_tf1_bilinear(first, 64))
+    else:
+        assert np.abs(held - triangle_resize(first, (64, 64))).max() < 1.01
+    manifest = (data_folder / "celeba" / "manifest.json").read_text()
+    assert (resample or "tf1-bilinear") in manifest
+
+
+def test_celeba_says_which_image_or_line_is_wrong(data_folder, source):
+    (source / "img_align_celeba").mkdir()
+    (source / "img_align_celeba" / "000001.jpg").write_bytes(encoded(photograph(218, 178), "JPEG"))
+    (source / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg 1\n")
+    with pytest.raises(InputError, match="000002"):
+        prepare("celeba", source)
+    (source / "list_eval_partition.txt").write_text("000001.jpg 0\n<html>quota exceeded</html>\n")
+    with pytest.raises(InputError, match="line 2"):
+        prepare("celeba", source)
+    with pytest.raises(InputError, match="tf1-bilinear, antialias"):
+        prepare("celeba", source, resample="lanczos")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(BrokenImageError, match="bomb"):
+        decode(bomb)
+
+
+@pytest.mark.parametrize("content", [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a" + bytes(50)])
+def test_only_plain_pixel_formats_are_decoded(content):
+    with pytest.raises(BrokenImageError, match="known format"):
+        decode(content)
+
+
+def test_every_truncation_of_an_image_is_a_broken_image():
+    whole = encoded(random_images(1, 16)[0])
+    for length in range(0, len(whole) - 20, 37):
+        with pytest.raises(BrokenImageError):
+            Exactly((16, 16, 3))(whole[:length])

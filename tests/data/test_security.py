@@ -1,0 +1,138 @@
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from flowbench.data import prepare
+from flowbench.data.array_readers import pickled_images, planar_images, read_pickle
+from flowbench.data.file_readers import tar_images, zip_images
+from flowbench.errors import InputError
+
+from .make import cifar_batches, encoded, planes, random_images, write_tar, write_zip
+
+IMAGES = random_images(12)
+
+
+class Malicious:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_batches_of_every_protocol_are_read(tmp_path, protocol):
+    path = tmp_path / "batch"
+    content = {b"data": planes(IMAGES), b"labels": [1, 2], "mean": planes(IMAGES).mean(0), "one": np.float32(1)}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    assert np.array_equal(planar_images(path, (3, 32, 32)).images(0, 12), IMAGES)
+    with io.BytesIO(path.read_bytes()) as file:
+        assert np.array_equal(pickled_images(file, path, (3, 32, 32)).images(0, 12), IMAGES)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "wrap", [lambda bad: bad, lambda bad: {"data": bad}, lambda bad: {"data": planes(IMAGES), "x": [bad]}]
+)
+def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, protocol, wrap):
+    proof = tmp_path / "proof"
+    content = pickle.dumps(wrap(Malicious(f"touch {proof}")), protocol=protocol)
+    with pytest.raises(InputError, match="refused"):
+        read_pickle(io.BytesIO(content), "batch")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"\x82\x01.",
+        b"Pname\n.",
+        b"cnumpy\nload\n.",
+        b"cnumpy\ndtype\n(S'O'\nI0\nI1\ntR.",
+        b"",
+        b"\x80\x04",
+        b"no pickle",
+    ],
+)
+def test_other_pickles_are_one_line(content):
+    with pytest.raises(InputError) as caught:
+        read_pickle(io.BytesIO(content), "batch")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_truncation_of_a_batch_crashes(tmp_path):
+    path = tmp_path / "batch"
+    whole = cifar_batches(IMAGES, IMAGES)["test_batch"]
+    for length in (0, 1, 10, 100, 200, 1000, len(whole) // 2, len(whole) - 50):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="batch"):
+            planar_images(path, (3, 32, 32))
+
+
+def test_a_malicious_archive_of_cifar10_is_refused(data_folder, tmp_path):
+    files = {f"cifar-10-batches-py/{n}": c for n, c in cifar_batches(IMAGES, IMAGES).items()}
+    files["cifar-10-batches-py/data_batch_3"] = pickle.dumps(Malicious(f"touch {tmp_path / 'proof'}"))
+    write_tar(tmp_path / "cifar-10-python.tar.gz", files, "w:gz")
+    with pytest.raises(InputError, match="data_batch_3"):
+        prepare("cifar10", tmp_path / "cifar-10-python.tar.gz")
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png"])
+def test_names_that_lead_outside_are_refused(tmp_path, data_folder, name):
+    png = encoded(IMAGES[0])
+    write_tar(tmp_path / "x.tar", {name: png})
+    write_zip(tmp_path / "x.zip", {name: png})
+    write_tar(tmp_path / "x.tar.gz", {name: png}, "w:gz")
+    with pytest.raises(InputError, match="refused"):
+        tar_images(tmp_path / "x.tar")
+    with pytest.raises(InputError, match="refused"):
+        zip_images(tmp_path / "x.zip")
+    with pytest.raises(InputError, match="refused"):
+        prepare("cifar10", tmp_path / "x.tar.gz")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path, data_folder, kind):
+    member = tarfile.TarInfo("a.png")
+    member.type, member.linkname = kind, "/etc/passwd"
+    for path, mode in ((tmp_path / "x.tar", "w"), (tmp_path / "x.tar.gz", "w:gz")):
+        with tarfile.open(path, mode) as archive:
+            archive.addfile(member)
+    with pytest.raises(InputError, match="refused"):
+        tar_images(tmp_path / "x.tar")
+    with pytest.raises(InputError, match="refused"):
+        prepare("cifar10", tmp_path / "x.tar.gz")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    entry = zipfile.ZipInfo("a.png")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    with pytest.raises(InputError, match="link"):
+        zip_images(tmp_path / "x.zip")
+
+
+def test_a_zip_bomb_of_a_batch_is_refused(tmp_path, data_folder):
+    write_zip(tmp_path / "Imagenet32_train.zip", {"train_data_batch_1": bytes(2**22)})
+    with pytest.raises(InputError, match="bomb"):
+        prepare("imagenet32-chrabaszcz", tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 300, 1500, 4000])
+def test_a_truncated_tar_is_one_line(tmp_path, data_folder, keep):
+    for split in ("train", "valid"):
+        write_tar(tmp_path / f"{split}_32x32.tar", {f"{n}.png": encoded(image) for n, image in enumerate(IMAGES[:2])})
+    path = tmp_path / "train_32x32.tar"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError) as caught:
+        prepare("imagenet32", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (data_folder / "imagenet32").exists()
