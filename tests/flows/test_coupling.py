@@ -65,6 +65,16 @@ def test_batch_normalized_input_of_a_checkerboard_net_is_doubled():
     torch.testing.assert_close(coupling.net.asked[:, :4], torch.cat((h.relu(), (-h).relu()), dim=1))
 
 
+def test_batch_normalized_input_of_a_channel_net_is_not_doubled():
+    coupling = ChannelCoupling(4, Constant, pass_first=True).eval()
+    nn.init.constant_(coupling.bn_in.beta, 0.75)
+    coupling.bn_in.var.fill_(1 - 1e-4)
+    x = image(channels=4)
+    coupling(x)
+    h = x[:, :2] + 0.75
+    torch.testing.assert_close(coupling.net.asked, torch.cat((h.relu(), (-h).relu()), dim=1))
+
+
 @pytest.mark.parametrize("pass_first", [True, False])
 def test_channel_coupling_keeps_the_halves_in_their_places(pass_first):
     coupling = ChannelCoupling(4, Constant, pass_first=pass_first, batch_norm=False)

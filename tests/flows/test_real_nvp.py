@@ -9,6 +9,7 @@ from flowbench.bases import standard_normal_log_prob
 from flowbench.density import FlowDensity
 from flowbench.errors import InputError
 from flowbench.flows.conditioner import set_precision
+from flowbench.flows.coupling import ChannelCoupling
 from flowbench.flows.normalization import population_statistics
 from flowbench.flows.real_nvp import RealNVP, RealNVPConfig
 from flowbench.registry import density_models
@@ -78,6 +79,18 @@ def test_couplings_come_in_the_order_of_the_forward_pass():
     inner = [f"coupling_{j}" for j in (0, 1, 2, 4, 5, 6)]
     expected = [f"scale_{k}/{j}" for k in range(2) for j in inner] + [f"scale_2/coupling_{j}" for j in range(4)]
     assert called == expected
+
+
+def test_couplings_pass_what_the_authors_pass():
+    flow = RealNVP((3, 8, 8), scales=2, residual_blocks=1, features=2)
+    passed = {}
+    for name, coupling in flow.couplings().items():
+        if isinstance(coupling, ChannelCoupling):
+            passed[name] = "first half" if coupling.pass_first else "second half"
+        else:
+            passed[name] = "even" if coupling.passed[0, 0, 0, 0] == 1 else "odd"
+    checkers, channels = ["even", "odd", "even", "odd"], ["first half", "second half", "first half"]
+    assert list(passed.values()) == [*checkers[:3], *channels, *checkers]
 
 
 def test_off_diagonal_pixels_are_factored_out_after_the_first_scale():
