@@ -4,9 +4,24 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["as_csv", "as_markdown", "described", "difference", "figure", "labels", "published_figure", "unit"]
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "as_csv",
+    "as_markdown",
+    "as_table",
+    "described",
+    "difference",
+    "figure",
+    "labels",
+    "published_figure",
+    "unit",
+]
 
 _UNITS = {"bits_per_dim": "bits/dim", "mae": "MAE", "mse": "MSE", "mae_original": "MAE, original units"}
 _COLUMNS = ("row", "dataset", "experiment", "model", "metric", "split", "value", "stderr", "n", "seed_std", "horizon")
@@ -70,6 +85,28 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         lines.append([*cells, described(row), *(published_figure(row, model) for model in models)])
     body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
     return f"# {_markdown(results.get('title', results['table']))}\n\n{body}\n"
+
+
+def as_table(results: Mapping[str, Any]) -> "Table":
+    """Return the table for a terminal."""
+    from rich.table import Table
+
+    models = _models(results)
+    table = Table(title=results.get("title", results["table"]), title_justify="left", show_edge=False)
+    for name in ("row", "experiment", "split", "ours ± standard error", "labels", "status", *models):
+        table.add_column(name, overflow="fold")
+    for row in results["rows"]:
+        words = ", ".join(row["badges"]) if row["status"] == "done" else row["status"].replace("_", " ")
+        cells = [
+            row["row"],
+            row["experiment"],
+            row["split"],
+            f"{figure(row)} {unit(row['metric'])}",
+            labels(row),
+            words,
+        ]
+        table.add_row(*(escape(cell) for cell in cells), *(published_figure(row, model) for model in models))
+    return table
 
 
 def as_csv(results: Mapping[str, Any]) -> str:

@@ -1,0 +1,75 @@
+"""`flowbench reproduce` and `flowbench report`: whole tables, and the page again from what is stored."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowbench.cli import app
+from flowbench.cli.arguments import JSON, parse_seeds
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A table's name or YAML file.")] = "quick",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides for the selected rows.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A row's title or a data set's name; may be given several times.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go [default: results/<table>].")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Run every experiment of a table that is not done, then write results, tables and the report.
+
+    Example: `flowbench reproduce real_nvp --only CIFAR-10 train.epochs=2 model.features=16`
+    """
+    from flowbench.reproduce import failure
+    from flowbench.reproduce import reproduce as reproduce_table
+
+    if "=" in table:
+        # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
+        table, overrides = "quick", [table, *(overrides or [])]
+    results = reproduce_table(
+        table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), progress=True
+    )
+    folder = out or Path("results") / results["table"]
+    if as_json:
+        typer.echo(json.dumps(results))
+    else:
+        _print_table(results)
+        typer.echo(f"\nreport: {folder / 'report.html'}")
+    error = failure(results)
+    if error is not None:
+        raise error
+
+
+@app.command()
+def report(
+    sources: Annotated[list[str], typer.Argument(help="Folders with results.json, or runs.")],
+    out: Annotated[Path, typer.Option(help="Where the page and the tables go.")],
+) -> None:
+    """Write the HTML report again from stored results.
+
+    Example: `flowbench report results/quick --out page`
+    """
+    from flowbench.report import build_from
+
+    typer.echo(build_from(sources, out))
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from flowbench.report.formats import as_table
+
+    # A pipe has no width: lines are not folded there, so that they can be searched.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(as_table(results))
+    for row in results["rows"]:
+        if row["status"] in ("skipped", "failed"):
+            console.print(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}", markup=False)
