@@ -59,7 +59,7 @@ def test_the_holdout_is_fixed_and_cut_from_the_training_part():
 def test_bits_divide_and_round_down(data_folder, tmp_path):
     from flowbench.data import prepare
 
-    images = np.arange(256, dtype=np.uint8).repeat(4 * 3072 // 4)[: 4 * 3072 * 60].reshape(-1, 32, 32, 3)
+    images = np.arange(256, dtype=np.uint8).repeat(3072).reshape(256, 32, 32, 3)
     np.save(tmp_path / "train.npy", images)
     np.save(tmp_path / "test.npy", images)
     prepare("cifar10", tmp_path)
