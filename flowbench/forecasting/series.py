@@ -94,10 +94,7 @@ def _parse(content: bytes, path: Path) -> pd.DataFrame:
             # Rows that are longer than the header lose cells with no more than a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-            return pd.read_csv(
-                BytesIO(content), index_col=False, encoding="utf-8-sig", float_precision="round_trip",
-                skip_blank_lines=False,
-            )  # fmt: skip
+            return pd.read_csv(BytesIO(content), index_col=False, encoding="utf-8-sig", skip_blank_lines=False)
     except pd.errors.ParserWarning as error:
         raise InputError(f"{path}: some line has more cells than the header has names") from error
     except UnicodeDecodeError as error:
