@@ -25,6 +25,7 @@ from torch import Tensor
 from flowbench.density import FlowConfig
 from flowbench.errors import InputError
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.flows.conv1x1 import LUConv1x1
 from flowbench.flows.coupling import ChannelCoupling, CheckerboardCoupling
 from flowbench.flows.resnet import ResidualNet
 from flowbench.flows.squeeze import OrderedSqueeze, Squeeze
@@ -52,6 +53,9 @@ class RealNVPConfig(FlowConfig):
     """Batch normalization in the networks and of the couplings' outputs."""
     coupling: Literal["affine", "additive"] = "affine"
     """additive: couplings 0, 1, 4 and 5 of each scale only shift (the authors' use_aff = 0); 2, 3, 6 stay affine."""
+    mixing: Literal["alternate", "conv1x1"] = "alternate"
+    """conv1x1: a learned 1x1 convolution before each channel-wise coupling, in place of alternating halves; not in the
+    paper."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability in the residual blocks; not in the paper."""
 
@@ -66,6 +70,7 @@ class RealNVPConfig(FlowConfig):
             skip=self.skip,
             batch_norm=self.batch_norm,
             affine=self.coupling == "affine",
+            mixing=self.mixing,
             dropout=self.dropout,
         )
 
@@ -75,7 +80,7 @@ class RealNVP(Bijection):
 
     Args:
         image_shape: (channels, height, width).
-        scales, residual_blocks, features, bottleneck, skip, batch_norm, dropout: see `RealNVPConfig`.
+        scales, residual_blocks, features, bottleneck, skip, batch_norm, mixing, dropout: see `RealNVPConfig`.
         affine: False is `coupling: additive`.
 
     Raises:
@@ -93,6 +98,7 @@ class RealNVP(Bijection):
         skip: bool = True,
         batch_norm: bool = True,
         affine: bool = True,
+        mixing: Literal["alternate", "conv1x1"] = "alternate",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -117,12 +123,19 @@ class RealNVP(Bijection):
             ]
             if k == scales - 1:
                 return Compose(checkers)
-            channelwise = [
-                ChannelCoupling(
-                    4 * channels, wide, pass_first=number != 5, affine=affine or number == 6, batch_norm=batch_norm
-                )
-                for number in (4, 5, 6)
-            ]
+            channelwise: list[Bijection] = []
+            for number in (4, 5, 6):
+                mixed = mixing == "conv1x1"
+                channelwise += [LUConv1x1(4 * channels)] if mixed else []
+                channelwise += [
+                    ChannelCoupling(
+                        4 * channels,
+                        wide,
+                        pass_first=mixed or number != 5,
+                        affine=affine or number == 6,
+                        batch_norm=batch_norm,
+                    )
+                ]
             coarser = scale(k + 1, 2 * channels, height // 2, width // 2)
             return Compose(
                 [

@@ -10,8 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.flows.conv1x1 import permutation
 from flowbench.flows.coupling import ChannelCoupling, CheckerboardCoupling, checkerboard
+from flowbench.flows.glow import Glow
+from flowbench.flows.glow_layers import ConditionalPrior, GlowCoupling
+from flowbench.flows.nice import DiagonalScaling, NICEConfig
 from flowbench.flows.normalization import BatchStatistics, FlowBatchNorm, population_statistics
 from flowbench.flows.real_nvp import RealNVP
 from flowbench.flows.resnet import ResidualNet
@@ -22,12 +27,14 @@ net = partial(ResidualNet, features=3, blocks=1)
 plain_net = partial(net, batch_norm=False)
 bottleneck_net = partial(net, bottleneck=True, skip=False)
 small_real_nvp = partial(RealNVP, residual_blocks=1, features=2)
+small_glow = partial(Glow, steps=2, hidden=4)
 
 
 class Case(NamedTuple):
     make: Callable[[Shape], Bijection]
     channels: tuple[int, ...] = (1, 2, 3)
     sides: tuple[int, ...] = (1, 2, 3, 4)
+    perturbation: float = 0.3
 
 
 EVEN = (2, 4)
@@ -60,6 +67,25 @@ BIJECTIONS = {
         lambda s: small_real_nvp(s, scales=2, bottleneck=True, skip=False), channels=(1,), sides=EVEN
     ),
     "real nvp, no batch norm": Case(lambda s: small_real_nvp(s, scales=2, batch_norm=False), channels=(1,), sides=EVEN),
+    "real nvp, 1x1 convolutions": Case(
+        lambda s: small_real_nvp(s, scales=2, mixing="conv1x1"), channels=(1,), sides=EVEN
+    ),
+    "actnorm": Case(lambda s: ActNorm(s[0])),
+    "1x1 convolution": Case(lambda s: permutation("plain", s[0])),
+    "1x1 convolution, LU": Case(lambda s: permutation("lu", s[0])),
+    "reversal": Case(lambda s: permutation("reverse", s[0])),
+    "shuffle": Case(lambda s: permutation("shuffle", s[0])),
+    "glow coupling": Case(lambda s: GlowCoupling(s[0], 4, affine=True), channels=EVEN),
+    "glow coupling, additive": Case(lambda s: GlowCoupling(s[0], 4, affine=False), channels=EVEN),
+    "conditional prior": Case(lambda s: ConditionalPrior(s[0]), channels=EVEN),
+    # Glow's log-scales count three times: with larger ones its Jacobians are too ill-conditioned for float64.
+    "glow, one level": Case(lambda s: small_glow(s, levels=1), sides=EVEN, perturbation=0.1),
+    "glow": Case(lambda s: small_glow(s, levels=2), channels=(1,), sides=(4,), perturbation=0.1),
+    "glow, additive, plain": Case(
+        lambda s: small_glow(s, levels=2, affine=False, mixing="plain"), channels=(1,), sides=(4,), perturbation=0.1
+    ),
+    "diagonal scaling": Case(DiagonalScaling),
+    "nice": Case(lambda s: NICEConfig(couplings=2, residual_blocks=1, features=2).flow(s)),
 }
 
 parametrized = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in BIJECTIONS.items()])
@@ -74,14 +100,14 @@ def draw_case(data, case, batches=(1, 2, 3)):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         bijection = case.make(shape).double().eval()
-    perturb(bijection, generator)
+    perturb(bijection, generator, case.perturbation)
     return bijection, torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
 
 
 @torch.no_grad()
-def perturb(bijection: nn.Module, generator: torch.Generator) -> None:
+def perturb(bijection: nn.Module, generator: torch.Generator, amount: float = 0.3) -> None:
     for parameter in bijection.parameters():
-        parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        parameter += amount * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     for module in bijection.modules():
         if isinstance(module, BatchStatistics):
             module.mean += 0.3 * torch.randn(module.mean.shape, generator=generator, dtype=torch.float64)
