@@ -107,15 +107,16 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
+    if run.exists:
+        run.check_config(experiment)
+        if run.finished:
+            return run.result
+        if not resume:
+            raise InputError(f"{run_dir}: holds an unfinished run: add --resume, or give another --run-dir")
+    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
+    # Before the folder is touched: missing data must leave nothing behind.
+    task = make_task(experiment, fabric.device)
     with run.lock():
-        if run.exists:
-            run.check_config(experiment)
-            if run.finished:
-                return run.result
-            if not resume:
-                raise InputError(f"{run_dir}: holds an unfinished run: add --resume, or give another --run-dir")
-        fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
-        task = make_task(experiment, fabric.device)
         session = _Session(experiment, run, task, fabric, time_budget)
         session.restore()
         if not run.exists:

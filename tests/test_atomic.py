@@ -14,12 +14,17 @@ def test_content_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["file.json"]
 
 
+def fail_midway(path: Path) -> None:
+    with atomic.replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("midway")
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     atomic.write_text(path, "old")
-    with pytest.raises(RuntimeError, match="midway"), atomic.replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise RuntimeError("midway")
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,125 @@
+"""The command as people type it: results on stdout, one helpful line and an exit code for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowbench.__main__ import main
+
+TINY = ["model.features=4", "train.steps=4", "evaluate.draws=1"]
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
+    monkeypatch.setenv("FLOWBENCH_OFFLINE", "1")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["flowbench", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def mistake(run, *arguments: str) -> str:
+    code, _, errors = run(*arguments)
+    lines = [line for line in errors.splitlines() if line.startswith("flowbench: ")]
+    assert code == 2, errors
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors
+    return lines[0]
+
+
+def test_train_evaluate_report_and_figures_from_end_to_end(run) -> None:
+    code, out, _ = run("train", "real_nvp/digits", *TINY, "--run-dir", "a", "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 4
+    code, out, _ = run("train", "real_nvp/digits", *TINY, "--run-dir", "a")
+    assert (code, "was finished already" in out) == (0, True)
+    code, out, _ = run("evaluate", "a", "--draws", "2", "--importance", "4", "--json")
+    metrics = json.loads(out)["metrics"]["test"]
+    assert code == 0
+    assert metrics["bits_per_dim_importance"]["value"] < metrics["bits_per_dim"]["value"]
+    assert run("figures", "a")[0] == 0
+    assert run("report", "a", "--out", "page")[0] == 0
+    assert "real_nvp/digits" in Path("page/report.html").read_text()
+
+
+def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) -> None:
+    code, out, _ = run("reproduce", "quick", "--only", "digits", "train.steps=0", "--json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert all("custom" in row["badges"] for row in rows if row["status"] == "done")
+    assert all(row["budget"] == "custom" for row in rows if row["status"] == "done")
+    stamp = Path("results/quick/report.html").stat().st_mtime_ns
+    assert run("reproduce", "quick", "--only", "digits", "train.steps=0")[0] == 0
+    assert Path("results/quick/report.html").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "real_nvp/digits", "model.residual_block=2"], "did you mean residual_blocks"),
+        (["train", "real_nvp/digits", "model.features=wide"], "model.features"),
+        (["train", "real_nvp/digit"], "did you mean real_nvp/digits"),
+        (["train", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "real_nvp/cifar10"], "flowbench data prepare cifar10"),
+        (["train", "real_nvp/digits", "--time-budget", "soon"], "20m"),
+        (["train", "real_nvp/digits", "--seeds", "1,one"], "0,1,2"),
+        (["train", "real_nvp/digits", "--run-dir", "/proc/nowhere"], "cannot be written"),
+        (["train", "real_nvp/digits", "--resume"], "no unfinished run"),
+        (["evaluate", "real_nvp/digits"], "no run"),
+        (["reproduce", "quik"], "did you mean quick"),
+        (["reproduce", "quick", "--only", "digts"], "did you mean digits"),
+        (["reproduce", "real_nvp", "--only", "CIFAR-10", "model.featurez=2"], "row CIFAR-10"),
+        (["data", "prepare", "cifar1"], "cifar10"),
+        (["data", "prepare", "cifar10", "--source", "nowhere"], "nowhere"),
+        (["data", "verify", "imagenet32"], "not prepared"),
+        (["trainn"], "trainn"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_the_way_out(run, arguments: list[str], words: str) -> None:
+    assert words in mistake(run, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(run) -> None:
+    assert run("train", "real_nvp/digits", *TINY, "--run-dir", "a")[0] == 0
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        path = Path("a", name)
+        if path.exists():
+            content = path.read_bytes()[:-200]
+            path.unlink()
+            path.write_bytes(content)
+    assert "damaged" in mistake(run, "evaluate", "a")
+
+
+def test_a_corrupted_array_is_one_line_and_nothing_is_written(run) -> None:
+    Path("source").mkdir()
+    np.save("source/train.npy", np.zeros((4, 32, 32, 3), np.uint8))
+    Path("source/test.npy").write_bytes(b"\x93NUMPY no array")
+    assert "test.npy" in mistake(run, "data", "prepare", "cifar10", "--source", "source")
+    assert not Path("data/cifar10").exists()
+
+
+def test_version_and_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys; from flowbench.cli import app\n"
+        "try: app(args=['train', '--help'], standalone_mode=False)\n"
+        "finally: print({'torch', 'mlflow', 'pandas', 'omegaconf'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Example" in done.stdout
+    assert done.stderr.strip() == "set()"
