@@ -5,9 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from flowbench.data import image_set
 from flowbench.registry import series_sets
+
+
+def pytest_configure() -> None:
+    """Give each process one thread: two processes of two threads on two cores are ten times slower."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 
 @pytest.fixture
