@@ -1,15 +1,18 @@
-"""A trained run, brought back: its model with the weights and statistics that its figures were measured with."""
+"""A trained run, brought back: its model as reported, another evaluation of it, its pictures again."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from flowbench.config import Experiment
 from flowbench.errors import InputError
+from flowbench.measuring import Request
+from flowbench.optimization import WeightAverage
 from flowbench.runs import RunFolder, find_run
+from flowbench.task import Task, build_model, make_task
 
-__all__ = ["load_run", "load_state"]
+__all__ = ["draw_run", "evaluate_run", "load_run"]
 
 
 def load_run(run: str | Path) -> nn.Module:
@@ -25,14 +28,39 @@ def load_run(run: str | Path) -> nn.Module:
     """
     folder = find_run(str(run))
     experiment = folder.experiment
-    model = _build(experiment, folder.environment["data"])
-    state = load_state(folder, model)
+    model = build_model(experiment, folder.environment["data"])
+    state = _load_state(folder, model)
     averages = state["ema"] if experiment.weights == "ema" else {}
     model.load_state_dict({**state["model"], **averages, **state["population"]})
     return model.eval()
 
 
-def load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
+def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
+    """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
+    task, average = _reopen(run)
+    return task.measure(run, average, request)
+
+
+def draw_run(run: RunFolder) -> list[Path]:
+    """Draw a run's pictures again from its checkpoint and return their files."""
+    task, average = _reopen(run)
+    task.draw(run, average)
+    return sorted(run.figures.iterdir())
+
+
+def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
+    """Bring back a run's task, data included, with the weights of its checkpoint."""
+    experiment = run.experiment
+    task = make_task(experiment, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    state = _load_state(run, task.model)
+    task.model.load_state_dict(state["model"])
+    average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None
+    if average:
+        average.load_state_dict(state["ema"])
+    return task, average
+
+
+def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     """Return the folder's newest sound checkpoint, checked against the model's names and shapes."""
     loaded = folder.load_checkpoint()
     if loaded is None:
@@ -46,13 +74,3 @@ def load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
             f"{folder.path / 'checkpoint.pt'}: not of this run's model: {name} is missing, new or misshapen"
         )
     return state
-
-
-def _build(experiment: Experiment[Any, Any], data: dict[str, Any]) -> nn.Module:
-    if experiment.kind == "forecast":
-        from flowbench.forecast_task import build_forecaster
-
-        return build_forecaster(experiment, data)
-    from flowbench.density_task import build_density
-
-    return build_density(experiment, data)

@@ -25,7 +25,7 @@ class RunFolder:
     """One run on disk: config, environment, metrics, checkpoints, result, figures (the folder is the truth).
 
     Args:
-        path: the folder; it need not exist before `create`.
+        path: the folder; it need not exist before `begin`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,8 @@ class RunFolder:
 
     def check_config(self, experiment: Experiment[Any, Any]) -> None:
         """Raise InputError unless the folder's run has the same config."""
-        if config_sha256(self.experiment) != config_sha256(experiment):
+        # The whole config, not its hash, which leaves out paths: two CSV files are two trainings.
+        if self.experiment != experiment:
             raise InputError(
                 f"{self.path}: holds a run of another config (see its config.yaml): give another --run-dir, "
                 f"or train {self.path / 'config.yaml'} itself"

@@ -1,13 +1,14 @@
 """One training from an experiment to a finished run folder: set up, step, log, validate, save, evaluate.
 
-The loop knows nothing of what is modelled: a `Task` (density_task, forecast_task) gives losses and figures.
+The loop knows nothing of what is modelled: a `Task` gives losses and figures.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -17,70 +18,13 @@ from flowbench.config import Experiment, config_sha256, load_experiment, shipped
 from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
-from flowbench.loading import load_state
-from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
+from flowbench.task import Task, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 
-__all__ = ["Task", "draw_run", "evaluate_run", "make_task", "train"]
-
-
-class Task(Protocol):
-    """What the loop needs to know of a model on its data."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What is saved, averaged and evaluated."""
-
-    @property
-    def objective(self) -> nn.Module:
-        """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Name, fingerprint and status of the data, its `numerics`, and what the model must know of it."""
-
-    unit: ClassVar[str]
-    """What a batch is made of: `images` or `windows`."""
-    monitor: ClassVar[str]
-    """The key of `validate()` that chooses the best weights; lower is better."""
-    batch_size: int
-    steps_per_epoch: int
-
-    def prepare(self) -> bool:
-        """Initialize from data; True: the model is fitted in closed form and needs no steps."""
-
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Return the batch of a step: a function of (seed, step) alone."""
-
-    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
-        """Return figures on the data that chooses; None where nothing was held out."""
-
-    def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
-        """Return the batch statistics that belong to the reported weights, by buffer name; often none."""
-
-    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
-        """Return the final metrics by split and notes; write the values per item into the run folder."""
-
-    def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
-        """Evaluate once more as asked; return the content of the file that it wrote, and the file."""
-
-    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
-        """Draw the run's pictures into its figures folder."""
-
-
-def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
-    """Build the model and open the data of an experiment; the model's first weights follow from the seed."""
-    torch.manual_seed(experiment.seed)
-    if experiment.kind == "forecast":
-        from flowbench.forecast_task import ForecastTask
-
-        return ForecastTask(experiment, device)
-    from flowbench.density_task import DensityTask
-
-    return DensityTask(experiment, device)
+__all__ = ["train"]
 
 
 def train(
@@ -107,16 +51,15 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
-    if run.exists:
-        run.check_config(experiment)
-        if run.finished:
-            return run.result
-        if not resume:
-            raise InputError(f"{run_dir}: holds an unfinished run: add --resume, or give another --run-dir")
+    if run.exists and (finished := _finished(run, experiment, resume)):
+        return finished
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     # Before the folder is touched: missing data must leave nothing behind.
     task = make_task(experiment, fabric.device)
     with run.lock():
+        # Another process may have been here while the data were opened.
+        if run.exists and (finished := _finished(run, experiment, resume)):
+            return finished
         session = _Session(experiment, run, task, fabric, time_budget)
         session.restore()
         if not run.exists:
@@ -133,30 +76,14 @@ def train(
     return result
 
 
-def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
-    """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
-    task, average = _reopen(run)
-    return task.measure(run, average, request)
-
-
-def draw_run(run: RunFolder) -> list[Path]:
-    """Draw a run's pictures again from its checkpoint and return their files."""
-    task, average = _reopen(run)
-    task.draw(run, average)
-    return sorted(run.figures.iterdir())
-
-
-def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
-    """Bring back a run's task with the weights of its checkpoint."""
-    experiment = run.experiment
-    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
-    task = make_task(experiment, fabric.device)
-    state = load_state(run, task.model)
-    task.model.load_state_dict(state["model"])
-    average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None
-    if average:
-        average.load_state_dict(state["ema"])
-    return task, average
+def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) -> dict[str, Any] | None:
+    """Return the result of a run that came to its end; refuse another config, and an unfinished one without resume."""
+    run.check_config(experiment)
+    if run.finished:
+        return run.result
+    if not resume:
+        raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")
+    return None
 
 
 @dataclass
@@ -235,6 +162,8 @@ class _Session:
 
     def restore(self) -> None:
         """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
+        if self.run.exists:
+            self._check_environment()
         loaded = self.run.load_checkpoint() if self.run.exists else None
         if loaded is None:
             if self.run.exists:
@@ -244,19 +173,36 @@ class _Session:
             return
         state, note = loaded
         if note:
-            self.fabric.print(f"warning: {note}")
+            _warn(note)
         self.task.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["ema"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.seconds = state["schedule"]["seconds"]
+        # A run begun under a time budget stays one: its rates have followed the clock.
+        self.budget = self.budget or state["schedule"]["budget"]
         self.step, self.best = state["step"], state["best"]
         self.skipped.fill_(state["skipped"])
         torch.set_rng_state(state["generators"]["cpu"])
         if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"])
         self.run.cut_metrics(self.step)
+
+    def _check_environment(self) -> None:
+        environment = self.run.environment
+        begun_with = environment.get("data", {}).get("fingerprint")
+        if begun_with != self.task.data["fingerprint"]:
+            raise InputError(
+                f"{self.run.path}: was begun on other data (environment.json: data.fingerprint {begun_with}, "
+                f"now {self.task.data['fingerprint']}): give another --run-dir"
+            )
+        threads = environment.get("threads")
+        if self.fabric.device.type == "cpu" and threads != torch.get_num_threads():
+            _warn(
+                f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
+                "the result will differ in the last bits from an uninterrupted run's"
+            )
 
     def finish(self) -> None:
         """Take the best validated weights under `train.keep: best`, add the statistics to report with, and save."""
@@ -409,3 +355,7 @@ def _budget(session: _Session) -> str:
         return "custom"
     same = config_sha256(shipped.model_copy(update={"seed": experiment.seed})) == config_sha256(experiment)
     return experiment.preset if same else "custom"
+
+
+def _warn(message: str) -> None:
+    print(f"flowbench: warning: {message}", file=sys.stderr)

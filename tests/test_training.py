@@ -1,5 +1,6 @@
 """The loop on the real command's own path: tiny digits models, real folders, real signals."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -104,15 +107,8 @@ class StopHereError(Exception):
 def test_resumed_equals_uninterrupted(
     undisturbed: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    batch = density_task.DensityTask.batch
-
-    def dies(self: density_task.DensityTask, number: int) -> tuple[Tensor, Tensor]:
-        if number == step:
-            raise StopHereError
-        return batch(self, number)
-
     with monkeypatch.context() as patched:
-        patched.setattr(density_task.DensityTask, "batch", dies)
+        dying_at(patched, step)
         with pytest.raises(StopHereError):
             train(tiny(), tmp_path / "run")
     result = train(tiny(), tmp_path / "run", resume=True)
@@ -214,6 +210,77 @@ def test_a_time_budget_ends_the_steps_and_is_custom(tmp_path: Path) -> None:
     result = train(tiny("train.steps=100000"), tmp_path / "run", time_budget=1.0)
     assert 0 < result["steps"] < 100_000
     assert result["budget"] == "custom"
+
+
+def dying_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    batch = density_task.DensityTask.batch
+
+    def dies(self: density_task.DensityTask, number: int) -> tuple[Tensor, Tensor]:
+        if number == step:
+            raise StopHereError
+        return batch(self, number)
+
+    monkeypatch.setattr(density_task.DensityTask, "batch", dies)
+
+
+def test_a_run_begun_under_a_time_budget_stays_custom_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The shipped preset, unchanged: without its budget on record it would count as `quick`.
+    shipped = load_experiment("real_nvp/digits")
+    with monkeypatch.context() as patched:
+        dying_at(patched, 200)
+        with pytest.raises(StopHereError):
+            train(shipped, tmp_path / "run", time_budget=1e6)
+    loaded = RunFolder(tmp_path / "run").load_checkpoint()
+    assert loaded is not None
+    assert loaded[0]["step"] == 200
+    torch.save(loaded[0] | {"step": 1199}, tmp_path / "run" / "checkpoint.pt")  # nearly done, to be quick
+    result = train(shipped, tmp_path / "run", resume=True)
+    assert result["steps"] == 1200
+    assert result["budget"] == "custom"
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        dying_at(patched, 5)
+        with pytest.raises(StopHereError):
+            train(tiny(), tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["data"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(environment))
+    with pytest.raises(InputError, match="begun on other data"):
+        train(tiny(), tmp_path / "run", resume=True)
+
+
+def test_warnings_leave_stdout_to_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        dying_at(patched, 9)
+        with pytest.raises(StopHereError):
+            train(tiny(), tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoint.pt"
+    newest.unlink()
+    newest.write_bytes(b"damaged")
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 99}))
+    train(tiny(), tmp_path / "run", resume=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "using checkpoint.previous.pt" in captured.err
+    assert "begun with 99 threads" in captured.err
+
+
+def test_two_csv_files_are_two_trainings(tmp_path: Path) -> None:
+    hours = pd.date_range("2020-01-01", periods=400, freq="h")
+    for name in ("one", "other"):
+        pd.DataFrame({"date": hours, "OT": np.arange(400.0)}).to_csv(tmp_path / f"{name}.csv", index=False)
+    changes = ["data.protocol=ratio", "data.lookback=24", "data.horizon=4"]
+    train(load_experiment("etth/repeat_last", [f"data.csv={tmp_path / 'one.csv'}", *changes]), tmp_path / "run")
+    with pytest.raises(InputError, match="another config"):
+        train(load_experiment("etth/repeat_last", [f"data.csv={tmp_path / 'other.csv'}", *changes]), tmp_path / "run")
 
 
 def test_the_loaded_model_gives_the_reported_figure(undisturbed: RunFolder) -> None:

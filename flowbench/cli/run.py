@@ -12,6 +12,7 @@ from flowbench.errors import InputError
 
 if TYPE_CHECKING:
     from flowbench.config import Experiment
+    from flowbench.tracking import Mirror
 
 
 @app.command()
@@ -29,20 +30,28 @@ def train(
     Example: `flowbench train real_nvp/digits train.steps=500 model.features=16`
     """
     from flowbench.config import load_experiment
+    from flowbench.tracking import Mirror
 
     budget, changes = parse_duration(time_budget), overrides or []
     wanted = parse_seeds(seeds)
     experiments = [load_experiment(experiment, [*changes, f"seed={seed}"]) for seed in wanted or []]
     folders = [run_dir / f"seed{seed}" if run_dir else None for seed in wanted or []]
-    for one, folder in zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True):
-        _train_one(one, folder, resume=resume, budget=budget, as_json=as_json)
+    pairs = zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True)
+    with Mirror() as mirror:
+        for one, folder in pairs:
+            _train_one(one, folder, resume=resume, budget=budget, mirror=mirror, as_json=as_json)
 
 
 def _train_one(
-    experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool, budget: float | None, as_json: bool
+    experiment: "Experiment[Any, Any]",
+    run_dir: Path | None,
+    *,
+    resume: bool,
+    budget: float | None,
+    mirror: "Mirror",
+    as_json: bool,
 ) -> None:
     from flowbench.runs import RunFolder, new_run_path, newest_unfinished
-    from flowbench.tracking import Mirror
     from flowbench.training import train as train_experiment
 
     if run_dir is None and resume:
@@ -52,10 +61,7 @@ def _train_one(
         run_dir = unfinished.path
     folder = RunFolder(run_dir or new_run_path(experiment))
     done = folder.finished
-    with Mirror() as mirror:
-        result = train_experiment(
-            experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True
-        )
+    result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -79,9 +85,9 @@ def evaluate(
 
     Example: `flowbench evaluate real_nvp/digits --draws 16 --importance 64`
     """
+    from flowbench.loading import evaluate_run
     from flowbench.measuring import Request
     from flowbench.runs import find_run
-    from flowbench.training import evaluate_run
 
     request = Request(split, data, draws, importance, batch_norm, weights)
     content, path = evaluate_run(find_run(run), request)
@@ -99,8 +105,8 @@ def figures(run: RUN) -> None:
 
     Example: `flowbench figures real_nvp/digits`
     """
+    from flowbench.loading import draw_run
     from flowbench.runs import find_run
-    from flowbench.training import draw_run
 
     for path in draw_run(find_run(run)):
         typer.echo(path)

@@ -1,0 +1,81 @@
+"""What is trained, seen from the loop: a model on its data, of either kind."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config import Experiment
+from flowbench.measuring import Request
+from flowbench.optimization import WeightAverage
+from flowbench.runs import RunFolder
+
+__all__ = ["Task", "build_model", "make_task"]
+
+
+class Task(Protocol):
+    """What the loop needs to know of a model on its data."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is saved, averaged and evaluated."""
+
+    @property
+    def objective(self) -> nn.Module:
+        """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Name, fingerprint and status of the data, its `numerics`, and what the model must know of it."""
+
+    unit: ClassVar[str]
+    """What a batch is made of: `images` or `windows`."""
+    monitor: ClassVar[str]
+    """The key of `validate()` that chooses the best weights; lower is better."""
+    batch_size: int
+    steps_per_epoch: int
+
+    def prepare(self) -> bool:
+        """Initialize from data; True: the model is fitted in closed form and needs no steps."""
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Return the batch of a step: a function of (seed, step) alone."""
+
+    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
+        """Return figures on the data that chooses; None where nothing was held out."""
+
+    def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
+        """Return the batch statistics that belong to the reported weights, by buffer name; often none."""
+
+    def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Return the final metrics by split and notes; write the values per item into the run folder."""
+
+    def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
+        """Evaluate once more as asked; return the content of the file that it wrote, and the file."""
+
+    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
+        """Draw the run's pictures into its figures folder."""
+
+
+def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
+    """Build the model and open the data of an experiment; the model's first weights follow from the seed."""
+    torch.manual_seed(experiment.seed)
+    if experiment.kind == "forecast":
+        from flowbench.forecast_task import ForecastTask
+
+        return ForecastTask(experiment, device)
+    from flowbench.density_task import DensityTask
+
+    return DensityTask(experiment, device)
+
+
+def build_model(experiment: Experiment[Any, Any], data: dict[str, Any]) -> nn.Module:
+    """Build the untrained model of a run from what its `environment.json` says of the data, without the data."""
+    if experiment.kind == "forecast":
+        from flowbench.forecast_task import build_forecaster
+
+        return build_forecaster(experiment, data)
+    from flowbench.density_task import build_density
+
+    return build_density(experiment, data)
