@@ -193,7 +193,7 @@ class _Job:
             atomic.write_json(self.out / "results.json", self.results)
         except OSError as error:
             raise InputError(f"{self.out}: cannot be written: {error.strerror}: give another --out") from error
-        report.build(self.results, base=self.out, out=self.out)
+        report.build(self.results, base=self.out, out=self.out, redraw=False)
 
     def take(self, line: _Line) -> None:
         """Enter the figures of a line whose runs are all finished."""

@@ -1,61 +1,73 @@
-"""A run's training curves, from its `metrics.jsonl`."""
+"""A run's training curves, from its `metrics.jsonl`; the seeds of one experiment in one plot."""
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowbench.figures.theme import color_of, themed
+from flowbench.figures.theme import color_of, new_figure, themed
 from flowbench.report.formats import unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["training_curves"]
 
+Metrics = Sequence[Mapping[str, Any]]
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], metric: str, model: str) -> bytes | None:
-    """Draw the metric over the steps as SVG: training (raw and smoothed) and, where it was measured, validation.
+
+def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure | None":
+    """Draw the metric over the steps: training (raw and smoothed) and, where it was measured, validation.
 
     Args:
-        metrics: rows with `step`, `train/<metric>` or `train/loss`, and `validation/<metric>`.
+        runs: for each seed the rows of its metrics, with `step`, `train/<metric>` or `train/loss`, and
+            `validation/<metric>`.
         metric: the table's metric.
         model: its colour is the model's.
     Returns:
-        The SVG, or None where there is nothing to draw.
+        The drawing, or None where there is nothing to draw.
     """
-    key = next(
-        (name for name in (metric, "loss") if any(row.get(f"train/{name}") is not None for row in metrics)), None
-    )
-    if key is None:
+    keys = [
+        name for name in (metric, "loss") if any(row.get(f"train/{name}") is not None for run in runs for row in run)
+    ]
+    if not keys:
         return None
-    import pandas as pd
-    import seaborn
-
-    train = _series(metrics, f"train/{key}")
-    validation = _series(metrics, f"validation/{key}")
-    color = color_of(model)
+    key = keys[0]
     with themed():
-        from flowbench.figures.theme import new_figure
-
         drawing = new_figure(6.4, 3.2)
         axes = drawing.subplots()
-        smooth = pd.Series(train[1]).ewm(span=max(2, len(train[1]) // 20)).mean().to_numpy()
-        seaborn.lineplot(x=train[0], y=train[1], ax=axes, color=color, alpha=0.3, linewidth=0.8)
-        seaborn.lineplot(x=train[0], y=smooth, ax=axes, color=color, label="train, smoothed")
-        if validation[0]:
-            seaborn.lineplot(
-                x=validation[0], y=validation[1], ax=axes, color="#333333", linestyle="--", marker="o", markersize=4,
-                label="validation",
-            )  # fmt: skip
+        shown: list[float] = []
+        for place, run in enumerate(runs):
+            shown += _draw_run(axes, run, key, model, first=place == 0, alone=len(runs) == 1)
         # The first steps are far off and would flatten everything after them.
-        late = sorted(train[1][len(train[1]) // 20 :] + validation[1])
+        late = sorted(shown)
         if len(late) > 20 and late[-1] > late[0]:
             margin = 0.05 * (late[-1] - late[0])
             axes.set_ylim(late[0] - margin, late[-1] + margin)
         axes.set(xlabel="training step", ylabel=unit(key) if key == metric else "loss")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(frameon=False)
-        target = io.BytesIO()
-        drawing.savefig(target, format="svg", metadata={"Date": None})
-    return target.getvalue()
+    return drawing
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def _draw_run(axes: "Axes", run: Metrics, key: str, model: str, *, first: bool, alone: bool) -> list[float]:
+    """Draw one seed's curves and return the values that the axis has to hold."""
+    import pandas as pd
+    import seaborn
+
+    train, validation, color = _series(run, f"train/{key}"), _series(run, f"validation/{key}"), color_of(model)
+    smooth = pd.Series(train[1], dtype=float).ewm(span=max(2, len(train[1]) // 20)).mean().to_numpy()
+    if alone:
+        seaborn.lineplot(x=train[0], y=train[1], ax=axes, color=color, alpha=0.3, linewidth=0.8)
+    label = "train, smoothed" if alone else "train, smoothed, each seed"
+    seaborn.lineplot(x=train[0], y=smooth, ax=axes, color=color, linewidth=1.5, label=label if first else None)
+    if validation[0]:
+        seaborn.lineplot(
+            x=validation[0], y=validation[1], ax=axes, color="#333333", linestyle="--", linewidth=1.2,
+            marker="o", markersize=4, label="validation" if first else None,
+        )  # fmt: skip
+    return train[1][len(train[1]) // 20 :] + validation[1]
+
+
+def _series(metrics: Metrics, key: str) -> tuple[list[int], list[float]]:
     points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
     return [step for step, _ in points], [value for _, value in points]

@@ -1,9 +1,7 @@
-"""How figures are written for people, and a results file as Markdown and CSV."""
+"""How a table's figures are written for people, on a terminal and everywhere else."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -12,20 +10,34 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "as_csv",
-    "as_markdown",
     "as_table",
+    "decimals",
     "described",
     "difference",
     "figure",
     "labels",
+    "models",
     "published_figure",
+    "records",
+    "reproduced",
     "unit",
 ]
 
 _UNITS = {"bits_per_dim": "bits/dim", "mae": "MAE", "mse": "MSE", "mae_original": "MAE, original units"}
-_COLUMNS = ("row", "dataset", "experiment", "model", "metric", "split", "value", "stderr", "n", "seed_std", "horizon")
-_MORE_COLUMNS = ("lookback", "status", "reason", "budget")
+_COLUMNS: tuple[str, ...] = (
+    "row",
+    "dataset",
+    "experiment",
+    "model",
+    "metric",
+    "split",
+    "value",
+    "stderr",
+    "n",
+    "seed_std",
+    "horizon",
+)
+_COLUMNS += ("lookback", "status", "reason", "budget")
 
 
 def unit(metric: str) -> str:
@@ -48,16 +60,23 @@ def figure(row: Mapping[str, Any]) -> str:
 def published_figure(row: Mapping[str, Any], model: str) -> str:
     """Return a model's published figure on the row's split, with `<` for a bound and the training figure behind it."""
     mine = [entry for entry in row["published"] if entry["model"] == model]
-    main = [_bounded(entry) for entry in mine if entry["split"] == row["split"]]
-    train = [_bounded(entry) for entry in mine if entry["split"] == "train" and row["split"] != "train"]
+    main = [_bounded(row, entry) for entry in mine if entry["split"] == row["split"]]
+    train = [_bounded(row, entry) for entry in mine if entry["split"] == "train" and row["split"] != "train"]
     return " ".join([*main[:1], *(f"({text})" for text in train[:1])]) or "–"
 
 
 def difference(row: Mapping[str, Any]) -> float | None:
     """Return ours − the published figure of the model that is reproduced, on the same split; None without either."""
-    for entry in row["published"]:
-        if (entry["model"], entry["split"]) == (row.get("reproduces"), row["split"]) and row["value"] is not None:
-            return float(row["value"] - entry["value"])
+    published = reproduced(row)
+    return None if published is None or row["value"] is None else float(row["value"] - published["value"])
+
+
+def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the published figure that the row is compared with: of the model it reproduces, on the same split."""
+    published: Sequence[Mapping[str, Any]] = row["published"]
+    for entry in published:
+        if (entry["model"], entry["split"]) == (row.get("reproduces"), row["split"]):
+            return entry
     return None
 
 
@@ -75,25 +94,13 @@ def described(row: Mapping[str, Any]) -> str:
     return ", ".join(row["badges"])
 
 
-def as_markdown(results: Mapping[str, Any]) -> str:
-    """Return the table as GitHub's Markdown."""
-    models = _models(results)
-    head = ["row", "experiment", "split", "metric", "ours ± standard error", "labels", "status", *models]
-    lines = [head, ["---"] * len(head)]
-    for row in results["rows"]:
-        cells = [row["row"], row["experiment"], row["split"], unit(row["metric"]), figure(row), labels(row)]
-        lines.append([*cells, described(row), *(published_figure(row, model) for model in models)])
-    body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-    return f"# {_markdown(results.get('title', results['table']))}\n\n{body}\n"
-
-
 def as_table(results: Mapping[str, Any]) -> "Table":
     """Return the table for a terminal."""
     from rich.table import Table
 
-    models = _models(results)
+    names = models(results)
     table = Table(title=results.get("title", results["table"]), title_justify="left", show_edge=False)
-    for name in ("row", "experiment", "split", "ours ± standard error", "labels", "status", *models):
+    for name in ("row", "experiment", "split", "ours ± standard error", "labels", "status", *names):
         table.add_column(name, overflow="fold")
     for row in results["rows"]:
         words = ", ".join(row["badges"]) if row["status"] == "done" else row["status"].replace("_", " ")
@@ -105,40 +112,32 @@ def as_table(results: Mapping[str, Any]) -> "Table":
             labels(row),
             words,
         ]
-        table.add_row(*(escape(cell) for cell in cells), *(published_figure(row, model) for model in models))
+        table.add_row(*(escape(cell) for cell in cells), *(published_figure(row, model) for model in names))
     return table
 
 
-def as_csv(results: Mapping[str, Any]) -> str:
-    """Return the table as CSV with full precision; texts that a spreadsheet would take for formulas are quoted."""
-    models = _models(results)
-    columns = [*_COLUMNS, *_MORE_COLUMNS]
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow([_cell(name) for name in [*columns, "badges", "seeds", "labels", "difference", *models]])
+def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one flat mapping for each row with everything that is known of it, in full precision, for CSV."""
+    names = models(results)
+    lines = []
     for row in results["rows"]:
-        joined = [", ".join(row["badges"]), ", ".join(map(str, row["seeds"])), labels(row), difference(row)]
-        values = [row.get(column) for column in columns] + joined
-        writer.writerow([_cell(value) for value in [*values, *(published_figure(row, model) for model in models)]])
-    return target.getvalue()
+        line = {column: row.get(column) for column in _COLUMNS}
+        line |= {"badges": ", ".join(row["badges"]), "seeds": ", ".join(map(str, row["seeds"]))}
+        line |= {"labels": labels(row), "difference": difference(row)}
+        lines.append(line | {model: published_figure(row, model) for model in names})
+    return lines
 
 
-def _models(results: Mapping[str, Any]) -> list[str]:
+def models(results: Mapping[str, Any]) -> list[str]:
+    """Return the published models of a table, in its order."""
     return list(dict.fromkeys(entry["model"] for row in results["rows"] for entry in row["published"]))
 
 
-def _bounded(entry: Mapping[str, Any]) -> str:
-    digits = f"{entry['value']:.3f}" if round(entry["value"], 2) != entry["value"] else f"{entry['value']:.2f}"
+def decimals(row: Mapping[str, Any], published: Mapping[str, Any]) -> int:
+    """Return how many decimals a published figure was printed with: three for errors, two for bits/dim."""
+    return 3 if row["metric"] != "bits_per_dim" or round(published["value"], 2) != published["value"] else 2
+
+
+def _bounded(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    digits = f"{entry['value']:.{decimals(row, entry)}f}"
     return f"< {digits}" if entry["bound"] == "<" else digits
-
-
-def _markdown(text: str) -> str:
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(escaped.replace("|", "\\|").split())
-
-
-def _cell(value: Any) -> Any:
-    # A number stays a number, "-1.2" included; only text can be a formula (OWASP: CSV injection).
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

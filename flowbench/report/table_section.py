@@ -1,0 +1,198 @@
+"""A results file as a part of a page: the table beside the published figures, and a card for each line of it."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowbench.errors import FlowbenchError
+from flowbench.report.formats import difference, figure, labels, models, published_figure, records, unit
+from flowbench.report.gallery import gallery
+from flowbench.report.page import slug
+from flowbench.report.plot import Plot, embed, save_plot
+from flowbench.report.section import Place, Section
+from flowbench.report.sheet import Cell, Column, Sheet, number_cell
+from flowbench.report.verdict import shortfall, verdict
+from flowbench.runs import RunFolder
+
+__all__ = ["table_section"]
+
+_FACTS = {
+    "parameters": "Parameters",
+    "steps": "Steps",
+    "epochs": "Epochs",
+    "train_seconds": "Training, seconds",
+    "device": "Device",
+    "precision": "Precision",
+    "data_status": "Data",
+    "data_fingerprint": "Data fingerprint",
+    "config_sha256": "Config SHA-256",
+    "mlflow_run_id": "MLflow run",
+    "notes": "Notes",
+}
+
+
+@dataclass
+class _Line:
+    """What the page shows of one line: the row, its runs (one for each seed), their pictures."""
+
+    row: Mapping[str, Any]
+    anchor: str
+    runs: list[dict[str, Any]]
+    verdict: str = ""
+    config: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    pictures: list[Plot] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name: str = "table") -> Section:
+    """Return the part of a page that shows a table, and write its drawings.
+
+    Args:
+        results: the content of a results.json.
+        base: the folder that the runs' paths in `results` are relative to.
+        place: the page.
+        name: stem of the table's files.
+    """
+    lines = _lines(results, base, place)
+    rows = results["rows"]
+    content = {
+        "lines": lines,
+        "missing": [row for row in rows if row["status"] != "done"],
+        "notes": list(dict.fromkeys(note for row in rows if (note := row.get("note")))),
+        "description": results.get("description") or "",
+        "badges": list(dict.fromkeys(badge for line in lines for badge in _badges(line.row))),
+        "figure": figure,
+        "labels": labels,
+        "unit": unit,
+        "row_badges": _badges,
+    }
+    title = results.get("title") or results["table"]
+    return Section(slug(results["table"]), title, "section_table.html.j2", content, [_sheet(results, lines, name)])
+
+
+def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
+    names = models(results)
+    metrics = {row["metric"] for row in results["rows"]}
+    compared = any(difference(row) is not None for row in results["rows"])
+    columns = [Column("Row"), Column("Experiment"), Column("Ours", True, " and ".join(map(unit, sorted(metrics))))]
+    columns += [Column(model, True, "published") for model in names]
+    columns += [Column("Difference", True, "ours − published")] if compared else []
+    columns += [Column("Verdict"), Column("Labels")]
+    return Sheet(name, _caption(results), columns, [_cells(line, names, compared) for line in lines], records(results))
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    sources = sorted({entry["source"] for row in results["rows"] for entry in row["published"]})
+    words = f"{results.get('title') or results['table']}: ours ± standard error over test items"
+    if sources:
+        words += f", beside published figures ({'; '.join(sources)})"
+    entries = [entry for row in results["rows"] for entry in row["published"]]
+    if any(entry["split"] == "train" for entry in entries):
+        words += "; training figures in parentheses"
+    if any(entry["bound"] == "<" for entry in entries):
+        words += "; < marks an upper bound"
+    return f"{words}. Lower is better."
+
+
+def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
+    row = line.row
+    count = f", n = {row['n']:,}" if row["n"] else ""
+    link = f"#{line.anchor}"
+    cells = [
+        Cell(row["row"]),
+        Cell(row["experiment"], href=link, note=labels(row)),
+        Cell(figure(row), row["value"], f"{row['split']}{count}", link if row["runs"] else None, strong=True),
+    ]
+    for model in names:
+        text = published_figure(row, model)
+        values = [
+            entry["value"] for entry in row["published"] if (entry["model"], entry["split"]) == (model, row["split"])
+        ]
+        cells.append(Cell(text, values[0] if values else None))
+    if compared:
+        cells.append(
+            number_cell(difference(row), "+.3f", note=f"to {row['reproduces']}" if row.get("reproduces") else "")
+        )
+    return [*cells, Cell(line.verdict), Cell("", badges=_badges(row))]
+
+
+def _badges(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if row["status"] != "done":
+        return (row["status"].replace("_", " "),)
+    return (*(("paper's preset",) if row["budget"] == "paper" else ()), *row["badges"])
+
+
+def _lines(results: Mapping[str, Any], base: Path, place: Place) -> list[_Line]:
+    rows, taken = results["rows"], set[str]()
+    limit = place.picture_bytes // max(sum(1 for row in rows if row["runs"]), 1)
+    lines = []
+    for row in rows:
+        stem = f"{slug(results['table'])}-{slug(row['row'])}-{slug(row['experiment'])}"
+        anchor = next(name for name in (stem, *(f"{stem}-{k}" for k in range(2, 10_000))) if name not in taken)
+        taken.add(anchor)
+        lines.append(_line(row, anchor, base, place, limit))
+    return lines
+
+
+def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place, limit: int) -> _Line:
+    line = _Line(row, anchor, [])
+    folders = [RunFolder(Path(os.path.normpath(base / path))) for path in row["runs"]]
+    experiment, sound = None, []
+    for path, folder in zip(row["runs"], folders, strict=True):
+        link = Path(os.path.relpath(base / path, place.folder)).as_posix()
+        run: dict[str, Any] = {"path": path, "link": link, "result": {}, "facts": {}}
+        try:
+            run["result"] = folder.result
+            run["facts"] = {name: run["result"][key] for key, name in _FACTS.items() if run["result"].get(key)}
+            sound.append(folder)
+        except FlowbenchError as error:
+            line.problems.append(" ".join(str(error).split()))
+        line.runs.append(run)
+    if sound:
+        try:
+            experiment = sound[0].experiment
+            line.config = (sound[0].path / "config.yaml").read_text(encoding="utf-8")
+            line.environment = {key: _words(value) for key, value in sound[0].environment.items() if value is not None}
+            line.pictures = _pictures(row, anchor, sound, place, limit)
+        except (FlowbenchError, OSError, ValueError) as error:
+            line.problems.append(" ".join(str(error).split()))
+    line.verdict = verdict(row, shortfall(row, line.runs[0]["result"] if line.runs else {}, experiment))
+    return line
+
+
+def _pictures(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place, limit: int) -> list[Plot]:
+    curves = _curves(row, anchor, runs, place)
+    shown = gallery(runs[0].figures, row["experiment"], page=place.folder, limit=limit)
+    return [*([curves] if curves else []), *shown]
+
+
+def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place) -> Plot | None:
+    from flowbench.report.curves import training_curves
+
+    stem = place.plots / f"{anchor}-training"
+    title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
+    alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")]
+    data = [run.path / "metrics.jsonl" for run in runs]
+    if not place.redraw and _newer(files, data):
+        links = {path.suffix[1:].upper(): path.relative_to(place.folder).as_posix() for path in files}
+        return Plot(title, alt, embed(files[0]), links, drawn=True)
+    drawing = training_curves([run.metrics() for run in runs], row["metric"], row["model"])
+    return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
+
+
+def _newer(files: Sequence[Path], data: Sequence[Path]) -> bool:
+    if not all(path.is_file() for path in files):
+        return False
+    oldest = min(path.stat().st_mtime for path in files)
+    return all(path.stat().st_mtime < oldest for path in data if path.is_file())
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    return value if isinstance(value, str) else json.dumps(value)

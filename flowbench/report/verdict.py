@@ -1,0 +1,113 @@
+"""What a figure says beside the published one, in plain words."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flowbench.config import Experiment, load_experiment
+from flowbench.errors import InputError
+from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
+
+__all__ = ["changed_settings", "noise", "shortfall", "verdict"]
+
+_CHOSEN_BY_TABLE: tuple[str, ...] = (
+    "name",
+    "preset",
+    "seed",
+    "tune",
+    "study",
+    "data.name",
+    "data.csv",
+    "data.protocol",
+)
+_CHOSEN_BY_TABLE += ("data.lookback", "data.horizon", "data.features", "train.log_every", "train.checkpoint_every")
+MAX_CHANGES = 3
+
+
+def noise(row: Mapping[str, Any]) -> float:
+    """Return the half width of the 95 % interval that a difference to the published figure has.
+
+    1.96 √(stderr² + seed_std² / seeds), and half a unit of the published figure's last digit, to which it was rounded.
+    The published figure's own noise is not known and not counted.
+    """
+    seeds = max(len(row["seeds"]), 1)
+    variance = (row["stderr"] or 0.0) ** 2 + (row["seed_std"] or 0.0) ** 2 / seeds
+    published = reproduced(row)
+    rounding = 0.0 if published is None else 0.5 * 10.0 ** -decimals(row, published)
+    return 1.96 * math.sqrt(variance) + rounding
+
+
+def verdict(row: Mapping[str, Any], short: str = "") -> str:
+    """Return the verdict on a row: the reason where there is no figure, else how far it is from the published one.
+
+    Args:
+        row: an entry of a results.json.
+        short: what was less than the preset asks for (`shortfall`); appended.
+    """
+    if row["status"] != "done":
+        return str(row["reason"] or "nothing was measured")
+    gap, published = difference(row), reproduced(row)
+    if gap is None or published is None:
+        words = "no published figure to compare with"
+    else:
+        words = _compared(
+            gap,
+            noise(row),
+            f"{published['model']}'s {published_figure(row, published['model']).split(' (')[0]}",
+            unit(row["metric"]),
+        )
+        if published["bound"] == "<":
+            words += ", which is an upper bound"
+        if published.get("lookback") and row.get("lookback") and published["lookback"] != row["lookback"]:
+            words += f", which looks back {published['lookback']} steps"
+    return f"{words}; {short}" if short else words
+
+
+def shortfall(row: Mapping[str, Any], result: Mapping[str, Any], experiment: Experiment[Any, Any] | None) -> str:
+    """Say in what a custom run is less than, or other than, the shipped preset of its name; empty for none.
+
+    Args:
+        row: an entry of a results.json.
+        result: its first run's result.json.
+        experiment: the run's resolved experiment.
+    """
+    if experiment is None or row["budget"] != "custom":
+        return ""
+    try:
+        preset = load_experiment(experiment.name)
+    except InputError:
+        return ""
+    parts = [_length(result, preset), *changed_settings(experiment, preset)]
+    said = [part for part in parts if part]
+    more = len(said) - MAX_CHANGES - 1
+    return ", ".join([*said[: MAX_CHANGES + 1], *([f"{more} more settings changed"] if more > 0 else [])])
+
+
+def changed_settings(experiment: Experiment[Any, Any], preset: Experiment[Any, Any]) -> list[str]:
+    """Return `key value instead of value` for every setting that makes a figure and differs from the preset's."""
+    ours, theirs = _flat(experiment.model_dump(mode="json")), _flat(preset.model_dump(mode="json"))
+    lengths = ("train.epochs", "train.steps")
+    keys = [key for key in ours if ours[key] != theirs.get(key) and key not in lengths]
+    chosen = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in _CHOSEN_BY_TABLE)]
+    return [f"{key} {ours[key]} instead of {theirs.get(key)}" for key in chosen]
+
+
+def _length(result: Mapping[str, Any], preset: Experiment[Any, Any]) -> str:
+    for key in ("epochs", "steps"):
+        wanted, done = getattr(preset.train, key), result.get(key)
+        if wanted is not None and done is not None and done < wanted:
+            return f"trained {f'{done:.2g}' if done < 10 else f'{done:,.0f}'} of {wanted:,} {key}"
+    return ""
+
+
+def _compared(gap: float, noise: float, published: str, unit: str) -> str:
+    if abs(gap) <= noise:
+        return f"within noise of {published}"
+    return f"{abs(gap):.3g} {unit} {'above' if gap > 0 else 'below'} {published}"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
