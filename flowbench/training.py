@@ -18,7 +18,7 @@ from flowbench.config import Experiment, config_sha256, load_experiment, shipped
 from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
-from flowbench.optimization import WeightAverage, learning_rate, make_optimizer
+from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.task import Task, make_task
@@ -263,17 +263,8 @@ def _step(session: _Session, objective: nn.Module) -> tuple[dict[str, Tensor], T
         group["lr"] = learning_rate(config, session.progress, session.epoch)
     loss, values = objective(*session.task.batch(session.step))
     session.fabric.backward(loss)
-    limit = float("inf") if config.clip_norm is None else config.clip_norm
-    norm = torch.nn.utils.clip_grad_norm_(session.parameters, limit)
-    finite = (torch.isfinite(norm) & torch.isfinite(loss.detach())).float()
+    norm, finite = take_step(optimizer, session.parameters, loss, config.clip_norm)
     bad = 1 - finite
-    if optimizer.defaults.get("fused"):
-        # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
-        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
-        optimizer.step()
-    elif bad.item() == 0:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     session.skipped += bad
     session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
     return {"loss": loss, **values, "grad_norm": norm}, finite
