@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowbench.figures.theme import save
+from flowbench.figures.theme import save, themed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,8 @@ def embed(path: Path) -> str:
 
 def save_plot(figure: "Figure", stem: Path, *, page: Path, title: str, alt: str, wide: bool = False) -> Plot:
     """Write a drawing as `stem`.svg and `stem`.pdf and return it as a picture for the page in the folder `page`."""
-    vector = save(figure, stem.with_name(f"{stem.name}.svg"))
-    paper = save(figure, stem.with_name(f"{stem.name}.pdf"))
+    with themed():  # the ids inside an SVG and its kind of text are the theme's, and are settled on saving
+        vector = save(figure, stem.with_name(f"{stem.name}.svg"))
+        paper = save(figure, stem.with_name(f"{stem.name}.pdf"))
     files = {path.suffix[1:].upper(): path.relative_to(page).as_posix() for path in (vector, paper)}
     return Plot(title, alt, embed(vector), files, drawn=True, wide=wide)
