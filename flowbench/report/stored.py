@@ -9,6 +9,7 @@ from flowbench.errors import InputError
 from flowbench.report.build import write_report
 from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
+from flowbench.report.throughput_section import is_throughput, throughput_section
 from flowbench.results import done_row
 from flowbench.runs import RunFolder, find_run
 from flowbench.tables import Entry, Row
@@ -83,5 +84,12 @@ def _row(run: RunFolder) -> dict[str, Any]:
     return content
 
 
-READERS: list[tuple[Callable[[Path], bool], Callable[[Path, Place, str], Section]]] = [(_has_results, _of_table)]
+def _of_throughput(path: Path, place: Place, name: str) -> Section:
+    return throughput_section(path, place, name or "throughput")
+
+
+READERS: list[tuple[Callable[[Path], bool], Callable[[Path, Place, str], Section]]] = [
+    (_has_results, _of_table),
+    (is_throughput, _of_throughput),
+]
 """What a source may be: (does this path look like one?, read it)."""

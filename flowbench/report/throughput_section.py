@@ -1,0 +1,201 @@
+"""Stored throughput as a part of a page: a table for each device, the cost over the floor, and its history."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowbench.errors import InputError
+from flowbench.figures.theme import color_of, new_figure, themed
+from flowbench.report.page import slug
+from flowbench.report.plot import Plot, save_plot
+from flowbench.report.section import Place, Section
+from flowbench.report.sheet import Cell, Column, Sheet, number_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Measured", "is_throughput", "read_throughput", "throughput_section"]
+
+MAX_LINES = 12
+"""Series in one plot: more of them cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stored file of `flowbench throughput run`."""
+
+    path: Path
+    environment: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+
+    @property
+    def device(self) -> str:
+        """The name of the device, with its threads where it is a processor."""
+        name = str(self.environment.get("device_name") or self.environment.get("device") or "unknown device")
+        threads = self.environment.get("threads")
+        on_cpu = self.environment.get("device", "cpu") == "cpu"
+        return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if on_cpu and threads else name
+
+    @property
+    def commit(self) -> str:
+        """The short commit, or the file's name where none is known."""
+        commit = self.environment.get("commit")
+        return str(commit)[:7] if commit else self.path.stem
+
+
+def is_throughput(path: Path) -> bool:
+    """Say whether a path is a throughput file or a folder that holds some (not deeper than one level)."""
+    return bool(_files(path))
+
+
+def read_throughput(path: Path) -> list[Measured]:
+    """Read a throughput file, or all of a folder in the order of their names.
+
+    Raises:
+        InputError: a file is not readable as one.
+    """
+    found = []
+    for file in _files(path):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found.append(Measured(file, content["environment"], content["results"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}: not a file of flowbench throughput run ({type(error).__name__})") from error
+    return found
+
+
+def throughput_section(path: Path, place: Place, name: str = "throughput") -> Section:
+    """Return the part of a page that shows stored throughput, and write its plots.
+
+    Args:
+        path: a file, a folder of one device, or a folder of such folders.
+        place: the page.
+        name: stem of the tables' files.
+    """
+    devices: dict[str, list[Measured]] = {}
+    for measured in read_throughput(path):
+        devices.setdefault(measured.device, []).append(measured)
+    parts, sheets = [], []
+    for device, files in devices.items():
+        stem = name if len(devices) == 1 else f"{name}-{slug(device)}"
+        newest = files[-1]
+        sheets.append(_sheet(newest, stem))
+        plots = [
+            _plot(_cost(newest), place, f"{stem}-cost", "Time of each pass over that of its own convolutions", device)
+        ]
+        if len(files) > 1:
+            plots.append(_plot(_history(files), place, f"{stem}-history", "History over the stored commits", device))
+        parts.append({"device": device, "sheet": sheets[-1], "plots": plots, "environment": newest.environment})
+    title = "Throughput"
+    description = (
+        "Medians with their 95 % intervals. The floor ratio is the time of a pass divided by the time of its own "
+        "convolutions alone, measured in alternation: 1 is the floor, lower is better."
+    )
+    content = {"parts": parts, "description": description}
+    return Section("throughput", title, "section_throughput.html.j2", content, sheets)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [file for file in sorted([*path.glob("*.json"), *path.glob("*/*.json")]) if _looks_right(file)]
+    return [path] if path.suffix == ".json" and path.is_file() and _looks_right(path) else []
+
+
+def _looks_right(file: Path) -> bool:
+    # Its own keys tell it from a run's result.json or a table's results.json, without reading all of it as JSON.
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        text = opened.read(2_000_000)
+    return '"floor_ratio"' in text and '"environment"' in text
+
+
+def _sheet(measured: Measured, name: str) -> Sheet:
+    columns = [
+        Column("Experiment"),
+        Column("Pass"),
+        Column("Batch", True),
+        Column("Precision"),
+        Column("Images/s", True),
+    ]
+    columns += [Column("Floor ratio", True), Column("Parameters", True), Column("MFLOP an image", True)]
+    columns += [Column("Peak memory, MB", True)]
+    rows = []
+    for entry in measured.results:
+        compiled = ", compiled" if entry.get("compiled") else ""
+        speed, ratio = entry["images_per_second"], entry.get("floor_ratio")
+        flops, memory = entry.get("flops_per_image"), entry.get("peak_memory_bytes")
+        rows.append(
+            [
+                Cell(entry["experiment"]),
+                Cell(entry["pass"]),
+                number_cell(entry["batch"], ",d"),
+                Cell(f"{entry['precision']}{compiled}"),
+                number_cell(speed["median"], ",.1f", note=_interval(speed, ",.1f"), strong=True),
+                Cell("–") if ratio is None else number_cell(ratio["median"], ".2f", note=_interval(ratio, ".2f")),
+                number_cell(entry.get("parameters"), ",d"),
+                number_cell(None if flops is None else flops / 1e6, ",.1f"),
+                number_cell(None if memory is None else memory / 1e6, ",.0f"),
+            ]
+        )
+    caption = (
+        f"{measured.device}, commit {measured.commit}: images/s (higher is better) and floor ratio (lower is better)."
+    )
+    return Sheet(name, caption, columns, rows)
+
+
+def _interval(value: Mapping[str, Any], form: str) -> str:
+    return f"{value['low']:{form}} to {value['high']:{form}}"
+
+
+def _plot(drawing: "Figure", place: Place, stem: str, title: str, device: str) -> Plot:
+    return save_plot(drawing, place.plots / stem, page=place.folder, title=title, alt=f"{title}, on {device}")
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    extra = f", {entry['precision']}" if str(entry["precision"]) != "32" else ""
+    compiled = ", compiled" if entry.get("compiled") else ""
+    return f"{entry['experiment']}, {entry['pass']}, batch {entry['batch']}{extra}{compiled}"
+
+
+def _with_ratio(measured: Measured) -> list[Mapping[str, Any]]:
+    return [entry for entry in measured.results if entry.get("floor_ratio")]
+
+
+def _cost(measured: Measured) -> "Figure":
+    entries = _with_ratio(measured)
+    with themed():
+        drawing = new_figure(7.2, 0.9 + 0.32 * max(len(entries), 1))
+        axes = drawing.subplots()
+        for place, entry in enumerate(entries):
+            ratio, color = entry["floor_ratio"], color_of(entry["experiment"].split("/")[0])
+            axes.plot([ratio["low"], ratio["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="round")
+            axes.plot(ratio["median"], place, "o", color=color, markersize=5)
+        axes.axvline(1, color="#333333", linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(entries)), [_label(entry) for entry in entries])
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set(xlabel="floor ratio (1: the convolutions alone)")
+    return drawing
+
+
+def _history(files: Sequence[Measured]) -> "Figure":
+    series: dict[str, list[tuple[int, float]]] = {}
+    families: dict[str, str] = {}
+    for place, measured in enumerate(files):
+        for entry in _with_ratio(measured):
+            series.setdefault(_label(entry), []).append((place, entry["floor_ratio"]["median"]))
+            families[_label(entry)] = entry["experiment"].split("/")[0]
+    longest = sorted(series, key=lambda label: -len(series[label]))[:MAX_LINES]
+    styles = ("-", "--", ":", "-.")
+    with themed():
+        drawing = new_figure(7.2, 3.6)
+        axes = drawing.subplots()
+        for number, label in enumerate(longest):
+            x, y = zip(*series[label], strict=True)
+            axes.plot(x, y, styles[number % 4], marker="o", markersize=4, color=color_of(families[label]), label=label)
+        axes.set_xticks(range(len(files)), [measured.commit for measured in files], rotation=45)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel="commit", ylabel="floor ratio")
+        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return drawing

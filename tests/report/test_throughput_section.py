@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowbench.errors import InputError
+from flowbench.report import build_from
+from flowbench.report.throughput_section import is_throughput
+
+
+def stored(path: Path, commit: str, ratio: float = 1.4, device: str = "A test's processor") -> Path:
+    def interval(median: float) -> dict[str, Any]:
+        return {"median": median, "low": 0.9 * median, "high": 1.1 * median, "samples": [median] * 3}
+
+    common = {"batch": 16, "precision": 32, "compiled": False, "parameters": 6_000_000, "flops_per_image": 2.5e9}
+    results = [
+        {
+            "experiment": name,
+            "pass": kind,
+            **common,
+            "images_per_second": interval(12.34),
+            "floor_ratio": interval(ratio),
+        }
+        | {"peak_memory_bytes": 1.5e9}
+        for name in ("real_nvp/cifar10", "glow/cifar10")
+        for kind in ("train", "forward")
+    ]
+    environment = {"device": "cpu", "device_name": device, "threads": 1, "commit": commit * 20}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": 1, "environment": environment, "results": results}))
+    return path
+
+
+def test_one_file_is_a_table_with_intervals_and_a_plot(tmp_path: Path) -> None:
+    page = build_from([str(stored(tmp_path / "a.json", "ab"))], tmp_path / "page")
+    text = page.read_text()
+    assert "12.3</span><small>11.1 to 13.6" in text
+    assert "1.40</span><small>1.26 to 1.54" in text
+    assert "A test&#39;s processor, 1 thread, commit abababa" in text
+    assert sorted(path.name for path in (page.parent / "plots").iterdir()) == ["table-cost.pdf", "table-cost.svg"]
+    assert "real_nvp/cifar10" in (page.parent / "table.csv").read_text()
+
+
+def test_several_commits_have_a_history_and_each_device_its_own(tmp_path: Path) -> None:
+    for place, commit in enumerate("abc"):
+        stored(tmp_path / "cpu" / f"{place}.json", commit * 2, 1.5 - place / 10)
+    stored(tmp_path / "gpu" / "0.json", "aa", 2.0, device="Another one")
+    page = build_from([str(tmp_path)], tmp_path / "page" / "index.html")
+    names = {path.name for path in (page.parent / "plots").glob("*.svg")}
+    assert {name for name in names if "history" in name} == {"table-a-test-s-processor-1-thread-history.svg"}
+    assert len({name for name in names if "cost" in name}) == 2
+    # The newest file fills the table.
+    assert "1.30" in page.read_text()
+
+
+def test_other_json_is_not_taken_for_throughput(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"schema": 1}')
+    assert not is_throughput(tmp_path)
+    (tmp_path / "bad.json").write_text('{"environment": {}, "floor_ratio": ')
+    with pytest.raises(InputError, match=r"bad\.json: not a file of flowbench throughput"):
+        build_from([str(tmp_path)], tmp_path / "page")
