@@ -22,6 +22,14 @@ class Base(nn.Module, ABC):
     ) -> Tensor:
         """Return float32 latents of `shape` (n, …) on `device`, from the density p^(1/temperature²), normalized."""
 
+    @abstractmethod
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return what is N(0, 1) in every dimension where z follows this distribution; of z's shape."""
+
+    @abstractmethod
+    def color(self, white: Tensor) -> Tensor:
+        """Undo `whiten`: latents that follow this distribution where `white` is N(0, 1) in every dimension."""
+
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Return −½ Σ (z² + log 2π), (batch,)."""
@@ -42,6 +50,14 @@ class StandardNormal(Base):
         where = device if generator is None else generator.device
         return temperature * torch.randn(shape, generator=generator, device=where).to(device)
 
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return z itself."""
+        return z
+
+    def color(self, white: Tensor) -> Tensor:
+        """Return the white latents themselves."""
+        return white
+
 
 class Uniform(Base):
     """z ~ U[0, 1) in every dimension; it is its own tempered version, whatever the temperature."""
@@ -58,3 +74,13 @@ class Uniform(Base):
         """Return U[0, 1)."""
         where = device if generator is None else generator.device
         return torch.rand(shape, generator=generator, device=where).to(device)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return Φ⁻¹(z), Φ being the standard normal's distribution function."""
+        white: Tensor = torch.special.ndtri(z)
+        return white
+
+    def color(self, white: Tensor) -> Tensor:
+        """Return Φ(white)."""
+        z: Tensor = torch.special.ndtr(white)
+        return z

@@ -178,6 +178,26 @@ class FlowDensity(DensityModel):
         return self.images_of(z)
 
     @torch.no_grad()
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return white latents, as the flow shapes them: N(0, 1) in every dimension under the model.
+
+        Args:
+            images, noise: as in `terms`.
+        """
+        with evaluating(self):
+            z, _ = self.flow(self.flow_input(images, noise)[0])
+            return self.base.whiten(z)
+
+    @torch.no_grad()
+    def decode(self, white: Tensor) -> Tensor:
+        """Return the uint8 images, (batch, channels, height, width), of white latents: undoes `encode`.
+
+        Raises:
+            WorkFailedError: some images are not numbers.
+        """
+        return self.images_of(self.base.color(white))
+
+    @torch.no_grad()
     def images_of(self, z: Tensor) -> Tensor:
         """Return the uint8 images, (batch, channels, height, width), of latents z; in evaluation mode.
 

@@ -30,3 +30,11 @@ def test_uniform_samples_stay_inside_at_any_temperature():
     assert z.min() >= 0
     assert z.max() < 1
     assert z.mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("base", [StandardNormal(), Uniform()], ids=["normal", "uniform"])
+def test_white_latents_are_standard_normal_and_come_back(base):
+    z = base.sample((4000,), 1.0, torch.Generator().manual_seed(0), CPU).double()
+    white = base.whiten(z)
+    torch.testing.assert_close(base.color(white), z)
+    assert scipy.stats.kstest(white.numpy(), "norm").pvalue > 0.01

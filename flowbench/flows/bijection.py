@@ -1,7 +1,8 @@
 """What a flow is made of: invertible maps with known log-determinants, and the ways to put them together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,26 @@ class Bijection(nn.Module, ABC):
             x, and log|det ∂x/∂z| in nats, (batch,).
         """
 
+    def layers(self) -> Iterator["Bijection"]:
+        """Yield the bijections that this one is made of, in the order of `forward`, down to the indivisible ones."""
+        yield self
+
+    def by_scale(self, z: Tensor) -> list[Tensor]:
+        """Return latents by the scale at which they leave the flow, finest first; a single one unless some do early.
+
+        Args:
+            z: latents as `forward` gives them, (batch, ...).
+
+        Returns:
+            (batch, channels, height, width) each; together as many values as z has.
+        """
+        return [z]
+
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the latents that `by_scale` takes apart into `parts`, as `inverse` takes them."""
+        (z,) = parts
+        return z
+
     def regularization(self) -> Tensor:
         """Return the sum of squares that `optim.scale_l2` penalizes, a scalar; 0 unless a model says otherwise."""
         parameter = next(self.parameters(), None)
@@ -67,6 +88,11 @@ class Compose(Bijection):
             log_det = log_det + increment
         return z, log_det
 
+    def layers(self) -> Iterator[Bijection]:
+        """Yield the layers of each bijection in turn."""
+        for bijection in self.bijections:
+            yield from cast(Bijection, bijection).layers()
+
 
 class Conjugate(Bijection):
     """A bijection seen in other coordinates: outer⁻¹ ∘ inner ∘ outer.
@@ -93,6 +119,10 @@ class Conjugate(Bijection):
         x, back = self.outer.inverse(y)
         return x, there + inside + back
 
+    def layers(self) -> Iterator[Bijection]:
+        """Yield the layers of `inner`: what the change of coordinates adds, it takes away again."""
+        yield from self.inner.layers()
+
 
 class OnFirstHalf(Bijection):
     """A bijection of the first half of the channels; the second half is factored out, that is, left as it is.
@@ -115,3 +145,7 @@ class OnFirstHalf(Bijection):
         first, second = z.chunk(2, dim=1)
         first, log_det = self.inner.inverse(first)
         return torch.cat((first, second), dim=1), log_det
+
+    def layers(self) -> Iterator[Bijection]:
+        """Yield the layers of `inner`."""
+        yield from self.inner.layers()

@@ -4,7 +4,7 @@ Each level squeezes the image 2x2, applies `steps` steps of activation normaliza
 but for the last level, factors out half of the channels under a learned prior given the other half.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -151,9 +151,22 @@ class Glow(Bijection):
         """
         return _unpack(_arranged(z, self.image_shape), self.levels)
 
-    def pack(self, eps: list[Tensor], z_top: Tensor) -> Tensor:
+    def pack(self, eps: Sequence[Tensor], z_top: Tensor) -> Tensor:
         """Return the latents, (batch, D), that `unpack` splits into `eps` and `z_top`."""
         return _pack(eps, z_top).flatten(1)
+
+    def layers(self) -> Iterator[Bijection]:
+        """Yield activation normalizations, channel mixings, couplings and conditional priors."""
+        yield from self.flow.layers()
+
+    def by_scale(self, z: Tensor) -> list[Tensor]:
+        """Return what `unpack` gives, in one list: the ε of each level, then z_top."""
+        eps, z_top = self.unpack(z)
+        return [*eps, z_top]
+
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the latents, (batch, D), that `by_scale` takes apart."""
+        return self.pack(parts[:-1], parts[-1])
 
     def steps(self) -> dict[str, GlowStep]:
         """Return the steps in the order of `forward` under the authors' names: level/step."""
@@ -231,10 +244,19 @@ class LearnedTop(Base):
         self, shape: tuple[int, ...], temperature: float, generator: torch.Generator | None, device: torch.device
     ) -> Tensor:
         """Return ε = temperature · N(0, 1) and z_top = μ + temperature · σ · N(0, 1), arranged as `shape`."""
-        white = StandardNormal().sample(shape, temperature, generator, device)
+        return self.color(StandardNormal().sample(shape, temperature, generator, device))
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return ε as it is and (z_top − μ) / σ, in z's shape."""
+        eps, top = _unpack(_arranged(z, self.image_shape), self.levels)
+        mean, log_sd = self._moments(top)
+        return _pack(eps, (top - mean) * torch.exp(-log_sd)).reshape(z.shape)
+
+    def color(self, white: Tensor) -> Tensor:
+        """Undo `whiten`."""
         eps, top = _unpack(_arranged(white, self.image_shape), self.levels)
         mean, log_sd = self._moments(top)
-        return _pack(eps, mean + log_sd.exp() * top).reshape(shape)
+        return _pack(eps, mean + log_sd.exp() * top).reshape(white.shape)
 
     def _moments(self, top: Tensor) -> tuple[Tensor, Tensor]:
         h = self.p(top.new_zeros(1, 2 * self.top_channels, *top.shape[2:]))
@@ -262,7 +284,7 @@ def _unpack(z: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
     return eps, F.pixel_unshuffle(z, 2)
 
 
-def _pack(eps: list[Tensor], z_top: Tensor) -> Tensor:
+def _pack(eps: Sequence[Tensor], z_top: Tensor) -> Tensor:
     z = F.pixel_shuffle(z_top, 2)
     for white in reversed(eps):
         z = F.pixel_shuffle(torch.cat((z, white), dim=1), 2)

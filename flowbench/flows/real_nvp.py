@@ -13,7 +13,7 @@ Latents have the image's shape; the factored-out ones lie where their pixels lay
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -146,6 +146,7 @@ class RealNVP(Bijection):
             )
 
         self.flow = scale(0, *image_shape)
+        self._squeeze = OrderedSqueeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images x, (batch, channels, height, width), to latents of the same shape."""
@@ -155,6 +156,30 @@ class RealNVP(Bijection):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map latents z, (batch, channels, height, width), to images; normalizers of the flow use moving averages."""
         return self.flow.inverse(z)
+
+    def layers(self) -> Iterator[Bijection]:
+        """Yield the couplings (and the 1x1 convolutions, if there are any)."""
+        yield from self.flow.layers()
+
+    def by_scale(self, z: Tensor) -> list[Tensor]:
+        """Return what is factored out at each scale, finest first, and the latents of the last scale.
+
+        Returns:
+            Of scale k < scales − 1 (batch, channels · 2^(k+1), height / 2^(k+1), width / 2^(k+1)); of the last one as
+            many channels as the one before and the same size.
+        """
+        parts = []
+        for _ in range(self.scales - 1):
+            z, factored_out = self._squeeze(z)[0].chunk(2, dim=1)
+            parts.append(factored_out)
+        return [*parts, z]
+
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the latents, (batch, channels, height, width), that `by_scale` takes apart."""
+        z = parts[-1]
+        for factored_out in reversed(parts[:-1]):
+            z = self._squeeze.inverse(torch.cat((z, factored_out), dim=1))[0]
+        return z
 
     def regularization(self) -> Tensor:
         """Return the sum of squares of the convolutions' magnitudes and of the checkerboard couplings' scales."""

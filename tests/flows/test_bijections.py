@@ -189,3 +189,32 @@ def test_gradients_reach_every_parameter(case, data):
     if parameters:
         gradients = torch.autograd.grad(z.square().sum() - log_det.sum(), parameters)
         assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_scales_take_latents_apart_and_put_them_together(case, data):
+    bijection, x = draw_case(data, case)
+    z, _ = bijection(x)
+    parts = bijection.by_scale(z)
+    assert sum(part.numel() for part in parts) == z.numel()
+    assert all(part.shape[0] == len(x) and part.ndim == 4 for part in parts)
+    assert torch.equal(bijection.from_scales(parts), z)
+
+
+@parametrized
+@some_examples
+@given(data=st.data())
+def test_log_dets_of_the_layers_add_up(case, data):
+    bijection, x = draw_case(data, case)
+    found = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, result: found.append((layer, result[1])))
+        for layer in bijection.layers()
+    ]
+    _, log_det = bijection(x)
+    for hook in hooks:
+        hook.remove()
+    assert [layer for layer, _ in found] == list(bijection.layers())
+    same(torch.stack([value for _, value in found]).sum(0), log_det, 1e-10)
