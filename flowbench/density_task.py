@@ -1,4 +1,4 @@
-"""What the training loop needs of a density model on images: batches, loss, validation, exact evaluation, samples."""
+"""What the training loop needs of a density model on images: batches, loss, validation, exact evaluation."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from flowbench.optimization import WeightAverage
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
 
-__all__ = ["DensityTask", "build_density"]
+__all__ = ["DensityTask", "build_density", "reported_setting"]
 
 TRAIN_FIGURE_IMAGES = 10_000
 """Training images that the figure beside the report split's is measured on: enough for its standard error."""
@@ -36,6 +36,17 @@ def build_density(experiment: Experiment[DensityData, DensityConfig], data: dict
     model = experiment.model.build((channels, height, width), data["levels"])
     set_precision(model, experiment.train.precision)
     return model
+
+
+def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Setting:
+    """Return how the figures that an experiment reports are measured."""
+    return Setting(
+        seed=experiment.seed,
+        draws=experiment.evaluate.draws,
+        batch_norm=experiment.evaluate.batch_norm,
+        weights=experiment.weights,
+        training_batch_size=experiment.data.batch_size,
+    )
 
 
 class NegativeLogLikelihood(nn.Module):
@@ -145,29 +156,9 @@ class DensityTask:
                 for buffer in ("mean", "var")
             }
 
-    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
-        """Draw samples of the reported model into the run's figures folder."""
-        from flowbench.figures.samples import sample_figure
-
-        with reported_state(self.model, self.setting(), self._train, average):
-            sample_figure(
-                self.model,
-                run.figures / "samples.png",
-                experiment=self._experiment.name,
-                step=run.step,
-                seed=self._experiment.seed,
-            )
-
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""
-        asked = self._experiment.evaluate
-        return Setting(
-            seed=self._experiment.seed,
-            draws=asked.draws,
-            batch_norm=asked.batch_norm,
-            weights=self._experiment.weights,
-            training_batch_size=self.batch_size,
-        )
+        return reported_setting(self._experiment)
 
 
 def _split(split: str) -> Split:

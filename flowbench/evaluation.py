@@ -27,6 +27,7 @@ __all__ = [
     "Values",
     "estimate_population",
     "evaluate",
+    "evaluation_path",
     "explain_batch_norm",
     "reported_state",
     "write_evaluation",
@@ -183,12 +184,17 @@ def explain_batch_norm(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], l
     )
 
 
-def write_evaluation(folder: Path, images: Images, setting: Setting, measured: Measured) -> Path:
-    """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path."""
+def evaluation_path(folder: Path, images: Images, setting: Setting) -> Path:
+    """Return where `write_evaluation` puts the JSON file; the bits/dim of every image lie beside it, `.npy`, (n,)."""
     parts = [images.split, images.name, f"draws{setting.draws}", setting.batch_norm, setting.weights]
     if setting.importance is not None:
         parts.append(f"importance{setting.importance}")
-    path = folder / ("-".join(parts) + f"-seed{setting.seed}.json")
+    return folder / ("-".join(parts) + f"-seed{setting.seed}.json")
+
+
+def write_evaluation(folder: Path, images: Images, setting: Setting, measured: Measured) -> Path:
+    """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path."""
+    path = evaluation_path(folder, images, setting)
     with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
         np.save(file, measured.bits_per_dim)
     content = {

@@ -139,9 +139,6 @@ class ForecastTask:
         name = config.name or series.path.stem
         return self._measured(run, average, windows, name, request.split or "test", own)
 
-    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
-        """Draw the run's pictures into its figures folder."""
-
     def _measured(
         self,
         run: RunFolder,

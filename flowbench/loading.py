@@ -1,4 +1,4 @@
-"""A trained run, brought back: its model as reported, another evaluation of it, its pictures again."""
+"""A trained run, brought back: its model as reported, and another evaluation of it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from flowbench.optimization import WeightAverage
 from flowbench.runs import RunFolder, find_run
 from flowbench.task import Task, build_model, make_task
 
-__all__ = ["draw_run", "evaluate_run", "load_run"]
+__all__ = ["evaluate_run", "load_run", "reported_step"]
 
 
 def load_run(run: str | Path) -> nn.Module:
@@ -41,11 +41,17 @@ def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path
     return task.measure(run, average, request)
 
 
-def draw_run(run: RunFolder) -> list[Path]:
-    """Draw a run's pictures again from its checkpoint and return their files."""
-    task, average = _reopen(run)
-    task.draw(run, average)
-    return sorted(run.figures.iterdir())
+def reported_step(run: RunFolder) -> int:
+    """Return the step that a run's reported weights are from: under `train.keep: best` that of the best ones.
+
+    Raises:
+        InputError: no sound checkpoint.
+    """
+    state = _load_checkpoint(run)
+    best: dict[str, Any] = state["best"]
+    # Until its end such a run goes on from its last weights; then the best ones take their place.
+    in_place = best["model"] and all(torch.equal(value, state["model"][name]) for name, value in best["model"].items())
+    return int(best["step"] if in_place else state["step"])
 
 
 def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
@@ -62,10 +68,7 @@ def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
 
 def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     """Return the folder's newest sound checkpoint, checked against the model's names and shapes."""
-    loaded = folder.load_checkpoint()
-    if loaded is None:
-        raise InputError(f"{folder.path}: has no checkpoint yet")
-    state, _ = loaded
+    state = _load_checkpoint(folder)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
     if expected != found:
@@ -74,3 +77,10 @@ def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
             f"{folder.path / 'checkpoint.pt'}: not of this run's model: {name} is missing, new or misshapen"
         )
     return state
+
+
+def _load_checkpoint(folder: RunFolder) -> dict[str, Any]:
+    loaded = folder.load_checkpoint()
+    if loaded is None:
+        raise InputError(f"{folder.path}: has no checkpoint yet")
+    return loaded[0]

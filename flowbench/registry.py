@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from flowbench.errors import InputError, did_you_mean
 
-__all__ = ["Registry", "density_models", "forecasters", "image_sets", "series_sets"]
+__all__ = ["Registry", "density_models", "figure_kinds", "forecasters", "image_sets", "series_sets"]
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -60,8 +60,9 @@ class Registry(Generic[T]):
 
 
 # Values are the classes' own types one floor up (density.DensityConfig, forecasting.ForecasterConfig, data.ImageSet
-# and data.SeriesSet).
+# and data.SeriesSet; figures.kinds.FigureKind two floors up).
 density_models: Registry[Any] = Registry("density model", "flowbench.flows")
 forecasters: Registry[Any] = Registry("forecaster", "flowbench.forecasting.models")
 image_sets: Registry[Any] = Registry("image data set", "flowbench.data.sets")
 series_sets: Registry[Any] = Registry("forecast data set", "flowbench.data.sets")
+figure_kinds: Registry[Any] = Registry("kind of figure", "flowbench.figures")

@@ -54,9 +54,6 @@ class Task(Protocol):
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked; return the content of the file that it wrote, and the file."""
 
-    def draw(self, run: RunFolder, average: WeightAverage | None) -> None:
-        """Draw the run's pictures into its figures folder."""
-
 
 def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
     """Build the model and open the data of an experiment; the model's first weights follow from the seed."""

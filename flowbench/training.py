@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowbench.config import Experiment, config_sha256, load_experiment, shipped_folder
 from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
 from flowbench.progress import TrainingBar
@@ -70,7 +71,7 @@ def train(
             _fit(session, stop, bar)
             session.finish()
             metrics, notes = task.evaluate(run, session.average)
-            task.draw(run, session.average)
+            notes = [*notes, *draw_at_end(run)]
         result = _result(session, metrics, notes)
         run.write_result(result)
     return result

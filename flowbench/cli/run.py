@@ -100,15 +100,23 @@ def evaluate(
 
 
 @app.command()
-def figures(run: RUN) -> None:
-    """Draw a run's pictures again from its checkpoint: the same run and seed give the same pictures.
+def figures(
+    run: RUN,
+    kind: Annotated[
+        str | None, typer.Option(help="Which, with commas, e.g. samples,manifold [default: all that the run allows].")
+    ] = None,
+) -> None:
+    """Draw a run's pictures from its checkpoint: the same run gives the same pictures.
 
-    Example: `flowbench figures real_nvp/digits`
+    Example: `flowbench figures real_nvp/digits --kind samples,manifold`
     """
-    from flowbench.loading import draw_run
+    from flowbench.figures.drawing import draw_run
     from flowbench.runs import find_run
 
-    for path in draw_run(find_run(run)):
+    drawn = draw_run(find_run(run), None if kind is None else [name.strip() for name in kind.split(",")])
+    for line in drawn.left_out:
+        typer.echo(f"left out: {line}", err=True)
+    for path in drawn.paths:
         typer.echo(path)
 
 

@@ -1,87 +1,80 @@
-"""Samples of a density model in a grid, at several temperatures."""
+"""Samples of a density model: at several temperatures, and larger than the images that it was trained on."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flowbench.density import DensityModel
+from flowbench.density_task import build_density
+from flowbench.figures.encoded import density_of, flow_of
+from flowbench.figures.grids import show_grid
+from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import new_figure, save, themed
 
-__all__ = ["TEMPERATURES", "draw_samples", "image_grid", "sample_figure"]
+__all__ = ["draw_extrapolation", "draw_samples", "resized", "sample"]
 
 TEMPERATURES = (0.7, 0.85, 1.0)
-MIN_SIDE = 48
-"""Pixels that an image takes in a grid at the least: 8 × 8 digits are enlarged six times."""
+SIDE = 6
+"""Samples in a row and in a column of a grid."""
+SIZES = {1: 6, 2: 3, 3: 2}
+"""How many times larger, and samples in a row: about the same area each."""
 
 
-def draw_samples(model: DensityModel, n: int, temperature: float, seed: int) -> Tensor:
+def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Tensor:
     """Return n samples, uint8 (n, channels, height, width) on the CPU: the same latents, scaled, at any temperature."""
     # The generator lives on the CPU, so that every device draws the same latents.
     generator = torch.Generator().manual_seed(seed)
     return model.sample(n, temperature, generator).cpu()
 
 
-def image_grid(images: Tensor, columns: int, levels: int, gap: int = 1) -> NDArray[np.uint8]:
-    """Lay images out in rows on white and enlarge them by a whole factor, each pixel a square.
-
-    Args:
-        images: uint8 (n, channels, height, width), channels 1 (grey) or 3 (RGB), values below `levels`.
-        columns: images in a row.
-        levels: grey levels; levels − 1 becomes 255.
-        gap: pixels between images, enlarged with them.
-
-    Returns:
-        uint8 RGB, (height, width, 3).
-    """
-    n, channels, height, width = images.shape
-    scale = -(-MIN_SIDE // min(height, width)) if min(height, width) < MIN_SIDE else 1
-    shown = np.rint(images.permute(0, 2, 3, 1).numpy() * (255 / (levels - 1))).astype(np.uint8)
-    shown = np.broadcast_to(shown, (n, height, width, 3)) if channels == 1 else shown
-    rows = -(-n // columns)
-    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for place, image in enumerate(shown):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
-        grid[top : top + height, left : left + width] = image
-    return grid.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def sample_figure(
-    model: DensityModel,
-    path: Path,
-    *,
-    experiment: str,
-    step: int,
-    seed: int = 0,
-    temperatures: Sequence[float] = TEMPERATURES,
-    n: int = 36,
-    columns: int = 6,
-) -> Path:
-    """Write a grid of samples for each temperature, side by side, as PNG; a function of (model, seed).
-
-    Args:
-        model: what is sampled, in evaluation mode whatever its mode.
-        path: where the PNG goes.
-        experiment: its name, for the title.
-        step: the checkpoint's, for the title.
-        seed: of the latents, the same at every temperature.
-        temperatures: one grid each.
-        n: samples in a grid.
-        columns: samples in a row of a grid.
-    """
-    grids = [
-        image_grid(draw_samples(model, n, temperature, seed), columns, model.levels) for temperature in temperatures
-    ]
+@figure_kind("samples", "density")
+def draw_samples(subject: Subject) -> Path:
+    """Draw a grid of samples for each temperature, side by side: the same latents, scaled."""
+    model = density_of(subject)
     inches = 3.2
     with themed():
-        figure = new_figure(inches * len(grids), inches * grids[0].shape[0] / grids[0].shape[1] + 0.8)
-        axes = figure.subplots(1, len(grids), squeeze=False)[0]
-        for place, grid, temperature in zip(axes, grids, temperatures, strict=True):
-            place.imshow(grid, interpolation="nearest")
-            place.set_title(f"temperature {temperature:g}")
-            place.set_axis_off()
-        figure.suptitle(f"{experiment}: samples at step {step:,}")
-        return save(figure, path)
+        figure = new_figure(inches * len(TEMPERATURES), inches + 0.8)
+        for axes, temperature in zip(figure.subplots(1, len(TEMPERATURES)), TEMPERATURES, strict=True):
+            show_grid(axes, sample(model, SIDE**2, temperature, subject.experiment.seed), SIDE, model.levels)
+            axes.set_title(f"temperature {temperature:g}")
+        title = subject.title("samples")
+        figure.suptitle(title)
+        return save(figure, subject.file("samples.png"), f"{title}. The same latents at each temperature.")
+
+
+@figure_kind("extrapolation", "density")
+def draw_extrapolation(subject: Subject) -> Path:
+    """Draw samples at the size of the training images and at larger ones (Dinh et al. 2017, appendix B)."""
+    flow_of(subject)
+    models = {factor: resized(subject, factor) for factor in SIZES}
+    inches = 3.2
+    with themed():
+        figure = new_figure(inches * len(SIZES), inches + 0.8)
+        for axes, (factor, model) in zip(figure.subplots(1, len(SIZES)), models.items(), strict=True):
+            columns = SIZES[factor]
+            show_grid(axes, sample(model, columns**2, 1.0, subject.experiment.seed), columns, model.levels)
+            _, height, width = model.image_shape
+            axes.set_title(f"{height}×{width}" + (" (trained)" if factor == 1 else ""))
+        title = subject.title("samples of larger sizes", temperature=1)
+        figure.suptitle(title)
+        return save(figure, subject.file("extrapolation.png"), f"{title}. Trained at the first size alone.")
+
+
+def resized(subject: Subject, factor: int) -> DensityModel:
+    """Return the same model, its weights included, for images `factor` times as high and wide.
+
+    Raises:
+        NotDrawableError: a parameter belongs to places of the image, so the architecture is not convolutional.
+    """
+    data = subject.run.environment["data"]
+    channels, height, width = data["shape"]
+    larger = build_density(subject.experiment, {**data, "shape": [channels, factor * height, factor * width]})
+    state = subject.model.state_dict()
+    for name, tensor in larger.state_dict().items():
+        if tensor.shape != state[name].shape:
+            raise NotDrawableError(
+                f"{subject.experiment.model.name} is not convolutional: its {name} belongs to {height}x{width} pixels"
+            )
+    larger.load_state_dict(state)
+    return larger.to(subject.device).eval()

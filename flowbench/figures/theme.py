@@ -1,17 +1,21 @@
 """One look for all figures: a seaborn theme, colour-blind-safe, the same model in the same colour everywhere."""
 
 import hashlib
+import html
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from flowbench.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["color_of", "new_figure", "save", "themed"]
+__all__ = ["color_of", "description_of", "new_figure", "save", "themed"]
 
 # Okabe & Ito's palette, in seaborn's order ("colorblind"), as fixed values: importing this module loads no seaborn.
 _PALETTE = (
@@ -83,10 +87,29 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def save(figure: "Figure", path: Path) -> Path:
-    """Write the figure, in the format of the path's suffix, atomically and without dates: same figure, same bytes."""
-    dated = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
-    key = dated.get(path.suffix)
+def save(figure: "Figure", path: Path, description: str = "") -> Path:
+    """Write the figure, in the format of the path's suffix, atomically and without dates: same figure, same bytes.
+
+    Args:
+        figure: what is written.
+        path: of the file: .png, .svg or .pdf.
+        description: what the picture shows, in words; kept inside the file, where `description_of` finds it.
+    """
+    undated, described = {
+        ".png": ("Software", "Description"), ".svg": ("Date", "Description"), ".pdf": ("CreationDate", "Subject")
+    }[path.suffix]  # fmt: skip
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], metadata=None if key is None else {key: None})
+        figure.savefig(temporary, format=path.suffix[1:], metadata={undated: None, described: description})
     return path
+
+
+def description_of(path: Path) -> str:
+    """Return what `save` was told that a PNG or SVG shows; empty where the file does not say."""
+    try:
+        if path.suffix == ".svg":
+            found = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text(encoding="utf-8"), re.DOTALL)
+            return html.unescape(found[1]).strip() if found else ""
+        with Image.open(path) as image:
+            return str(image.info.get("Description", "")).strip()
+    except (OSError, ValueError, SyntaxError):
+        return ""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flowbench.figures.theme import description_of
 from flowbench.report.plot import Plot, embed
 
 __all__ = ["gallery"]
@@ -30,11 +31,15 @@ def gallery(figures: Path, experiment: str, *, page: Path, limit: int) -> list[P
         shown = _smallest([path for path in files if path.suffix in _SHOWN])
         fits = shown is not None and shown.stat().st_size <= limit
         limit -= shown.stat().st_size if shown is not None and fits else 0
-        title = stem.replace("_", " ").replace("-", " ").capitalize()
+        name = stem.replace("_", " ").replace("-", " ").capitalize()
+        # Our own pictures say inside the file what they show.
+        words = "" if shown is None else description_of(shown)
         links = {path.suffix[1:].upper(): Path(os.path.relpath(path, page)).as_posix() for path in files}
         uri = embed(shown) if shown is not None and fits else None
         drawn = shown is not None and shown.suffix == ".svg" and b"<image" not in shown.read_bytes()
-        plots.append(Plot(title, f"{title} of {experiment}", uri, links, drawn=drawn, wide=_is_wide(shown)))
+        plots.append(
+            Plot(words or name, words or f"{name} of {experiment}", uri, links, drawn=drawn, wide=_is_wide(shown))
+        )
     return plots
 
 

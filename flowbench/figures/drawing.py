@@ -1,0 +1,83 @@
+"""A run's pictures, drawn from its folder: nothing but the checkpoint, the config and the data set is needed."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from flowbench.errors import FlowbenchError, InputError
+from flowbench.figures.kinds import NotDrawableError, Subject
+from flowbench.loading import load_run, reported_step
+from flowbench.registry import figure_kinds
+from flowbench.runs import RunFolder
+
+__all__ = ["Drawn", "draw_at_end", "draw_run", "kinds_of"]
+
+
+class Drawn(NamedTuple):
+    """What came of drawing."""
+
+    paths: list[Path]
+    """The pictures, in the order of their kinds."""
+    left_out: list[str]
+    """One line for each kind that does not exist for this run."""
+
+
+def kinds_of(run: RunFolder) -> list[str]:
+    """Return the kinds of figures that there are for a run's sort of experiment, by name."""
+    of = run.experiment.kind
+    return [kind for kind in figure_kinds if figure_kinds[kind].of == of]
+
+
+def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
+    """Draw pictures of a run from its checkpoint: the same run gives the same pictures.
+
+    Args:
+        run: with a checkpoint.
+        kinds: which; None: all that the run allows.
+
+    Raises:
+        InputError: no such kind, or one of those asked for by name does not exist for this run.
+        WorkFailedError: a picture cannot be drawn, such as one of samples that are not numbers.
+    """
+    known = kinds_of(run)
+    for kind in kinds or ():
+        if kind not in known:
+            # An unknown name gets the nearest one; a known one belongs to the other sort of experiment.
+            of = figure_kinds[kind].of
+            raise InputError(f"--kind {kind}: is drawn of a {of} experiment; here: {', '.join(known) or 'none'}")
+    drawn = Drawn([], [])
+    for kind, outcome in _draw(run, kinds or known):
+        if isinstance(outcome, Path):
+            drawn.paths.append(outcome)
+        elif kinds is None and isinstance(outcome, NotDrawableError):
+            drawn.left_out.append(f"{kind}: {outcome}")
+        else:
+            raise outcome
+    return drawn
+
+
+def draw_at_end(run: RunFolder) -> list[str]:
+    """Draw what every finished training shows, and return a line for each picture that failed.
+
+    A picture that cannot be drawn never costs a training its result.
+    """
+    outcomes = _draw(run, [kind for kind in kinds_of(run) if figure_kinds[kind].at_end])
+    return [
+        f"figure {kind}: {outcome}"
+        for kind, outcome in outcomes
+        if isinstance(outcome, FlowbenchError) and not isinstance(outcome, NotDrawableError)
+    ]
+
+
+def _draw(run: RunFolder, kinds: Sequence[str]) -> Iterator[tuple[str, Path | FlowbenchError]]:
+    if not kinds:
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    subject = Subject(run, run.experiment, load_run(run.path).to(device), reported_step(run), device)
+    for kind in kinds:
+        try:
+            yield kind, figure_kinds[kind].draw(subject)
+        except FlowbenchError as error:
+            yield kind, error

@@ -1,0 +1,66 @@
+"""What pictures of a flow are made from: its run's images, their white latents and the way back."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowbench.data import Images, open_images, training_parts
+from flowbench.density import DensityModel, FlowDensity
+from flowbench.figures.kinds import NotDrawableError, Subject
+from flowbench.noise import evaluation_noise
+from flowbench.registry import image_sets
+
+__all__ = ["decode", "density_of", "encode", "flow_of", "images_to_show", "report_images"]
+
+AT_ONCE = 64
+"""Images that pass through a model at once: pictures must not need more memory than the training."""
+
+
+def density_of(subject: Subject) -> DensityModel:
+    """Return the subject's density model."""
+    return cast(DensityModel, subject.model)
+
+
+def flow_of(subject: Subject) -> FlowDensity:
+    """Return the subject's model; NotDrawableError where it is no flow."""
+    if not isinstance(subject.model, FlowDensity):
+        raise NotDrawableError(f"{subject.experiment.model.name} is no flow: it has no latents")
+    return subject.model
+
+
+def report_images(subject: Subject) -> Images:
+    """Return the split that the run reports."""
+    data = subject.experiment.data
+    return open_images(data, image_sets[data.name].report_split)
+
+
+def images_to_show(subject: Subject, n: int) -> Images:
+    """Return n images that the model was not trained on, by a permutation of the run's seed: held-out ones if any."""
+    _, holdout = training_parts(subject.experiment.data)
+    images = report_images(subject) if holdout is None else holdout
+    if len(images) < n:
+        raise NotDrawableError(f"{images.name} {images.split} has {len(images)} images: {n} are needed")
+    generator = np.random.Generator(np.random.Philox(key=[subject.experiment.seed, 0x666967]))
+    return images.subset(generator.permutation(len(images))[:n])
+
+
+def encode(subject: Subject, images: Images) -> tuple[Tensor, Tensor]:
+    """Return images, uint8 (n, channels, height, width), and their white latents, both on the CPU.
+
+    The noise is that of the evaluation's first draw.
+    """
+    flow = flow_of(subject)
+    pixels = torch.from_numpy(images.array.transpose(0, 3, 1, 2).copy())
+    rows = np.arange(len(images)) if images.rows is None else images.rows
+    noise = evaluation_noise(subject.experiment.seed, images.split, rows, 0, flow.image_shape)
+    batches = zip(torch.split(pixels, AT_ONCE), torch.split(noise, AT_ONCE), strict=True)
+    latents = [flow.encode(some.to(subject.device), its.to(subject.device)).cpu() for some, its in batches]
+    return pixels, torch.cat(latents)
+
+
+def decode(subject: Subject, latents: Tensor) -> Tensor:
+    """Return the images of white latents, uint8 (n, channels, height, width) on the CPU."""
+    flow = flow_of(subject)
+    return torch.cat([flow.decode(some.to(subject.device)).cpu() for some in torch.split(latents, AT_ONCE)])

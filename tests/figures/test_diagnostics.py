@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+import torch
+
+from flowbench.figures.diagnostics import log_det_by_layer
+from flowbench.figures.encoded import report_images
+from flowbench.noise import evaluation_noise
+
+
+@pytest.mark.parametrize(("model", "layers"), [("glow", 2 * 3 + 1), ("real_nvp", 6 + 4), ("nice", 2 + 1)])
+def test_the_layers_log_determinants_add_up_to_the_flows(subject, model, layers):
+    one = subject(model)
+    images = report_images(one).subset(np.arange(70))  # more than pass at once
+    found, values = log_det_by_layer(one, images)
+    assert len(found) == len(values) == layers
+    noise = evaluation_noise(0, images.split, images.rows, 0, (1, 8, 8))
+    with torch.no_grad():
+        terms = one.model.terms(torch.from_numpy(images.array.transpose(0, 3, 1, 2).copy()), noise)
+    assert values.sum() == pytest.approx(float(terms.log_det.mean()), abs=1e-3)
+    assert all(not layer._forward_hooks for layer in found)
