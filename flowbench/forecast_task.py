@@ -18,13 +18,13 @@ from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
-from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
+from flowbench.forecasting.windows import WindowFeed, open_windows
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
 from flowbench.registry import series_sets
 from flowbench.runs import RunFolder
 
-__all__ = ["ForecastTask", "build_forecaster", "run_scaler"]
+__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "run_scaler"]
 
 ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
 
@@ -61,16 +61,28 @@ class SquaredError(nn.Module):
 
 
 class ForecastTask:
-    """A series, its windows under a protocol, and a forecaster of them."""
+    """A series, its windows under a protocol, and a forecaster of them.
+
+    Args:
+        experiment: what is trained.
+        device: where it lives.
+        trained: the `data` of a run's `environment.json`, where its model meets another file than it was trained on:
+            the windows are then scaled as those of the training were.
+    """
 
     unit: ClassVar[str] = "windows"
     monitor: ClassVar[str] = "mse"
 
-    def __init__(self, experiment: ForecastExperiment, device: torch.device) -> None:
-        self._experiment, self._device = experiment, device
+    def __init__(
+        self, experiment: ForecastExperiment, device: torch.device, trained: dict[str, Any] | None = None
+    ) -> None:
+        self._experiment = experiment
         config = experiment.data
         series = _open_series(config)
-        self._windows = open_windows(series, config, device=device)
+        self._windows = open_windows(
+            series, config, device=device, scaler=None if trained is None else run_scaler(trained)
+        )
+        self._own = None if trained is None else fit_scaler(series, config).select(self._windows.targets)
         scaler = self._windows.scaler
         self.data: dict[str, Any] = {
             "name": config.name or series.path.stem,
@@ -85,7 +97,7 @@ class ForecastTask:
             "std": list(scaler.std),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
         }
-        self.model = build_forecaster(experiment, self.data).to(device)
+        self.model = build_forecaster(experiment, trained or self.data).to(device)
         self._feed = WindowFeed(self._windows.splits["train"], batch_size=config.batch_size, seed=experiment.seed)
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
@@ -115,46 +127,29 @@ class ForecastTask:
         """Measure every window of the test and the validation part; return metrics by split and notes."""
         measured: dict[str, dict[str, Any]] = {}
         for split in ("test", "validation"):
-            content, _ = self._measured(run, average, self._windows, self.data["name"], split)
+            content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
         notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
         return measured, notes if self._experiment.data.protocol == "report" else []
 
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
-        """Evaluate once more as asked, on another split or file; another file is scaled with the training file's."""
+        """Evaluate once more as asked, on another split; another file is another task's (see `trained`)."""
         for option in ("draws", "importance", "batch_norm"):
             if getattr(request, option) is not None:
                 raise InputError(f"--{option.replace('_', '-')}: is for density models; this run is a forecast")
         if request.split not in (None, *SPLITS):
             raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
-        if request.data is None:
-            return self._measured(run, average, self._windows, self.data["name"], request.split or "test")
-        is_file = request.data.lower().endswith(".csv")
-        config = self._experiment.data.model_copy(
-            update={"name": None, "csv": request.data} if is_file else {"name": request.data, "csv": None}
-        )
-        series = _open_series(config)
-        windows = open_windows(series, config, device=self._device, scaler=self._windows.scaler)
-        own = fit_scaler(series, config).select(windows.targets)
-        name = config.name or series.path.stem
-        return self._measured(run, average, windows, name, request.split or "test", own)
+        return self._measured(run, average, request.split or "test")
 
-    def _measured(
-        self,
-        run: RunFolder,
-        average: WeightAverage | None,
-        windows: ForecastWindows,
-        name: str,
-        split: str,
-        own: Scaler | None = None,
-    ) -> tuple[dict[str, Any], Path]:
+    def _measured(self, run: RunFolder, average: WeightAverage | None, split: str) -> tuple[dict[str, Any], Path]:
         """Measure one split and write it, with the errors of every window, into the run's evaluations."""
+        windows, name = self._windows, self.data["name"]
         with self._weights(average):
             errors = measure(self.model, windows.splits[_split(split)])
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler)
-        if own is not None:
-            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, own)}
+        if self._own is not None:
+            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, self._own)}
         path = run.evaluations / f"{split}-{name}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
@@ -178,6 +173,21 @@ class ForecastTask:
             return
         with average.in_place():
             yield
+
+
+def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastTask":
+    """Return the task of a run's forecaster on another CSV file or set; the training file need not be here.
+
+    Args:
+        run: a finished run.
+        data: a path that ends in .csv, or the name of a known set.
+        device: where the model goes.
+    """
+    experiment = run.experiment
+    is_file = data.lower().endswith(".csv")
+    changes = {"name": None, "csv": data} if is_file else {"name": data, "csv": None}
+    config = experiment.data.model_copy(update=changes)
+    return ForecastTask(experiment.model_copy(update={"data": config}), device, run.environment["data"])
 
 
 def _open_series(config: ForecastData) -> Series:

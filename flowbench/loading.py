@@ -37,7 +37,7 @@ def load_run(run: str | Path) -> nn.Module:
 
 def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
     """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
-    task, average = _reopen(run)
+    task, average = _reopen(run, request.data)
     return task.measure(run, average, request)
 
 
@@ -54,10 +54,17 @@ def reported_step(run: RunFolder) -> int:
     return int(best["step"] if in_place else state["step"])
 
 
-def _reopen(run: RunFolder) -> tuple[Task, WeightAverage | None]:
-    """Bring back a run's task, data included, with the weights of its checkpoint."""
+def _reopen(run: RunFolder, data: str | None = None) -> tuple[Task, WeightAverage | None]:
+    """Bring back a run's task with the weights of its checkpoint, on its own data or, for a forecaster, on others."""
     experiment = run.experiment
-    task = make_task(experiment, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task: Task
+    if data is not None and experiment.kind == "forecast":
+        from flowbench.forecast_task import on_other_data
+
+        task = on_other_data(run, data, device)
+    else:
+        task = make_task(experiment, device)
     state = _load_state(run, task.model)
     task.model.load_state_dict(state["model"])
     average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None

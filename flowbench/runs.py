@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 import torch
 
-from flowbench import atomic
+from flowbench import atomic, bundle
 from flowbench.config import Experiment, config_sha256, dump_experiment, load_experiment
 from flowbench.errors import InputError, did_you_mean
 
@@ -140,9 +140,13 @@ class RunFolder:
     def load_checkpoint(self) -> tuple[dict[str, Any], str | None] | None:
         """Return the newest sound checkpoint (on the CPU) and a note if it is not the newest one; None: there is none.
 
+        Of an exported model it holds `model`, `ema`, `population` and `step` alone.
+
         Raises:
-            InputError: checkpoints are there, but every one is damaged.
+            InputError: checkpoints are there, but every one is damaged; an exported file was changed.
         """
+        if bundle.is_bundle(self.path):
+            return bundle.read_state(self.path), None
         problems: list[str] = []
         for path in (self._checkpoint, self._previous):
             if not path.exists():
