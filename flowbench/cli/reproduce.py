@@ -50,15 +50,28 @@ def reproduce(
 
 @app.command()
 def report(
-    sources: Annotated[list[str], typer.Argument(help="Folders with results.json, or runs.")],
-    out: Annotated[Path, typer.Option(help="Where the page and the tables go.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Results folders, runs, throughput files or folders of them, in the page's order."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page's folder, or the page itself (a path that ends in .html).")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Instead of a page, store the sources without weights in --out, to commit.")
+    ] = False,
 ) -> None:
-    """Write the HTML report again from stored results.
+    """Write the HTML report again from stored results, with every table as CSV, Markdown and LaTeX beside it.
 
-    Example: `flowbench report results/quick --out page`
+    Example: `flowbench report results/quick runs/real_nvp/cifar10/* --out page`
+
+    Example: `flowbench report results/quick --keep --out reports/quick`
     """
     from flowbench.report import build_from
+    from flowbench.report import keep as keep_sources
 
+    if keep:
+        for path in keep_sources(sources, out):
+            typer.echo(path)
+        return
     typer.echo(build_from(sources, out))
 
 

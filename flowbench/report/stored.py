@@ -1,20 +1,22 @@
 """The report again, from whatever lies on disk: results of tables, single runs, throughput, comparisons."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flowbench.config import Experiment
 from flowbench.errors import InputError
 from flowbench.report.build import write_report
+from flowbench.report.page import slug
 from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
 from flowbench.report.throughput_section import is_throughput, throughput_section
 from flowbench.results import done_row
 from flowbench.runs import RunFolder, find_run
-from flowbench.tables import Entry, Row
+from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
-__all__ = ["READERS", "build_from"]
+__all__ = ["READERS", "build_from", "is_known", "runs_table"]
 
 
 def build_from(sources: Sequence[str], out: Path) -> Path:
@@ -31,14 +33,15 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
     place = Place(page.parent)
     alone = len(sources) == 1
     tables = page.parent if alone else page.parent / "tables"
-    runs = [source for source in sources if not _is_known(Path(source))]
+    runs = [source for source in sources if not is_known(Path(source))]
     sections = [_section(Path(source), place, "table" if alone else "") for source in sources if source not in runs]
     if runs:
         sections.append(_of_runs(runs, place, "table" if alone else "runs"))
     return write_report(page, sections, tables)
 
 
-def _is_known(path: Path) -> bool:
+def is_known(path: Path) -> bool:
+    """Say whether a path is something that a page can show and that is not a single run."""
     return any(probe(path) for probe, _ in READERS)
 
 
@@ -64,24 +67,44 @@ def _of_table(path: Path, place: Place, name: str) -> Section:
 
 
 def _of_runs(runs: Sequence[str], place: Place, name: str) -> Section:
+    return table_section(runs_table(runs), base=Path(), place=place, name=name)
+
+
+def runs_table(runs: Sequence[str]) -> dict[str, Any]:
+    """Return single runs as the content of a results.json, whose runs' paths are relative to the working folder.
+
+    A run of a shipped table's experiment stands beside the figures that the table has for it.
+
+    Raises:
+        InputError: one is no run, or not finished.
+    """
     rows = [_row(find_run(run)) for run in runs]
-    content = {"table": "runs", "title": "Runs", "description": "Single runs.", "rows": rows}
-    return table_section(content, base=Path(), place=place, name=name)
+    title = f"Runs on {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
+    return {"schema": 1, "table": slug(title), "title": title, "description": "Single runs.", "rows": rows}
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
     experiment, result = run.experiment, run.result
-    split = next(iter(result["metrics"]))
-    row = Row(
-        row=result["dataset"],
-        dataset=result["dataset"],
-        metric="bits_per_dim" if experiment.kind == "density" else "mae",
-        split=split,
-        experiments=[Entry(name=experiment.name)],
-    )
-    content = done_row(row, row.experiments[0], [experiment], [run.path], Path())
+    row, entry = _known_row(experiment, result) or _row_of_its_own(experiment, result)
+    content = done_row(row, entry, [experiment], [run.path], Path())
     content["command"] = f"flowbench train {run.path / 'config.yaml'}"
     return content
+
+
+def _known_row(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> tuple[Row, Entry] | None:
+    for row in (row for table in table_names() for row in load_table(table).rows):
+        for entry in row.experiments:
+            # A forecast's published figure belongs to its horizon, which the entry's overrides set.
+            if entry.name == experiment.name and row.dataset == result["dataset"] and experiment.kind == "density":
+                return row, entry
+    return None
+
+
+def _row_of_its_own(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> tuple[Row, Entry]:
+    metric: Metric = "bits_per_dim" if experiment.kind == "density" else "mae"
+    split: Any = next((name for name, metrics in result["metrics"].items() if metric in metrics), "test")
+    entry = Entry(name=experiment.name)
+    return Row(row=result["dataset"], dataset=result["dataset"], metric=metric, split=split, experiments=[entry]), entry
 
 
 def _of_throughput(path: Path, place: Place, name: str) -> Section:

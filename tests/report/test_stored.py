@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from flowbench.config import load_experiment
+from flowbench.errors import InputError
+from flowbench.report import build_from, keep
+from flowbench.reproduce import reproduce
+from tests.faked_runs import FakeTrainer
+from tests.report.test_throughput_section import stored
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    reproduce("quick", out=tmp_path / "quick", trainer=FakeTrainer())
+    return tmp_path / "quick"
+
+
+def test_one_page_of_a_table_runs_and_throughput(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    FakeTrainer(budget="custom")(load_experiment("real_nvp/digits", ["train.steps=200"]), run)
+    page = build_from([str(table), str(run), str(stored(tmp_path / "t.json", "ab"))], tmp_path / "out" / "index.html")
+    text = page.read_text()
+    for name in ("quick", "runs-on-digits", "throughput"):
+        assert f'<section id="{name}"' in text
+        assert f'href="#{name}"' in text
+    assert {path.suffix for path in (tmp_path / "out" / "tables").iterdir()} == {".csv", ".md", ".tex"}
+    assert "trained 200 of 1,200 steps" in text
+
+
+def test_a_run_of_a_tables_experiment_stands_beside_its_published_figure(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    FakeTrainer({("real_nvp/cifar10", 0): 4.0}, budget="custom")(load_experiment("real_nvp/cifar10"), run)
+    text = build_from([str(run)], tmp_path / "out").read_text()
+    assert "0.51 bits/dim above Real NVP&#39;s 3.49" in text
+
+
+def test_what_is_kept_has_no_weights_and_gives_the_same_page(table: Path, tmp_path: Path) -> None:
+    for run in (table / "runs").iterdir():
+        (run / "checkpoint.pt").write_bytes(b"weights")
+        (run / "figures" / "huge.png").write_bytes(bytes(500_000))
+    before = build_from([str(table)], tmp_path / "a").read_text()
+    kept = tmp_path / "repository" / "quick"
+    assert keep([str(table)], kept) == [kept / "results.json"]
+    names = {path.name for path in kept.rglob("*") if path.is_file()}
+    assert names == {"results.json", "config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples.png"}
+    after = build_from([str(kept)], tmp_path / "b").read_text()
+    assert before.count("<img") == after.count("<img") + 2  # the two huge ones stay behind
+    assert (
+        json.loads((kept / "results.json").read_text())["rows"]
+        == json.loads((table / "results.json").read_text())["rows"]
+    )
+    # Again, from itself: nothing is lost.
+    keep([str(kept)], kept)
+    assert {path.name for path in kept.rglob("*") if path.is_file()} == names
+
+
+def test_runs_and_throughput_are_kept_too(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "real_nvp" / "mine"
+    FakeTrainer()(load_experiment("real_nvp/digits"), run)
+    stored(tmp_path / "measured" / "cpu" / "0.json", "ab")
+    out = tmp_path / "kept"
+    assert keep([str(run)], out / "runs-of-mine") == [out / "runs-of-mine" / "results.json"]
+    assert (out / "runs-of-mine" / "runs" / "real_nvp-mine" / "result.json").is_file()
+    assert keep([str(tmp_path / "measured")], out / "throughput") == [out / "throughput" / "cpu" / "0.json"]
+
+
+def test_two_tables_are_not_mixed_and_unknown_sources_are_one_line(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one results folder"):
+        keep([str(table), str(table.parent / "quick")], tmp_path / "out")
+    with pytest.raises(InputError, match="no run 'nowhere'"):
+        keep(["nowhere"], tmp_path / "out")
+    with pytest.raises(InputError, match="no run 'nowhere'"):
+        build_from(["nowhere"], tmp_path / "out")
+    (table / "results.json").write_text('{"rows": 3}')
+    with pytest.raises(InputError, match=r"results\.json: not a results file"):
+        build_from([str(table)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
