@@ -8,13 +8,25 @@ import pytest
 import torch
 
 from flowbench.data import image_set
+from flowbench.figures.drawing import draw_run, kinds_of
 from flowbench.registry import series_sets
+from flowbench.runs import RunFolder
 
 
 def pytest_configure() -> None:
     """Give each process one thread: two processes of two threads on two cores are ten times slower."""
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings draw their samples only: all kinds of pictures take seconds, and have tests of their own."""
+
+    def draw_samples(run: RunFolder) -> list[str]:
+        return draw_run(run, ["samples"]).left_out if "samples" in kinds_of(run) else []
+
+    monkeypatch.setattr("flowbench.training.draw_at_end", draw_samples)
 
 
 @pytest.fixture

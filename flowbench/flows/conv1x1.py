@@ -86,8 +86,9 @@ class Conv1x1(_Mixing):
         return result
 
     def solve(self, columns: Tensor) -> Tensor:
-        """Solve by LU decomposition with pivoting."""
-        result: Tensor = torch.linalg.solve(self.W.T, columns)
+        """Solve by LU decomposition with pivoting; a singular W gives infinities, which are reported further up."""
+        factors, pivots, _ = torch.linalg.lu_factor_ex(self.W.T)
+        result: Tensor = torch.linalg.lu_solve(factors, pivots, columns)
         return result
 
 

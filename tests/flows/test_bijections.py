@@ -84,6 +84,12 @@ BIJECTIONS = {
     "glow, additive, plain": Case(
         lambda s: small_glow(s, levels=2, affine=False, mixing="plain"), channels=(1,), sides=(4,), perturbation=0.1
     ),
+    "glow, shuffled": Case(
+        lambda s: small_glow(s, levels=2, mixing="shuffle"), channels=(1,), sides=(4,), perturbation=0.1
+    ),
+    "glow, reversed": Case(
+        lambda s: small_glow(s, levels=2, mixing="reverse"), channels=(1,), sides=(4,), perturbation=0.1
+    ),
     "diagonal scaling": Case(DiagonalScaling),
     "nice": Case(lambda s: NICEConfig(couplings=2, residual_blocks=1, features=2).flow(s)),
 }
