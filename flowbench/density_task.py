@@ -129,6 +129,13 @@ class DensityTask:
         explanation = explain_batch_norm(metrics)
         return metrics, [*notes, explanation] if explanation else notes
 
+    def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
+        """Measure the held-out training images."""
+        if self._holdout is None:
+            raise InputError(f"{self._experiment.name}: data.holdout: 0 leaves no images to choose by")
+        setting = replace(self.setting(), other_mode=False)
+        return {"holdout": evaluate(self.model, self._holdout, setting, average=average, training=self._train).metrics}
+
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked, on any split of any set of the same shape; return the content and its file."""
         config = self._experiment.data

@@ -132,6 +132,12 @@ class ForecastTask:
         notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
         return measured, notes if self._experiment.data.protocol == "report" else []
 
+    def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
+        """Measure every window of the validation part."""
+        content, _ = self._measured(run, average, "validation")
+        metrics: dict[str, dict[str, Any]] = content["metrics"]
+        return metrics
+
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked, on another split; another file is another task's (see `trained`)."""
         for option in ("draws", "importance", "batch_norm"):

@@ -1,5 +1,6 @@
 """What is trained, seen from the loop: a model on its data, of either kind."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -11,7 +12,10 @@ from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
 from flowbench.runs import RunFolder
 
-__all__ = ["Task", "build_model", "make_task"]
+__all__ = ["Task", "Watch", "build_model", "make_task"]
+
+Watch = Callable[[int, Mapping[str, float]], None]
+"""Told the step and the figures of each validation; what it raises ends the training."""
 
 
 class Task(Protocol):
@@ -50,6 +54,9 @@ class Task(Protocol):
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Return the final metrics by split and notes; write the values per item into the run folder."""
+
+    def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
+        """Return the metrics, by part, on the data that chooses between trainings, never the report split."""
 
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked; return the content of the file that it wrote, and the file."""

@@ -22,7 +22,7 @@ from flowbench.interruption import Interrupted, StopRequest
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
-from flowbench.task import Task, make_task
+from flowbench.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 
 __all__ = ["train"]
@@ -36,6 +36,7 @@ def train(
     time_budget: float | None = None,
     mirror: Mirror | None = None,
     progress: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate an experiment in a run folder and return the content of its `result.json`.
 
@@ -46,6 +47,8 @@ def train(
         time_budget: seconds for all steps; schedules then run over the time used.
         mirror: where to mirror the run; it never delays or breaks a training.
         progress: draw a bar on stderr.
+        watch: follows a training that is one choice among others: it is told of every validation, and may raise to end
+            the training. The result then holds figures on the data that choose; the report split stays closed.
     Raises:
         InputError: missing data, a folder with another config, an unfinished one without `resume`.
         WorkFailedError: the training diverged; the last good checkpoint is kept.
@@ -61,7 +64,7 @@ def train(
         # Another process may have been here while the data were opened.
         if run.exists and (finished := _finished(run, experiment, resume)):
             return finished
-        session = _Session(experiment, run, task, fabric, time_budget)
+        session = _Session(experiment, run, task, fabric, time_budget, watch)
         session.restore()
         if not run.exists:
             run.begin(experiment, {**describe_environment(fabric.device), "data": task.data})
@@ -70,8 +73,11 @@ def train(
         with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress) as bar:
             _fit(session, stop, bar)
             session.finish()
-            metrics, notes = task.evaluate(run, session.average)
-            notes = [*notes, *draw_at_end(run)]
+            if watch is None:
+                metrics, notes = task.evaluate(run, session.average)
+                notes = [*notes, *draw_at_end(run)]
+            else:
+                metrics, notes = task.choose(run, session.average), []
         result = _result(session, metrics, notes)
         run.write_result(result)
     return result
@@ -113,9 +119,16 @@ class _Session:
     """The state of one training: everything that a checkpoint holds."""
 
     def __init__(
-        self, experiment: Experiment[Any, Any], run: RunFolder, task: Task, fabric: Fabric, budget: float | None
+        self,
+        experiment: Experiment[Any, Any],
+        run: RunFolder,
+        task: Task,
+        fabric: Fabric,
+        budget: float | None,
+        watch: Watch | None,
     ) -> None:
         self.experiment, self.run, self.task, self.fabric, self.budget = experiment, run, task, fabric, budget
+        self.watch = watch
         config = experiment.train
         self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -287,6 +300,8 @@ def _validate(session: _Session) -> None:
     if figures is None:
         return
     session.log({f"validation/{key}": value for key, value in figures.items()})
+    if session.watch is not None:
+        session.watch(session.step, figures)
     value, best = figures[session.task.monitor], session.best
     if best["value"] is not None and not value < best["value"]:
         best["stale"] += 1

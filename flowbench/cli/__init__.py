@@ -34,6 +34,6 @@ def _options(
     """Reproduce, compare and time likelihood models."""
 
 
-from flowbench.cli import data, export, reproduce, run, track  # noqa: E402  (the commands enter themselves into `app`)
+from flowbench.cli import data, export, reproduce, run, track, tune  # noqa: E402  (the commands enter themselves into `app`)
 
-__all__ += ["data", "export", "reproduce", "run", "track"]
+__all__ += ["data", "export", "reproduce", "run", "track", "tune"]

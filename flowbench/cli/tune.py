@@ -1,0 +1,53 @@
+"""`flowbench tune`: a study over an experiment's search space; any number of processes may join it."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flowbench.cli import app
+from flowbench.cli.arguments import JSON, OVERRIDES, parse_duration
+
+
+@app.command()
+def tune(
+    experiment: Annotated[str, typer.Argument(help="An experiment with a tune: section: its name or YAML file.")],
+    overrides: OVERRIDES = None,
+    trials: Annotated[int, typer.Option(min=1, help="Until so many of the study are complete or pruned.")] = 20,
+    study: Annotated[str | None, typer.Option(help="The study's name [default: the experiment's].")] = None,
+    storage: Annotated[
+        str, typer.Option(help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT.")
+    ] = "sqlite:///optuna.db",
+    time_budget: Annotated[str | None, typer.Option(help="Of each trial's steps, e.g. 5m.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Search the experiment's tune: space; a study of that name goes on, and other workers may join it.
+
+    Example: `flowbench tune real_nvp/cifar10-small --trials 30`
+    """
+    from flowbench.tracking import Mirror
+    from flowbench.tuning import tune as run_study
+
+    with Mirror() as mirror:
+        outcome = run_study(
+            experiment,
+            trials,
+            overrides=overrides or [],
+            study=study,
+            storage=storage,
+            time_budget=parse_duration(time_budget),
+            mirror=mirror,
+            show=lambda line: print(line, file=sys.stderr),
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome), default=str))
+        return
+    typer.echo(f"{outcome.study}: {outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed")
+    for one in outcome.best:
+        values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
+        chosen = " ".join(f"{key}={value}" for key, value in one["chosen"].items())
+        typer.echo(f"best: trial {one['number']}: {values}: {chosen}")
+    if outcome.command:
+        typer.echo(f"train it in full: {outcome.command}")

@@ -1,0 +1,5 @@
+"""Hyperparameter studies: search spaces from experiment files, trials that are runs, any number of workers."""
+
+from flowbench.tuning.study import Outcome, tune
+
+__all__ = ["Outcome", "tune"]

@@ -1,0 +1,132 @@
+"""Optuna's samplers and pruners as the `study:` section names them; each trial's draws follow from (seed, number)."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+
+from flowbench.config import Experiment, Study
+from flowbench.tuning.space import grid
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study as OptunaStudy
+    from optuna.trial import FrozenTrial, TrialState
+
+__all__ = ["make_pruner", "make_sampler"]
+
+REDUCTION = 3
+"""Hyperband keeps one in so many (Li et al. 2018, section 3: 3 or 4)."""
+
+
+class SeededByTrial(BaseSampler):
+    """A sampler made anew for every trial, seeded from (study seed, trial number).
+
+    Ten workers of one study then do not all begin with the same point, and a study that goes on does not begin again
+    with the points that it has.
+
+    Args:
+        make: builds the sampler from a seed.
+        seed: of the study.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._sampler = make(seed)
+
+    def before_trial(self, study: "OptunaStudy", trial: "FrozenTrial") -> None:
+        """Take the trial's own seed."""
+        entropy = np.random.SeedSequence((self._seed, trial.number))
+        self._sampler = self._make(int(entropy.generate_state(1)[0]))
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: "OptunaStudy", trial: "FrozenTrial"
+    ) -> dict[str, "BaseDistribution"]:  # fmt: skip
+        """See BaseSampler."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: "OptunaStudy", trial: "FrozenTrial", search_space: dict[str, "BaseDistribution"]
+    ) -> dict[str, Any]:
+        """See BaseSampler."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: "OptunaStudy", trial: "FrozenTrial", param_name: str, param_distribution: "BaseDistribution"
+    ) -> Any:
+        """See BaseSampler."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: "OptunaStudy", trial: "FrozenTrial", state: "TrialState", values: Sequence[float] | None
+    ) -> None:
+        """See BaseSampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def make_sampler(experiment: Experiment[Any, Any]) -> BaseSampler:
+    """Build the sampler of the experiment's study."""
+    study: Study = experiment.study
+    conditional = any(space.when for space in experiment.tune.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        points = grid(experiment.name, experiment.tune) if study.sampler == "grid" else {}
+
+    def make(seed: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return _SAMPLERS[study.sampler](seed, conditional, points)
+
+    return SeededByTrial(make, study.seed)
+
+
+def make_pruner(experiment: Experiment[Any, Any], objectives: Sequence[str]) -> BasePruner:
+    """Build the pruner of the experiment's study; several objectives cannot be pruned (Optuna)."""
+    if len(objectives) > 1 or experiment.study.pruner == "none":
+        return NopPruner()
+    if experiment.study.pruner == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return HyperbandPruner(min_resource=1, max_resource=_validations(experiment), reduction_factor=REDUCTION)
+
+
+def _tpe(seed: int, conditional: bool, _: Mapping[str, list[Any]]) -> BaseSampler:
+    # constant_liar: workers that run at the same time keep away from each other's points.
+    return TPESampler(seed=seed, multivariate=True, group=conditional, constant_liar=True, n_startup_trials=8)
+
+
+def _random(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
+    return RandomSampler(seed)
+
+
+def _grid(seed: int, _: bool, points: Mapping[str, list[Any]]) -> BaseSampler:
+    return GridSampler(points, seed)
+
+
+def _cmaes(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
+    return CmaEsSampler(seed=seed)
+
+
+def _gp(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
+    return GPSampler(seed=seed)
+
+
+_SAMPLERS: dict[str, Callable[[int, bool, Mapping[str, list[Any]]], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "grid": _grid,
+    "cmaes": _cmaes,
+    "gp": _gp,
+}
+
+
+def _validations(experiment: Experiment[Any, Any]) -> int | str:
+    """Return how often a whole training validates, Hyperband's largest resource; auto: Optuna waits for the first."""
+    train = experiment.train
+    if train.validate_every == "epoch":
+        return train.epochs or "auto"
+    return max(1, train.steps // train.validate_every) if train.steps else "auto"
