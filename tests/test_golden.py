@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from golden_files import golden_files
 from torch import nn
 
 from flowbench.bases import StandardNormal, standard_normal_log_prob
@@ -16,6 +15,7 @@ from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.glow import Glow
 from flowbench.flows.real_nvp import RealNVP
 from flowbench.preprocessing import Center, Logit
+from tests.golden_files import golden_files
 
 REAL_NVP = golden_files("realnvp_*.npz")
 GLOW = golden_files("glow_*.npz")
