@@ -23,6 +23,7 @@ from flowbench.noise import training_noise
 from flowbench.optimization import WeightAverage
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
+from flowbench.sample_quality import inception, sample_quality
 
 __all__ = ["DensityTask", "build_density", "reported_setting"]
 
@@ -149,7 +150,12 @@ class DensityTask:
             )
         asked = {key: value for key, value in asdict(request).items() if value is not None}
         setting = replace(self.setting(), **{key: asked[key] for key in asked.keys() - {"split", "data"}})
+        network = None if setting.samples is None else inception()  # before minutes of work: it may be missing
         measured = evaluate(self.model, images, setting, average=average, training=self._train)
+        if setting.samples is not None:
+            with reported_state(self.model, setting, self._train, average):
+                quality = sample_quality(self.model, images, setting.samples, seed=setting.seed, network=network)
+            measured = replace(measured, metrics={**measured.metrics, **quality})
         path = write_evaluation(run.evaluations, images, setting, measured)
         return json.loads(path.read_text(encoding="utf-8")), path
 

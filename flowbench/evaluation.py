@@ -53,6 +53,8 @@ class Setting:
     """Images in each batch over which population statistics are estimated: that of the training."""
     batch_size: int = 256
     """Images evaluated at once; no result depends on it."""
+    samples: int | None = None
+    """Also give FID and KID of that many samples (not by `evaluate`: see `sample_quality`)."""
     other_mode: bool = True
     """Give the figure in the other batch-norm mode beside the one asked for."""
 
@@ -189,6 +191,8 @@ def evaluation_path(folder: Path, images: Images, setting: Setting) -> Path:
     parts = [images.split, images.name, f"draws{setting.draws}", setting.batch_norm, setting.weights]
     if setting.importance is not None:
         parts.append(f"importance{setting.importance}")
+    if setting.samples is not None:
+        parts.append(f"samples{setting.samples}")
     return folder / ("-".join(parts) + f"-seed{setting.seed}.json")
 
 

@@ -140,7 +140,7 @@ class ForecastTask:
 
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked, on another split; another file is another task's (see `trained`)."""
-        for option in ("draws", "importance", "batch_norm"):
+        for option in ("draws", "importance", "batch_norm", "samples"):
             if getattr(request, option) is not None:
                 raise InputError(f"--{option.replace('_', '-')}: is for density models; this run is a forecast")
         if request.split not in (None, *SPLITS):

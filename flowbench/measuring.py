@@ -16,3 +16,4 @@ class Request:
     importance: int | None = None
     batch_norm: Literal["running", "population"] | None = None
     weights: Literal["raw", "ema"] | None = None
+    samples: int | None = None

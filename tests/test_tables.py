@@ -5,6 +5,7 @@ import pytest
 
 from flowbench.config import load_experiment
 from flowbench.errors import InputError
+from flowbench.registry import image_sets
 from flowbench.tables import Table, load_table, table_names
 
 MINE = {
@@ -88,6 +89,23 @@ def test_the_paper_s_table_holds_its_figures() -> None:
     assert figures["ImageNet 64x64", "Conv DRAW", "train"] == "<4.04"
     assert figures["LSUN church outdoor", "Real NVP", "train"] == "=2.94"
     assert len(figures) == 24
+
+
+def test_glow_s_table_holds_both_papers_figures_and_both_models_of_ours() -> None:
+    rows = load_table("glow").rows
+    figures = {row.dataset: {p.model: (p.value, p.bound, p.split) for p in row.published} for row in rows}
+    assert figures == {
+        "cifar10": {"Glow": (3.35, "=", "test"), "Real NVP": (3.49, "=", "test")},
+        "imagenet32": {"Glow": (4.09, "=", "validation"), "Real NVP": (4.28, "=", "validation")},
+        "imagenet64": {"Glow": (3.81, "=", "validation"), "Real NVP": (3.98, "=", "validation")},
+        "lsun-bedroom": {"Glow": (2.38, "=", "validation"), "Real NVP": (2.72, "=", "validation")},
+        "lsun-tower": {"Glow": (2.46, "=", "validation"), "Real NVP": (2.81, "=", "validation")},
+        "lsun-church_outdoor": {"Glow": (2.67, "=", "validation"), "Real NVP": (3.08, "=", "validation")},
+    }
+    for row in rows:
+        ours = {entry.name: entry.reproduces for entry in row.experiments}
+        assert ours == {f"glow/{row.dataset}": "Glow", f"real_nvp/{row.dataset}": "Real NVP"}
+        assert row.split == image_sets[row.dataset].report_split
 
 
 def test_only_takes_titles_and_data_sets_in_any_case() -> None:

@@ -79,6 +79,7 @@ def evaluate(
     importance: Annotated[int | None, typer.Option(min=2, help="Samples of the importance-weighted bound.")] = None,
     batch_norm: Annotated[Literal["running", "population"] | None, typer.Option(help="Statistics to use.")] = None,
     weights: Annotated[Literal["raw", "ema"] | None, typer.Option(help="Weights to use.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Also FID and KID of that many samples.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Measure a run's checkpoint exactly.
@@ -89,7 +90,7 @@ def evaluate(
     from flowbench.measuring import Request
     from flowbench.runs import find_run
 
-    request = Request(split, data, draws, importance, batch_norm, weights)
+    request = Request(split, data, draws, importance, batch_norm, weights, samples)
     content, path = evaluate_run(find_run(run), request)
     if as_json:
         typer.echo(json.dumps(content))
