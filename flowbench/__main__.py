@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from flowbench.errors import FlowbenchError
+from flowbench.interruption import Interrupted
 
 __all__ = ["main"]
 
@@ -22,9 +23,11 @@ def main() -> NoReturn:
     except FlowbenchError as error:
         if debug:
             raise
-        _leave(str(error), error.exit_code)
+        _leave(None if error.told else str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
+    except Interrupted as stop:
+        _leave(str(stop), stop.exit_code)
     except Exception as error:
         if debug:
             raise
@@ -51,8 +54,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"unexpected {name}: {detail} (run again with --debug for the traceback and report it)", 3
 
 
-def _leave(message: str, code: int) -> NoReturn:
-    print(f"flowbench: {message}", file=sys.stderr)
+def _leave(message: str | None, code: int) -> NoReturn:
+    if message is not None:
+        print(f"flowbench: {message}", file=sys.stderr)
     sys.exit(code)
 
 

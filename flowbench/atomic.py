@@ -8,17 +8,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_bytes", "write_json", "write_text"]
+__all__ = ["replacing", "sweep", "sync", "write_bytes", "write_json", "write_text"]
+
+_MARK = ".partial"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, its file is synced and takes `path`'s place.
 
-    When the block raises, `path` stays as it was and the temporary file is removed.
+    When the block raises, `path` stays as it was and the temporary file is removed. Errors of the system name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f"{_MARK}{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,9 +31,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        # A full disk is noticed by a write, which knows no name; the temporary one says nothing to people.
+        if error.filename in (None, name):
+            error.filename = str(path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder in which nobody else writes now."""
+    for leftover in folder.glob(f".*{_MARK}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring what was written to a file to the disk, if it exists."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from flowbench.config import DensityData, Experiment
-from flowbench.data import Split, open_images, training_parts
+from flowbench.data import Images, Split, open_images, training_parts
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityConfig, DensityModel
 from flowbench.errors import InputError
-from flowbench.evaluation import Setting, evaluate, explain_batch_norm, reported_state, write_evaluation
+from flowbench.evaluation import Measured, Setting, evaluate, explain_batch_norm, reported_state, write_evaluation
 from flowbench.flows.conditioner import set_precision
 from flowbench.flows.normalization import BatchStatistics
 from flowbench.measuring import Request
 from flowbench.noise import training_noise
 from flowbench.optimization import WeightAverage
+from flowbench.processes import gather, leads, place
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
 from flowbench.sample_quality import inception, sample_quality
@@ -89,8 +90,15 @@ class DensityTask:
         }
         self.model = build_density(experiment, self.data).to(device)
         self.batch_size = config.batch_size
+        self._rank, self._ranks = place()
         self._feed = Feed(
-            self._train, batch_size=config.batch_size, seed=experiment.seed, flip=config.flip, device=device
+            self._train,
+            batch_size=config.batch_size,
+            seed=experiment.seed,
+            flip=config.flip,
+            device=device,
+            rank=self._rank,
+            ranks=self._ranks,
         )
         self.steps_per_epoch = self._feed.steps_per_epoch
         self.objective = NegativeLogLikelihood(self.model, experiment.optim.scale_l2, compiled=experiment.train.compile)
@@ -104,16 +112,17 @@ class DensityTask:
         return False
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the images and the dequantization noise of a step."""
+        """Return this process's images of a step, and its rows of the global batch's dequantization noise."""
         images = self._feed.batch(step)
-        return images, training_noise(self._experiment.seed, step, tuple(images.shape), self._device)
+        noise = training_noise(self._experiment.seed, step, (self.batch_size, *images.shape[1:]), self._device)
+        return images, noise[self._rank * len(images) : (self._rank + 1) * len(images)]
 
     def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
         """Return bits/dim on the held-out training images, as the final figure will be measured; None without."""
         if self._holdout is None:
             return None
         setting = replace(self.setting(), other_mode=False)
-        measured = evaluate(self.model, self._holdout, setting, average=average, training=self._train)
+        measured = self._evaluate(self._holdout, setting, average)
         return {"bits_per_dim": measured.metrics["bits_per_dim"]["value"]}
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -123,10 +132,11 @@ class DensityTask:
         metrics: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
         for images in (report, some):
-            measured = evaluate(self.model, images, self.setting(), average=average, training=self._train)
+            measured = self._evaluate(images, self.setting(), average)
             metrics[images.split] = measured.metrics
             notes += measured.notes
-            write_evaluation(run.evaluations, images, self.setting(), measured)
+            if leads():
+                write_evaluation(run.evaluations, images, self.setting(), measured)
         explanation = explain_batch_norm(metrics)
         return metrics, [*notes, explanation] if explanation else notes
 
@@ -135,7 +145,7 @@ class DensityTask:
         if self._holdout is None:
             raise InputError(f"{self._experiment.name}: data.holdout: 0 leaves no images to choose by")
         setting = replace(self.setting(), other_mode=False)
-        return {"holdout": evaluate(self.model, self._holdout, setting, average=average, training=self._train).metrics}
+        return {"holdout": self._evaluate(self._holdout, setting, average).metrics}
 
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked, on any split of any set of the same shape; return the content and its file."""
@@ -151,7 +161,7 @@ class DensityTask:
         asked = {key: value for key, value in asdict(request).items() if value is not None}
         setting = replace(self.setting(), **{key: asked[key] for key in asked.keys() - {"split", "data"}})
         network = None if setting.samples is None else inception()  # before minutes of work: it may be missing
-        measured = evaluate(self.model, images, setting, average=average, training=self._train)
+        measured = self._evaluate(images, setting, average)
         if setting.samples is not None:
             with reported_state(self.model, setting, self._train, average):
                 quality = sample_quality(self.model, images, setting.samples, seed=setting.seed, network=network)
@@ -168,6 +178,18 @@ class DensityTask:
                 if isinstance(module, BatchStatistics)
                 for buffer in ("mean", "var")
             }
+
+    def _evaluate(self, images: Images, setting: Setting, average: WeightAverage | None) -> Measured:
+        return evaluate(
+            self.model,
+            images,
+            setting,
+            average=average,
+            training=self._train,
+            rank=self._rank,
+            ranks=self._ranks,
+            gather=gather,
+        )
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""

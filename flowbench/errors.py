@@ -10,6 +10,8 @@ class FlowbenchError(Exception):
     """An error whose message is meant for the person at the keyboard: printed without a traceback."""
 
     exit_code = 3
+    told = False
+    """Another process prints it."""
 
 
 class CheckFailedError(FlowbenchError):

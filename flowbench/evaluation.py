@@ -20,6 +20,7 @@ from flowbench.errors import InputError, WorkFailedError
 from flowbench.flows.normalization import BatchStatistics, population_statistics
 from flowbench.noise import evaluation_noise, training_noise
 from flowbench.optimization import WeightAverage
+from flowbench.processes import place
 
 __all__ = [
     "Measured",
@@ -154,11 +155,15 @@ def estimate_population(model: DensityModel, training: Images, batch_size: int, 
         seed: of the batches and the noise.
     """
     device = next(model.parameters()).device
-    feed = Feed(training, batch_size=min(batch_size, len(training)), seed=seed, flip=False, device=device)
+    size = min(batch_size, len(training))
+    # Statistics are those of all processes' parts together; where a batch cannot be split, each takes all of it.
+    rank, ranks = place() if size % place()[1] == 0 else (0, 1)
+    feed = Feed(training, batch_size=size, seed=seed, flip=False, device=device, rank=rank, ranks=ranks)
     with torch.no_grad(), population_statistics(model):
         for step in range(min(feed.steps_per_epoch, POPULATION_BATCHES)):
             batch = feed.batch(step)
-            model.terms(batch, training_noise(seed, step, tuple(batch.shape), device, stream="population"))
+            noise = training_noise(seed, step, (size, *batch.shape[1:]), device, stream="population")
+            model.terms(batch, noise[rank * len(batch) : (rank + 1) * len(batch)])
 
 
 def explain_batch_norm(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], limit: float = 0.1) -> str | None:

@@ -21,6 +21,7 @@ from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import WindowFeed, open_windows
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
+from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
 from flowbench.runs import RunFolder
 
@@ -98,7 +99,14 @@ class ForecastTask:
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
         }
         self.model = build_forecaster(experiment, trained or self.data).to(device)
-        self._feed = WindowFeed(self._windows.splits["train"], batch_size=config.batch_size, seed=experiment.seed)
+        self._rank, ranks = place()
+        self._feed = WindowFeed(
+            self._windows.splits["train"],
+            batch_size=config.batch_size,
+            seed=experiment.seed,
+            rank=self._rank,
+            ranks=ranks,
+        )
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
@@ -109,15 +117,16 @@ class ForecastTask:
         return self.model.fit(self._windows.splits["train"])
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return history and future of a step; teacher forcing draws from (seed, step) too."""
+        """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
         self._generator.manual_seed((self._experiment.seed << 32) + step)
+        # What the processes before this one draw for their windows of the global batch.
+        before = (self._rank * self._feed.local, self._experiment.data.horizon)
+        torch.rand(before, generator=self._generator, device=self._generator.device)
         return self._feed.batch(step)
 
     def validate(self, average: WeightAverage | None) -> dict[str, float]:
         """Return MAE and MSE on the validation part, normalized."""
-        with self._weights(average):
-            errors = measure(self.model, self._windows.splits["validation"])
-        return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
+        return from_leader(lambda: self._validated(average))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
         """Nothing: no forecaster here normalizes by batches."""
@@ -125,6 +134,9 @@ class ForecastTask:
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Measure every window of the test and the validation part; return metrics by split and notes."""
+        return from_leader(lambda: self._evaluated(run, average))
+
+    def _evaluated(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         measured: dict[str, dict[str, Any]] = {}
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
@@ -146,6 +158,11 @@ class ForecastTask:
         if request.split not in (None, *SPLITS):
             raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
         return self._measured(run, average, request.split or "test")
+
+    def _validated(self, average: WeightAverage | None) -> dict[str, float]:
+        with self._weights(average):
+            errors = measure(self.model, self._windows.splits["validation"])
+        return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
 
     def _measured(self, run: RunFolder, average: WeightAverage | None, split: str) -> tuple[dict[str, Any], Path]:
         """Measure one split and write it, with the errors of every window, into the run's evaluations."""

@@ -5,13 +5,11 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from flowbench.errors import FlowbenchError
-
 __all__ = ["Interrupted", "StopRequest"]
 
 
-class Interrupted(FlowbenchError):  # noqa: N818  (an interruption is asked for, it is no error)
-    """The work was stopped from outside after it had saved itself."""
+class Interrupted(BaseException):
+    """The work was stopped from outside after it had saved itself; nothing that catches errors holds it up."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -19,10 +17,14 @@ class Interrupted(FlowbenchError):  # noqa: N818  (an interruption is asked for,
 
 
 class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual."""
+    """Within the block, the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual.
+
+    After `at_once`, the first one ends the work where it stands.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._message: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -34,9 +36,17 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def at_once(self, message: str) -> None:
+        """Raise `Interrupted` with this message at a signal, also at one that came before."""
+        self._message = message
+        if self.signal is not None:
+            raise Interrupted(message, self.signal)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
+        if self._message is not None:
+            raise Interrupted(self._message, number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["evaluation_noise", "training_noise"]
+__all__ = ["evaluation_noise", "step_seed", "training_noise"]
 
 
 def evaluation_noise(seed: int, split: str, indices: Iterable[int], draw: int, shape: tuple[int, ...]) -> Tensor:
@@ -53,6 +53,11 @@ def training_noise(
     """
     generator = torch.Generator(device).manual_seed(_word(stream, seed, step) >> 1)
     return torch.rand(shape, generator=generator, device=device)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of what one process of several draws by itself in a step (dropout)."""
+    return _word("process", seed, step, rank) >> 1
 
 
 def _word(*parts: object) -> int:

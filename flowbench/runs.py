@@ -1,5 +1,7 @@
 """Run folders: what a training leaves behind, written so that a crash at any moment loses nothing that was saved."""
 
+import errno
+import io
 import json
 import os
 import zipfile
@@ -73,18 +75,21 @@ class RunFolder:
         Raises:
             InputError: another process trains here, or the folder cannot be written.
         """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.path / ".lock", timeout=0):
-                yield
+            lock.acquire()
         except filelock.Timeout as error:
             raise InputError(
                 f"{self.path}: another process is training in this folder: wait for it, or give another --run-dir"
             ) from error
         except OSError as error:
-            if error.filename is None or not str(error.filename).startswith(str(self.path)):
-                raise
             raise InputError(f"{self.path}: the run folder cannot be written: {error.strerror}") from error
+        try:
+            atomic.sweep(self.path)
+            yield
+        finally:
+            lock.release()
 
     def begin(self, experiment: Experiment[Any, Any], environment: Mapping[str, Any]) -> None:
         """Write `config.yaml` and `environment.json`: from here on the run exists."""
@@ -128,14 +133,29 @@ class RunFolder:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace `checkpoint.pt` atomically and keep the one before as `checkpoint.previous.pt`."""
+        # In memory first: of a full disk torch's own writer only tells that it was at an unexpected position.
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        # The rows up to this step must not be lost to a power failure that the checkpoint survives.
+        atomic.sync(self._metrics)
         with atomic.replacing(self._checkpoint) as temporary:
-            torch.save(dict(state), temporary)
+            temporary.write_bytes(content.getbuffer())
             if self._checkpoint.exists():
-                # A hard link first, so that at every moment at least one good checkpoint has a name.
-                spare = self._previous.with_suffix(".link")
-                spare.unlink(missing_ok=True)
-                os.link(self._checkpoint, spare)
-                spare.replace(self._previous)
+                self._keep_previous()
+
+    def _keep_previous(self) -> None:
+        # A hard link first, so that at every moment at least one good checkpoint has a name.
+        spare = self._previous.with_suffix(".link")
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(self._checkpoint, spare)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # Some file systems (FAT, some network shares) have no hard links.
+            atomic.write_bytes(self._previous, self._checkpoint.read_bytes())
+        else:
+            spare.replace(self._previous)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], str | None] | None:
         """Return the newest sound checkpoint (on the CPU) and a note if it is not the newest one; None: there is none.

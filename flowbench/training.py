@@ -6,6 +6,7 @@ The loop knows nothing of what is modelled: a `Task` gives losses and figures.
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
+from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
+from flowbench.processes import agree, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.task import Task, Watch, make_task
@@ -51,40 +54,40 @@ def train(
             the training. The result then holds figures on the data that choose; the report split stays closed.
     Raises:
         InputError: missing data, a folder with another config, an unfinished one without `resume`.
-        WorkFailedError: the training diverged; the last good checkpoint is kept.
+        WorkFailedError: the training diverged, or another of its processes was lost; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
-    if run.exists and (finished := _finished(run, experiment, resume)):
-        return finished
-    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
-    # Before the folder is touched: missing data must leave nothing behind.
-    task = make_task(experiment, fabric.device)
-    with run.lock():
+    with surviving(run.path), ExitStack() as held:
+        fabric = join()
+        if finished := from_leader(lambda: _finished(run, experiment, resume)):
+            return finished
+        # Before the folder is touched: missing data must leave nothing behind.
+        task = make_task(experiment, fabric.device)
+        from_leader(lambda: held.enter_context(run.lock()))
         # Another process may have been here while the data were opened.
-        if run.exists and (finished := _finished(run, experiment, resume)):
+        if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished
         session = _Session(experiment, run, task, fabric, time_budget, watch)
         session.restore()
-        if not run.exists:
-            run.begin(experiment, {**describe_environment(fabric.device), "data": task.data})
-        if mirror is not None:
+        from_leader(session.begin)
+        if mirror is not None and leads():
             mirror.follow(run.path)
-        with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress) as bar:
+        with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress and leads()) as bar:
             _fit(session, stop, bar)
             session.finish()
-            if watch is None:
-                metrics, notes = task.evaluate(run, session.average)
-                notes = [*notes, *draw_at_end(run)]
-            else:
-                metrics, notes = task.choose(run, session.average), []
-        result = _result(session, metrics, notes)
-        run.write_result(result)
-    return result
+            stop.at_once(f"{run.path}: stopped before the evaluation was done: go on with --resume")
+            if watch is not None:
+                chosen = task.choose(run, session.average)
+                return from_leader(lambda: _result(session, chosen, []))
+            metrics, notes = task.evaluate(run, session.average)
+            return from_leader(lambda: _result(session, metrics, [*notes, *draw_at_end(run)]))
 
 
 def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) -> dict[str, Any] | None:
     """Return the result of a run that came to its end; refuse another config, and an unfinished one without resume."""
+    if not run.exists:
+        return None
     run.check_config(experiment)
     if run.finished:
         return run.result
@@ -157,7 +160,15 @@ class _Session:
         patience = self.experiment.train.patience
         return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
 
+    def begin(self) -> None:
+        """Write what the run is, unless it goes on."""
+        if not self.run.exists:
+            environment = describe_environment(self.fabric.device)
+            self.run.begin(self.experiment, {**environment, "data": self.task.data})
+
     def save(self) -> None:
+        if not leads():
+            return
         cuda = self.fabric.device.type == "cuda"
         self.run.save_checkpoint(
             {
@@ -176,18 +187,11 @@ class _Session:
 
     def restore(self) -> None:
         """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
-        if self.run.exists:
-            self._check_environment()
-        loaded = self.run.load_checkpoint() if self.run.exists else None
-        if loaded is None:
-            if self.run.exists:
-                self.run.cut_metrics(-1)
+        state = from_leader(self._stored)
+        if state is None:
             if self.task.prepare():
                 self.total_steps = 0
             return
-        state, note = loaded
-        if note:
-            _warn(note)
         self.task.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["ema"])
@@ -201,7 +205,17 @@ class _Session:
         torch.set_rng_state(state["generators"]["cpu"])
         if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"])
-        self.run.cut_metrics(self.step)
+
+    def _stored(self) -> dict[str, Any] | None:
+        """Return the checkpoint to go on from, with the metrics cut to its step; None: there is none."""
+        if not self.run.exists:
+            return None
+        self._check_environment()
+        state, note = self.run.load_checkpoint() or (None, None)
+        if note:
+            _warn(note)
+        self.run.cut_metrics(state["step"] if state else -1)
+        return state
 
     def _check_environment(self) -> None:
         environment = self.run.environment
@@ -217,6 +231,11 @@ class _Session:
                 f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
                 "the result will differ in the last bits from an uninterrupted run's"
             )
+        if (processes := environment.get("processes", 1)) != place()[1]:
+            _warn(
+                f"{self.run.path}: begun with {processes} processes, going on with {place()[1]}: "
+                "the result will differ in the last bits from an uninterrupted run's"
+            )
 
     def finish(self) -> None:
         """Take the best validated weights under `train.keep: best`, add the statistics to report with, and save."""
@@ -228,6 +247,8 @@ class _Session:
         self.save()
 
     def log(self, values: Mapping[str, float | int]) -> None:
+        if not leads():
+            return
         self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
 
 
@@ -260,12 +281,14 @@ def _fit(session: _Session, stop: StopRequest, bar: TrainingBar) -> None:
         if session.step % validate_every == 0 or (last and config.keep == "best"):
             _validate(session)
         now = time.perf_counter()
-        session.seconds, clock = session.seconds + now - clock, now
-        if session.step % config.checkpoint_every == 0 or session.done or stop.signal is not None:
+        # The processes get a signal, and read the clock, at moments of their own.
+        session.seconds, stopped = agree(session.seconds + now - clock, stop.signal or 0)
+        clock = now
+        if session.step % config.checkpoint_every == 0 or session.done or stopped:
             session.save()
-        if stop.signal is not None and not session.done:
+        if stopped and not session.done:
             raise Interrupted(
-                f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", stop.signal
+                f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", int(stopped)
             )
 
 
@@ -275,13 +298,17 @@ def _step(session: _Session, objective: nn.Module) -> tuple[dict[str, Tensor], T
     assert optimizer is not None
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, session.progress, session.epoch)
+    if place()[1] > 1:
+        # Dropout of a process of its own, and the same after a resume.
+        torch.manual_seed(step_seed(session.experiment.seed, session.step, place()[0]))
     loss, values = objective(*session.task.batch(session.step))
     session.fabric.backward(loss)
-    norm, finite = take_step(optimizer, session.parameters, loss, config.clip_norm)
+    values = mean_of_all({"loss": loss, **values})
+    norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
     bad = 1 - finite
     session.skipped += bad
     session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
-    return {"loss": loss, **values, "grad_norm": norm}, finite
+    return {**values, "grad_norm": norm}, finite
 
 
 def _skips(session: _Session) -> dict[str, int]:
@@ -322,10 +349,11 @@ def _speed(window: _Window, task: Task) -> dict[str, float]:
 
 
 def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+    """Write and return the result: from here on the run is finished."""
     experiment, task = session.experiment, session.task
     seconds = session.seconds
     speed = session.step * task.batch_size / seconds if session.step and seconds else None
-    return {
+    result = {
         "schema": 1,
         "experiment": experiment.name,
         "kind": experiment.kind,
@@ -349,6 +377,8 @@ def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[s
         "config_sha256": config_sha256(experiment),
         "numerics": {"model": experiment.model.numerics, "data": task.data["numerics"]},
     }
+    session.run.write_result(result)
+    return result
 
 
 def _budget(session: _Session) -> str:

@@ -1,10 +1,12 @@
 """Commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from flowbench import __version__
+from flowbench.errors import InputError
 
 __all__ = ["app"]
 
@@ -26,12 +28,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Reproduce, compare and time likelihood models."""
+    if context.invoked_subcommand != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        raise InputError(f"torchrun: flowbench {context.invoked_subcommand} is for one process; train takes several")
 
 
 from flowbench.cli import data, export, reproduce, run, track, tune  # noqa: E402  (the commands enter themselves into `app`)

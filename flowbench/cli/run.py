@@ -51,23 +51,36 @@ def _train_one(
     mirror: "Mirror",
     as_json: bool,
 ) -> None:
-    from flowbench.runs import RunFolder, new_run_path, newest_unfinished
+    from flowbench.processes import from_leader, join, leads
+    from flowbench.runs import RunFolder
     from flowbench.training import train as train_experiment
 
-    if run_dir is None and resume:
-        unfinished = newest_unfinished(experiment)
-        if unfinished is None:
-            raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
-        run_dir = unfinished.path
-    folder = RunFolder(run_dir or new_run_path(experiment))
-    done = folder.finished
+    join()
+    # The first process alone looks: it would make the folder that the others then find taken.
+    path, done = from_leader(lambda: _run_path(experiment, run_dir, resume=resume))
+    folder = RunFolder(path)
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
+    if not leads():
+        return
     if as_json:
         typer.echo(json.dumps(result))
         return
     typer.echo(f"{folder.path}: {'was finished already' if done else 'finished'}")
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
+
+
+def _run_path(experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool) -> tuple[Path, bool]:
+    """Return the run folder that is meant, and whether its run is finished."""
+    from flowbench.runs import RunFolder, new_run_path, newest_unfinished
+
+    if run_dir is None and resume:
+        unfinished = newest_unfinished(experiment)
+        if unfinished is None:
+            raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
+        run_dir = unfinished.path
+    path = run_dir or new_run_path(experiment)
+    return path, RunFolder(path).finished
 
 
 @app.command()

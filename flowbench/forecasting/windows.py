@@ -54,23 +54,36 @@ class WindowFeed:
     """Shuffled training batches: step `s` of epoch `e` is a function of (seed, e, s) alone, so resuming is exact.
 
     Each epoch has another permutation; what does not fill a batch at its end is left out of that epoch.
+
+    Args:
+        windows: what to feed.
+        batch_size: windows of the global batch, over all ranks; at most all windows.
+        seed: of the order.
+        rank: which part of the global batch is this process's.
+        ranks: number of processes; the batch must divide among them.
     """
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int) -> None:
+    def __init__(self, windows: Windows, *, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.windows = windows
         self.batch_size = min(batch_size, len(windows))
+        if self.batch_size % ranks:
+            raise InputError(f"data.batch_size: {self.batch_size} does not divide among {ranks} processes")
+        self.local = self.batch_size // ranks
+        """Windows of a batch that are this process's."""
+        self._first = rank * self.local
         self.steps_per_epoch = len(windows) // self.batch_size
         self._seed = seed
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def indices(self, step: int) -> Tensor:
-        """Return the windows of a step counted from the start of training, int64 (batch,)."""
+        """Return this process's windows of a step counted from the start of training, int64 (local,)."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:  # a cache of the current epoch's order, nothing more
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
             self._order, self._epoch = torch.from_numpy(generator.permutation(len(self.windows))), epoch
-        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        first = place * self.batch_size + self._first
+        return self._order[first : first + self.local]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return history and future of a step, as `Windows.batch`."""

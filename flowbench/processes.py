@@ -1,0 +1,147 @@
+"""Several processes that train one model (`torchrun --nproc-per-node N -m flowbench train …`): who, together, apart.
+
+Without torchrun everything here is a no-op for one process. What must be the same everywhere (where a run lies, when to
+stop, the time used) is agreed on over gloo on the CPU, whatever carries the gradients: it waits for no device.
+"""
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["PATIENCE", "agree", "from_leader", "gather", "join", "leads", "mean_of_all", "place", "surviving"]
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others: longer than a checkpoint or the pictures of the first one take. The end of
+a killed process is seen at once; this bounds the wait for one that hangs."""
+
+_control: Any = None
+
+
+def join() -> "Fabric":
+    """Return the Fabric of this process, joined with the others that torchrun started; twice changes nothing.
+
+    Raises:
+        InputError: torchrun started more processes here than there are GPUs.
+        WorkFailedError: the others were not there in time.
+    """
+    global _control
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    on_gpu = torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Fabric(accelerator="cuda" if on_gpu else "cpu", devices=1)
+    if on_gpu and here > torch.cuda.device_count():
+        raise InputError(f"torchrun: {here} processes for {torch.cuda.device_count()} GPUs: lower --nproc-per-node")
+    fabric = Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=here,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // here,
+        # Some models have parameters that no loss depends on: a static graph allows them.
+        strategy=DDPStrategy(timeout=PATIENCE, static_graph=True),
+    )
+    with surviving("torchrun"):
+        if not dist.is_initialized():
+            atexit.register(_leave)
+        fabric.launch()
+        if on_gpu and _control is None:
+            _control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return fabric
+
+
+def _leave() -> None:
+    # Left to the interpreter's end, gloo's threads sometimes abort the process.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """Return (rank, number of processes): (0, 1) for one alone."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def leads() -> bool:
+    """Say whether this process is the one that writes."""
+    return place()[0] == 0
+
+
+def from_leader(function: Callable[[], T]) -> T:
+    """Call `function` in the first process alone and return what it returned, or raise its error, in every one."""
+    rank, ranks = place()
+    if ranks == 1:
+        return function()
+    answer: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            answer[0] = function()
+        except FlowbenchError as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0, group=_control)
+    if answer[1] is not None:
+        answer[1].told = rank > 0
+        raise answer[1]
+    value: T = answer[0]
+    return value
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all processes, by rank, in every one."""
+    _, ranks = place()
+    if ranks == 1:
+        return [value]
+    values: list[Any] = [None] * ranks
+    dist.all_gather_object(values, value, group=_control)
+    return values
+
+
+def agree(*numbers: float) -> tuple[float, ...]:
+    """Return, number by number, the largest among the processes."""
+    if place()[1] == 1:
+        return numbers
+    together = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(together, op=dist.ReduceOp.MAX, group=_control)
+    return tuple(together.tolist())
+
+
+def mean_of_all(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means of scalars over the processes, on their device and without waiting for it."""
+    if place()[1] == 1:
+        return dict(values)
+    together = torch.stack([value.detach() for value in values.values()])
+    dist.all_reduce(together)
+    return dict(zip(values, together / place()[1], strict=True))
+
+
+@contextmanager
+def surviving(what: object) -> Iterator[None]:
+    """Inside the block, the loss of another process is a WorkFailedError that names `what`, in bounded time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOSSES):
+            raise
+        raise WorkFailedError(
+            f"{what}: another process of this training was lost or did not answer: what was saved is kept; "
+            "start it again with --resume, with as many processes as you like"
+        ) from error
+
+
+# gloo has no exception of its own.
+_LOSSES = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
