@@ -218,6 +218,21 @@ def test_a_blow_up_in_the_other_mode_is_a_note_and_no_figure():
     assert "with running batch-norm statistics" in measured.notes[0]
 
 
+def test_averaged_weights_come_with_statistics_of_their_own():
+    model, training = normalized_model(), some_images(40, "train", seed=3)
+    average = WeightAverage(model, 0.5)  # the weights of today
+    with torch.no_grad():
+        model.flow.bijections[1].log_scale.fill_(1.0)
+    setting = Setting(weights="ema", training_batch_size=8)
+    measured = evaluate(model, some_images(), setting, training=training, average=average)
+    with average.in_place():
+        estimate_population(model, training, batch_size=8, seed=0)
+        model.eval()
+        expected = by_hand(model, some_images(), 1)[0]
+    np.testing.assert_allclose(measured.bits_per_dim, expected, rtol=1e-6)
+    assert measured.metrics["bits_per_dim"]["batch_norm"] == "population"
+
+
 def test_averaged_weights_are_used_and_put_away_again():
     model = affine_model()
     average = WeightAverage(model, 0.5)

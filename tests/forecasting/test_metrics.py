@@ -68,6 +68,20 @@ def test_the_batch_size_changes_nothing_and_the_mode_is_restored(make_series: Ca
     assert model.training
 
 
+def test_measuring_feeds_no_future_back(make_series: Callable[..., Series]) -> None:
+    windows = open_windows(make_series(400), DATA).splits["test"]
+    torch.manual_seed(0)
+    config = forecasters["lstm2lstm"](name="lstm2lstm", hidden=4, teacher_forcing=1.0)
+    model = config.build(lookback=24, horizon=8, inputs=3, outputs=3).train()
+    measured = measure(model, windows)
+    model.eval()
+    with torch.no_grad():
+        errors = torch.cat(
+            [(model(history) - future).abs().mean(dim=(1, 2)) for history, future in windows.in_order(50)]
+        )
+    np.testing.assert_allclose(measured.per_window[:, 0], errors, rtol=1e-4)
+
+
 def test_the_files_own_scaler_gives_the_mae_beside_it(make_series: Callable[..., Series]) -> None:
     train, other = make_series(400), make_series(400, seed=5)
     own = fit_scaler(other, DATA)

@@ -1,0 +1,414 @@
+"""Classic mistakes, each as a patch of one place in the real code, and the fast test that must notice it."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowbench.bases import standard_normal_log_prob
+from flowbench.forecasting.protocol import Scaler
+
+__all__ = ["FAULTS", "Fault"]
+
+BIJECTIONS = "tests/flows/test_bijections.py::test_log_det_is_that_of_the_jacobian"
+VALUE = "tests/test_evaluation.py::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`target`, a dotted path, becomes `mutate(what is there)`; `noticed_by` is a test's node id."""
+
+    name: str
+    target: str
+    mutate: Callable[[Any], Any]
+    noticed_by: str
+
+
+def negative_log_det(forward: Any) -> Any:
+    def wrong(*arguments: Any) -> tuple[Tensor, Tensor]:
+        z, log_det = forward(*arguments)
+        return z, -log_det
+
+    return wrong
+
+
+def log_det_over_the_passed_pixels(forward: Any) -> Any:
+    def wrong(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = forward(self, x)
+        right = self._shift_and_log_scale(x)[1]
+        mask, self.transformed = self.transformed, self.passed
+        other = self._shift_and_log_scale(x)[1]
+        self.transformed = mask
+        return z, log_det + (other - right).flatten(1).sum(1)
+
+    return wrong
+
+
+def log_det_of_one_pixel(method: Any) -> Any:
+    def wrong(self: Any, x: Tensor) -> Any:
+        found = method(self, x)
+        places = x.shape[2] * x.shape[3]
+        return (found[0], found[1] / places) if isinstance(found, tuple) else found / places
+
+    return wrong
+
+
+def without_the_logit_term(flow_input: Any) -> Any:
+    def wrong(self: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        y, jacobian = flow_input(self, images, noise)
+        return y, torch.zeros_like(jacobian)
+
+    return wrong
+
+
+def alpha_as_in_the_papers_text(_: Any) -> Any:
+    def wrong(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.alpha + (1 - self.alpha) * x
+        log_scale = math.log(1 - self.alpha) - torch.log(p) - torch.log1p(-p)
+        return torch.log(p) - torch.log1p(-p), log_scale.flatten(1).sum(1)
+
+    return wrong
+
+
+def one_level_too_few(terms: Any) -> Any:
+    def wrong(self: Any, images: Tensor, noise: Tensor) -> Any:
+        found = terms(self, images, noise)
+        return found._replace(
+            quantization=torch.full_like(found.quantization, -self.dimensions * math.log(self.levels - 1))
+        )
+
+    return wrong
+
+
+def no_noise(noise: Any) -> Any:
+    return lambda *arguments: torch.zeros_like(noise(*arguments))
+
+
+def noise_of_the_place_in_the_batch(noise: Any) -> Any:
+    return lambda seed, split, indices, draw, shape: noise(seed, split, range(len(indices)), draw, shape)
+
+
+def noise_added_to_floats(_: Any) -> Any:
+    def wrong(self: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        y, jacobian = self.preprocessing(images.to(noise.dtype) / self.levels + noise)
+        return y, jacobian
+
+    return wrong
+
+
+def batch_statistics(_: Any) -> Any:
+    @contextmanager
+    def wrong(model: torch.nn.Module) -> Iterator[None]:
+        modes = {module: module.training for module in model.modules()}
+        model.train()
+        yield
+        for module, mode in modes.items():
+            module.training = mode
+
+    return wrong
+
+
+def unbiased_variance(_: Any) -> Any:
+    return lambda x: 10**9  # the factor (n − 1)/n that makes the variance biased becomes 1
+
+
+def moving_averages_with_averaged_weights(statistics: Any) -> Any:
+    return lambda model, training, setting: (
+        nullcontext() if setting.weights == "ema" else statistics(model, training, setting)
+    )
+
+
+def positions_before_channels(_: Any) -> Any:
+    def wrong(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        batch, channels, height, width = x.shape
+        cells = torch.nn.functional.pixel_unshuffle(x, 2).view(batch, channels, 4, height // 2, width // 2)
+        return cells.transpose(1, 2).flatten(1, 2), x.new_zeros(batch)
+
+    return wrong
+
+
+def rows_before_the_diagonal(_: Any) -> Any:
+    def wrong(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        cells = [x[..., h::2, w::2] for h, w in ((0, 0), (0, 1), (1, 0), (1, 1))]
+        return torch.cat(cells, dim=1), x.new_zeros(len(x))
+
+    return wrong
+
+
+def without_the_finest_scale(log_prob: Any) -> Any:
+    def wrong(self: Any, z: Tensor) -> Tensor:
+        finest = torch.nn.functional.pixel_unshuffle(z.reshape(len(z), *self.image_shape), 2).chunk(2, dim=1)[1]
+        return log_prob(self, z) - standard_normal_log_prob(finest)
+
+    return wrong
+
+
+def without_log_two_pi(log_prob: Any) -> Any:
+    return lambda z: log_prob(z) + 0.5 * math.log(2 * math.pi) * z[0].numel()
+
+
+def without_the_last_batch(batches: Any) -> Any:
+    def wrong(images: Any, batch_size: int, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for indices, batch in batches(images, batch_size, *arguments, **options):
+            if len(indices) == batch_size:
+                yield indices, batch
+
+    return wrong
+
+
+def without_the_last_windows(in_order: Any) -> Any:
+    def wrong(self: Any, batch_size: int) -> Iterator[Any]:
+        return (batch for batch in in_order(self, batch_size) if len(batch[0]) == batch_size)
+
+    return wrong
+
+
+def scaler_of_the_whole_file(_: Any) -> Any:
+    def wrong(series: Any, data: Any) -> Scaler:
+        values = series.values
+        return Scaler(series.columns, tuple(values.mean(axis=0).tolist()), tuple(values.std(axis=0).tolist()))
+
+    return wrong
+
+
+def futures_one_row_early(init: Any) -> Any:
+    def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int) -> None:
+        init(self, values, part, lookback, horizon, outputs)
+        rows = values[part.first : part.stop]
+        self.futures = rows[lookback - 1 : -1, rows.shape[1] - outputs :].unfold(0, horizon, 1)
+
+    return wrong
+
+
+def mean_of_the_batches_means(measure: Any) -> Any:
+    def wrong(forecaster: Any, windows: Any, batch_size: int = 256) -> Any:
+        errors = [(forecaster(history) - future).double() for history, future in windows.in_order(batch_size)]
+        return replace(
+            measure(forecaster, windows, batch_size),
+            absolute=np.mean([error.abs().mean(0).numpy() for error in errors], axis=0),
+            squared=np.mean([error.square().mean(0).numpy() for error in errors], axis=0),
+        )
+
+    return wrong
+
+
+def teacher_forcing_at_test_time(measure: Any) -> Any:
+    def wrong(forecaster: Any, windows: Any, batch_size: int = 256) -> Any:
+        futures = iter([future for _, future in windows.in_order(batch_size)])
+
+        class Forced(torch.nn.Module):
+            def forward(self, history: Tensor) -> Any:
+                return forecaster.training_forward(history, next(futures), torch.Generator())
+
+        return measure(Forced(), windows, batch_size)
+
+    return wrong
+
+
+def initialized_again(initializing: Any) -> Any:
+    @contextmanager
+    def wrong(model: torch.nn.Module) -> Iterator[None]:
+        with initializing(model):
+            yield
+        for module in model.modules():
+            if hasattr(module, "initializing"):
+                module.initializing = True
+
+    return wrong
+
+
+def without_the_channels(_: Any) -> Any:
+    return property(lambda self: math.prod(self.image_shape[1:]))
+
+
+def biased_standard_error(mean: Any) -> Any:
+    def wrong(bits: Any) -> dict[str, Any]:
+        return mean(bits) | {"stderr": float(bits.std() / math.sqrt(len(bits)))}
+
+    return wrong
+
+
+def mean_of_the_logarithms(_: Any) -> Any:
+    return lambda values, axis: values.mean(axis=axis) + math.log(values.shape[axis])
+
+
+def raw_weights(_: Any) -> Any:
+    return lambda average, weights: nullcontext()
+
+
+def holdout_in_training(training_parts: Any) -> Any:
+    def wrong(data: Any) -> Any:
+        train, holdout = training_parts(data)
+        return replace(train, rows=None), holdout
+
+    return wrong
+
+
+_COUPLING = "flowbench.flows.coupling"
+_DENSITY = "flowbench.density.FlowDensity"
+_EVALUATION = "flowbench.evaluation"
+_TESTS = "tests/test_evaluation.py"
+_WINDOWS = "tests/forecasting/test_windows.py"
+_METRICS = "tests/forecasting/test_metrics.py"
+
+FAULTS = [
+    Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
+    Fault(
+        "a coupling's log-determinant over the wrong mask",
+        f"{_COUPLING}.CheckerboardCoupling.forward",
+        log_det_over_the_passed_pixels,
+        f"{BIJECTIONS}[checkerboard]",
+    ),
+    Fault(
+        "a normalization's log-determinant of one pixel only",
+        "flowbench.flows.normalization.FlowBatchNorm.forward",
+        log_det_of_one_pixel,
+        f"{BIJECTIONS}[flow batch norm]",
+    ),
+    Fault(
+        "a 1x1 convolution's log-determinant of one pixel only",
+        "flowbench.flows.conv1x1._Mixing._log_det",
+        log_det_of_one_pixel,
+        f"{BIJECTIONS}[1x1 convolution]",
+    ),
+    Fault(
+        "the logit term left out",
+        f"{_DENSITY}.flow_input",
+        without_the_logit_term,
+        "tests/test_density.py::test_every_term_agrees_with_an_independent_formula",
+    ),
+    Fault(
+        "alpha as in the paper's text",
+        "flowbench.preprocessing.Logit.forward",
+        alpha_as_in_the_papers_text,
+        "tests/test_preprocessing.py::test_logit_is_the_authors_formula",
+    ),
+    Fault(
+        "log 255 in place of log 256",
+        f"{_DENSITY}.terms",
+        one_level_too_few,
+        "tests/test_density.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
+    ),
+    Fault("no dequantization noise at test time", f"{_EVALUATION}.evaluation_noise", no_noise, VALUE),
+    Fault(
+        "noise of the place in the batch",
+        f"{_EVALUATION}.evaluation_noise",
+        noise_of_the_place_in_the_batch,
+        f"{_TESTS}::test_noise_belongs_to_the_image_whatever_part_of_the_split_is_measured",
+    ),
+    Fault(
+        "noise of a whole unit added to floats",
+        f"{_DENSITY}.flow_input",
+        noise_added_to_floats,
+        "tests/test_density.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
+    ),
+    Fault(
+        "batch statistics at test time",
+        f"{_EVALUATION}.evaluating",
+        batch_statistics,
+        f"{_TESTS}::test_both_batch_norm_modes_stand_side_by_side_and_the_model_comes_out_as_it_went_in[running]",
+    ),
+    Fault(
+        "unbiased variance in the moving average",
+        "flowbench.flows.normalization._count",
+        unbiased_variance,
+        "tests/flows/test_normalization.py::test_moving_averages_move_by_a_tenth_towards_the_biased_moments",
+    ),
+    Fault(
+        "moving averages used with averaged weights",
+        f"{_EVALUATION}._statistics",
+        moving_averages_with_averaged_weights,
+        f"{_TESTS}::test_averaged_weights_come_with_statistics_of_their_own",
+    ),
+    Fault(
+        "channel order of the squeeze",
+        "flowbench.flows.squeeze.Squeeze.forward",
+        positions_before_channels,
+        "tests/flows/test_squeeze.py::test_plain_squeeze_interleaves_the_positions_of_each_channel",
+    ),
+    Fault(
+        "channel order of the squeeze before a factor-out",
+        "flowbench.flows.squeeze.OrderedSqueeze.forward",
+        rows_before_the_diagonal,
+        "tests/flows/test_squeeze.py::test_ordered_squeeze_puts_the_diagonal_pixels_first",
+    ),
+    Fault(
+        "a factored-out scale missing from the prior",
+        "flowbench.flows.glow.LearnedTop.log_prob",
+        without_the_finest_scale,
+        "tests/flows/test_glow.py::test_learned_top_is_a_normal_with_its_own_mean_and_deviation_for_the_coarsest_latents",
+    ),
+    Fault(
+        "log 2π missing from the prior",
+        "flowbench.bases.standard_normal_log_prob",
+        without_log_two_pi,
+        "tests/test_bases.py::test_standard_normal_is_scipys",
+    ),
+    Fault(
+        "the last test batch dropped",
+        f"{_EVALUATION}.batches_in_order",
+        without_the_last_batch,
+        f"{_TESTS}::test_nothing_depends_on_the_batch_size_and_the_last_batch_counts[5]",
+    ),
+    Fault(
+        "the last test windows dropped",
+        "flowbench.forecasting.windows.Windows.in_order",
+        without_the_last_windows,
+        f"{_WINDOWS}::test_windows_hold_the_rows_they_should",
+    ),
+    Fault(
+        "scaler fitted on test rows",
+        "flowbench.forecasting.windows.fit_scaler",
+        scaler_of_the_whole_file,
+        f"{_WINDOWS}::test_changed_test_rows_change_no_scaler_and_no_training_window[ratio]",
+    ),
+    Fault(
+        "forecast windows off by one",
+        "flowbench.forecasting.windows.Windows.__init__",
+        futures_one_row_early,
+        f"{_WINDOWS}::test_windows_hold_the_rows_they_should",
+    ),
+    Fault(
+        "MAE averaged over batches instead of windows",
+        "flowbench.forecasting.metrics.measure",
+        mean_of_the_batches_means,
+        f"{_METRICS}::test_metrics_are_the_means_over_every_window",
+    ),
+    Fault(
+        "teacher forcing at test time",
+        "flowbench.forecasting.metrics.measure",
+        teacher_forcing_at_test_time,
+        f"{_METRICS}::test_measuring_feeds_no_future_back",
+    ),
+    Fault(
+        "Glow's actnorm initialized twice",
+        "flowbench.flows.actnorm.initializing",
+        initialized_again,
+        "tests/flows/test_actnorm.py::test_outside_the_block_nothing_depends_on_the_data",
+    ),
+    Fault("bits/dim divided by the wrong D", "flowbench.density.DensityModel.dimensions", without_the_channels, VALUE),
+    Fault("standard error without Bessel's correction", f"{_EVALUATION}._mean", biased_standard_error, VALUE),
+    Fault(
+        "importance bound as the mean of the logarithms",
+        f"{_EVALUATION}.logsumexp",
+        mean_of_the_logarithms,
+        f"{_TESTS}::test_importance_bound_is_tighter_and_tends_to_the_truth",
+    ),
+    Fault(
+        "raw weights under the averages' label",
+        f"{_EVALUATION}._weights",
+        raw_weights,
+        f"{_TESTS}::test_averaged_weights_are_used_and_put_away_again",
+    ),
+    Fault(
+        "held-out images left in the training part",
+        "flowbench.data.training_parts",
+        holdout_in_training,
+        "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
+    ),
+]
