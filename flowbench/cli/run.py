@@ -126,12 +126,17 @@ def figures(
     """
     from flowbench.figures.drawing import draw_run
     from flowbench.runs import find_run
+    from flowbench.tracking import Mirror, read_mlflow_run_id
 
-    drawn = draw_run(find_run(run), None if kind is None else [name.strip() for name in kind.split(",")])
+    folder = find_run(run)
+    drawn = draw_run(folder, None if kind is None else [name.strip() for name in kind.split(",")])
     for line in drawn.left_out:
         typer.echo(f"left out: {line}", err=True)
     for path in drawn.paths:
         typer.echo(path)
+    if read_mlflow_run_id(folder.path) is not None:
+        with Mirror() as mirror:
+            mirror.follow(folder.path)
 
 
 def _print_metrics(split: str, metrics: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class ConvNet(Conditioner):
     Args:
         channels_in, channels_out: of input and output.
         hidden: channels between.
-        dropout: probability before the last convolution; not in the paper.
+        dropout: probability with which a hidden value is dropped in training, in both layers; not in the paper.
     """
 
     def __init__(self, channels_in: int, channels_out: int, hidden: int, dropout: float = 0.0) -> None:
@@ -72,7 +72,8 @@ class ConvNet(Conditioner):
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        y: Tensor = self.l_last(self.dropout(self.l_2(self.l_1(x).relu()).relu()))
+        h = self.dropout(self.l_1(x).relu())
+        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu()))
         return y
 
 

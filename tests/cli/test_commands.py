@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from flowbench.__main__ import main
+from flowbench.tracking.state import MirrorState, write_state
 
 TINY = ["model.features=4", "train.steps=4", "evaluate.draws=1"]
 
@@ -55,6 +57,37 @@ def test_train_evaluate_report_and_figures_from_end_to_end(run) -> None:
     assert run("figures", "a")[0] == 0
     assert run("report", "a", "--out", "page")[0] == 0
     assert "real_nvp/digits" in Path("page/report.html").read_text()
+
+
+class Follower:
+    """Stands for the mirror: remembers what it is told to follow."""
+
+    followed: ClassVar[list[Path]] = []
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def follow(self, folder: Path) -> None:
+        self.followed.append(folder)
+
+
+def test_figures_are_chosen_by_kind_and_reach_mlflow_where_the_run_is_there(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("train", "independent/digits", "--run-dir", "a")[0] == 0
+    monkeypatch.setattr("flowbench.tracking.Mirror", Follower)
+    code, out, errors = run("figures", "a", "--kind", "samples, likelihood")
+    assert (code, [Path(line).name for line in out.splitlines()]) == (0, ["samples.png", "likelihood.svg"])
+    assert Follower.followed == []
+    write_state(Path("a"), MirrorState("0" * 32, "sqlite:///mlflow.db", "1", 1))
+    code, out, errors = run("figures", "a")
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert "left out: manifold: independent is no flow" in errors
+    assert Follower.followed == [Path("a")]
+    assert "did you mean samples" in mistake(run, "figures", "a", "--kind", "sample")
+    assert "no latents" in mistake(run, "figures", "a", "--kind", "manifold")
 
 
 def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) -> None:
