@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flowbench.data.readers import Payload
+from flowbench.data.readers import Payload, damaged
 from flowbench.errors import InputError
 
 __all__ = ["ArrayAt", "ArrayHere", "ArrayReader", "npy_images", "pickled_images", "planar_images", "read_pickle"]
@@ -99,7 +99,7 @@ class ArrayReader:
 def npy_images(path: Path) -> ArrayAt:
     """Find the images in a .npy file, uint8 (n, height, width, channels); InputError if it holds anything else."""
     with _opened(path) as file:
-        array = _npy_header(file, path.name, path)
+        array = _npy_header(file, path)
     if len(array.shape) != 4 or array.dtype != "|u1":
         raise InputError(f"{path}: holds {array.dtype} {array.shape}, not uint8 (n, height, width, channels)")
     return array
@@ -116,7 +116,7 @@ def planar_images(path: Path, shape: tuple[int, int, int], key: str = "data") ->
             array = _npz_member(path, key)
         else:
             with _opened(path) as file:
-                array = _npy_header(file, path.name, path)
+                array = _npy_header(file, path)
         return _planar(path, key, shape, array.dtype, array.shape, array.offset)
     with _opened(path) as file:
         return pickled_images(file, path, shape, key)
@@ -124,7 +124,7 @@ def planar_images(path: Path, shape: tuple[int, int, int], key: str = "data") ->
 
 def pickled_images(file: BinaryIO, path: Path, shape: tuple[int, int, int], key: str = "data") -> ArrayAt | ArrayHere:
     """Find the images of a pickled batch: mapped where `file` is the file at `path`, else read into memory."""
-    content = read_pickle(file, str(path))
+    content = read_pickle(file, path)
     array = content.get(key, content.get(key.encode())) if isinstance(content, dict) else None
     if not isinstance(array, _Array) or not isinstance(array.content, _Bytes):
         raise InputError(f"{path}: no batch of images: a dictionary with the array {key!r} is expected")
@@ -148,7 +148,7 @@ def _planar(
     return ArrayAt(path, offset, dtype, (shape[0], row), image)
 
 
-def read_pickle(file: BinaryIO, name: str) -> Any:
+def read_pickle(file: BinaryIO, path: Path) -> Any:
     """Read plain containers, strings, numbers and numpy arrays from a pickle; arrays come back as `_Array`.
 
     Raises:
@@ -157,10 +157,10 @@ def read_pickle(file: BinaryIO, name: str) -> Any:
     try:
         return _Walker(file).load()
     except pickle.UnpicklingError as error:
-        raise InputError(f"{name}: refused: {error}") from error
+        raise InputError(f"{path}: refused: {error}") from error
     except Exception as error:
         # Damaged opcodes end in many kinds of errors; whatever they are, this is no file of batches.
-        raise InputError(f"{name}: damaged, truncated or no pickle of arrays ({type(error).__name__})") from error
+        raise damaged(path, "a pickle of arrays", type(error).__name__) from error
 
 
 def _npz_member(path: Path, key: str) -> ArrayAt:
@@ -174,20 +174,20 @@ def _npz_member(path: Path, key: str) -> ArrayAt:
                 file.seek(info.header_offset + 26)
                 lengths = np.frombuffer(file.read(4), "<u2")
                 file.seek(info.header_offset + 30 + int(lengths.sum()))
-                return _npy_header(file, f"{path}: {key}", path)
+                return _npy_header(file, path)
     except KeyError as error:
         raise InputError(f"{path}: has no array {key!r}: another set?") from error
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged or no .npz file ({' '.join(str(error).split())[:100]})") from error
+        raise damaged(path, "an .npz file", error) from error
 
 
-def _npy_header(file: BinaryIO, name: str, path: Path) -> ArrayAt:
+def _npy_header(file: BinaryIO, path: Path) -> ArrayAt:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except (ValueError, EOFError, SyntaxError, TypeError, OSError) as error:
-        raise InputError(f"{name}: damaged or no .npy array ({' '.join(str(error).split())[:100]})") from error
+        raise damaged(path, "an .npy array", error) from error
     offset = file.tell()
     if fortran or dtype.hasobject or offset + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:
         raise InputError(f"{path}: truncated, or no plain array in C order")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -11,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from flowbench.data.pictures import MAX_ENCODED_BYTES
-from flowbench.data.readers import Payload
+from flowbench.data.readers import Payload, damaged
 from flowbench.errors import InputError
 
 __all__ = ["FolderReader", "TarReader", "ZipReader", "image_names", "refuse_unsafe", "tar_images", "zip_images"]
@@ -49,9 +50,10 @@ class _FolderPiece:
         for name in self.names:
             path = self.root / name
             try:
-                size = path.stat().st_size
-                # What is too large to be an image is cut: it fails to decode, by name.
-                yield str(path), path.read_bytes() if size <= MAX_ENCODED_BYTES else b""
+                state = path.stat()
+                # A pipe would be waited for, for ever; what is too large for an image fails to decode, by name.
+                usable = stat.S_ISREG(state.st_mode) and state.st_size <= MAX_ENCODED_BYTES
+                yield str(path), path.read_bytes() if usable else b""
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -117,10 +119,14 @@ def tar_images(path: Path) -> TarReader:
                     members.append((member.name, member.offset_data, member.size))
                 # tarfile remembers every member: a gigabyte for ImageNet's million.
                 archive.members = []  # type: ignore[attr-defined]
+            end = archive.offset
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: damaged or no uncompressed tar ({' '.join(str(error).split())[:100]})") from error
-    if members and members[-1][1] + members[-1][2] > path.stat().st_size:
-        raise InputError(f"{path}: truncated: {members[-1][0]} goes past its end")
+        raise damaged(path, "an uncompressed tar", error) from error
+    with path.open("rb") as file:
+        file.seek(end)
+        # Cut between two images, a tar looks whole but for the empty block that ends it.
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise InputError(f"{path}: truncated: it has no end after {len(members):,} images")
     return TarReader(path, tuple(sorted(members)))
 
 
@@ -179,7 +185,7 @@ def zip_images(path: Path) -> ZipReader:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: damaged or no zip ({' '.join(str(error).split())[:100]})") from error
+        raise damaged(path, "a zip", error) from error
     names = []
     for entry in entries:
         refuse_unsafe(path, entry.filename)

@@ -7,7 +7,7 @@ from pathlib import Path
 import lmdb
 
 from flowbench.data.pictures import MAX_ENCODED_BYTES
-from flowbench.data.readers import Payload
+from flowbench.data.readers import Payload, damaged
 from flowbench.errors import InputError
 
 __all__ = ["LmdbReader", "lmdb_images"]
@@ -49,22 +49,25 @@ class _LmdbPiece:
     count: int
 
     def __iter__(self) -> Iterator[tuple[str, Payload]]:
-        with _opened(self.path) as database, database.begin(buffers=True) as transaction:
-            cursor = transaction.cursor()
-            cursor.set_key(self.key)
-            values = cursor.iternext()
-            for number, (key, value) in enumerate(values):
-                if number >= self.skip + self.count:
-                    return
-                if number >= self.skip:
-                    name = bytes(key).decode("utf-8", "backslashreplace")
-                    yield f"{self.path}: {name}", bytes(value) if len(value) <= MAX_ENCODED_BYTES else b""
+        try:
+            with _opened(self.path) as database, database.begin(buffers=True) as transaction:
+                cursor = transaction.cursor()
+                cursor.set_key(self.key)
+                for number, (key, value) in enumerate(cursor.iternext()):
+                    if number >= self.skip + self.count:
+                        return
+                    if number >= self.skip:
+                        name = bytes(key).decode("utf-8", "backslashreplace")
+                        yield f"{self.path}: {name}", bytes(value) if len(value) <= MAX_ENCODED_BYTES else b""
+        except lmdb.Error as error:
+            raise _damaged(self.path, error) from error
 
 
 def lmdb_images(path: Path) -> LmdbReader:
     """Count the entries of an LMDB and note every 256th key; InputError if it cannot be read."""
     try:
         with _opened(path) as database, database.begin() as transaction:
+            _refuse_truncated(path / "data.mdb", database)
             cursor = transaction.cursor()
             starts, count = [], 0
             for key in cursor.iternext(keys=True, values=False):
@@ -72,9 +75,21 @@ def lmdb_images(path: Path) -> LmdbReader:
                     starts.append(bytes(key))
                 count += 1
     except lmdb.Error as error:
-        raise InputError(f"{path}: damaged or no LMDB ({' '.join(str(error).split())[:120]})") from error
+        raise _damaged(path, error) from error
     return LmdbReader(path, count, tuple(starts))
+
+
+def _refuse_truncated(file: Path, database: lmdb.Environment) -> None:
+    # Reading a page past the file's end does not raise an error: it kills the process (SIGBUS).
+    expected = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    found = file.stat().st_size
+    if found < expected:
+        raise InputError(f"{file}: truncated: {found:,} bytes of {expected:,}: download or unpack it again")
 
 
 def _opened(path: Path) -> lmdb.Environment:
     return lmdb.open(str(path), readonly=True, lock=False, create=False, readahead=False, max_spare_txns=0)
+
+
+def _damaged(path: Path, error: lmdb.Error) -> InputError:
+    return damaged(path / "data.mdb", "an LMDB", str(error).removeprefix(f"{path}: "))

@@ -31,6 +31,9 @@ def decode(payload: Payload) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height}"
                 raise BrokenImageError(f"{size} pixels, more than {MAX_PIXELS:,}: refused as a decompression bomb")
+            # Pillow keeps the upper 8 of 16 bits in silence: other images than the file's.
+            if image.mode == "RGB" and any(_deep(tile.codec_name, tile.args) for tile in image.tile):
+                raise BrokenImageError("16 bits per channel, not 8")
             image.load()
     except UnidentifiedImageError as error:
         raise BrokenImageError(f"not an image of a known format ({', '.join(FORMATS)})") from error
@@ -42,11 +45,22 @@ def decode(payload: Payload) -> Image.Image:
     return image
 
 
+def _deep(codec: str, arguments: object) -> bool:
+    """Say whether Pillow is about to read more than 8 bits a channel: PNG's raw mode, PPM's largest value."""
+    if codec == "ppm" and isinstance(arguments, tuple):
+        return any(isinstance(value, int) and value > 255 for value in arguments)
+    return isinstance(arguments, str) and arguments.endswith("16B")
+
+
 def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    _check_mode(image, channels)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _check_mode(image: Image.Image, channels: int) -> None:
     mode = {1: "L", 3: "RGB"}[channels]
     if image.mode != mode:
         raise BrokenImageError(f"mode {image.mode}, not {mode}")
-    return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 @dataclass(frozen=True)
@@ -75,8 +89,7 @@ class ShortSide:
     def __call__(self, payload: Payload) -> NDArray[np.uint8]:
         """Return uint8 (height, width, channels) with min(height, width) = size."""
         image = decode(payload)
-        if image.mode != {1: "L", 3: "RGB"}[self.channels]:
-            raise BrokenImageError(f"mode {image.mode}, not {'L' if self.channels == 1 else 'RGB'}")
+        _check_mode(image, self.channels)
         short = min(image.size)
         # Rounded half up: round() would go to even, another size for 1 in 2 halves.
         width, height = ((2 * side * self.size + short) // (2 * short) for side in image.size)

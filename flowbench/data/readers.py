@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowbench.errors import InputError
 
-__all__ = ["BrokenImageError", "Payload", "Piece", "Reader", "SplitSource", "Transform"]
+__all__ = ["BrokenImageError", "Payload", "Piece", "Reader", "SplitSource", "Transform", "damaged"]
 
 Payload = bytes | NDArray[np.uint8]
 Transform = Callable[[Payload], NDArray[np.uint8]]
@@ -19,6 +19,19 @@ Transform = Callable[[Payload], NDArray[np.uint8]]
 
 class BrokenImageError(InputError):
     """One image cannot be used; the message is the reason, preparation adds the image's name."""
+
+
+def damaged(path: Path, what: str, error: Exception | str) -> InputError:
+    """Return the error for a file that is not the `what` it should be; a web page saved in its place is called one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512).lstrip().lower()
+    except OSError:
+        start = b""
+    if start.startswith((b"<!doctype html", b"<html")):
+        return InputError(f"{path}: a web page, not {what}: a quota or log-in page was downloaded in its place")
+    reason = " ".join(str(error).split())[:120]
+    return InputError(f"{path}: damaged, truncated or not {what} ({reason})")
 
 
 class Piece(Protocol):

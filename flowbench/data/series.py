@@ -8,6 +8,7 @@ from flowbench.atomic import replacing
 from flowbench.data.download import download, has_checksum
 from flowbench.data.image_set import Download, Status, data_root
 from flowbench.data.manifest import file_sha256
+from flowbench.data.readers import damaged
 from flowbench.errors import InputError
 from flowbench.registry import series_sets
 
@@ -70,10 +71,9 @@ def prepare_series(known: SeriesSet, source: Path | None, timeout: float | None 
         what = f"no {known.file} in it" if source.exists() else "no such file or folder"
         raise InputError(f"--source {source}: {what}")
     if found[0].stat().st_size > MAX_CSV_BYTES or not has_checksum(found[0], known.download.checksum):
-        raise InputError(
-            f"{found[0]}: not the published {known.file} (SHA-256 {file_sha256(found[0])[:12]}…); "
-            f"use a file of your own by data.csv, without preparing it"
-        )
+        digest = file_sha256(found[0])[:12]
+        reason = f"SHA-256 {digest}…; use a file of your own by data.csv, without preparing it"
+        raise damaged(found[0], f"the published {known.file}", reason)
     with replacing(target) as temporary:
         shutil.copyfile(found[0], temporary)
     return target

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from flowbench.atomic import replacing
 from flowbench.data.file_readers import refuse_unsafe
 from flowbench.data.image_set import data_root
+from flowbench.data.readers import damaged
 from flowbench.errors import InputError
 
 __all__ = ["mappable", "unpacked_folder", "unzipped"]
@@ -44,8 +45,7 @@ def unzipped(archives: Sequence[Path], wanted: Sequence[str], name: str) -> dict
                         found[batch] = folder / file
                         _unpack(archive, entry, folder / file)
         except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise InputError(f"{path}: damaged or no zip that can be read ({reason})") from error
+            raise damaged(path, "a zip that can be read", error) from error
     return found
 
 
@@ -69,7 +69,7 @@ def mappable(path: Path, key: str, name: str) -> Path:
     except KeyError as error:
         raise InputError(f"{path}: has no array {key!r}: another set?") from error
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
-        raise InputError(f"{path}: damaged or no .npz file ({' '.join(str(error).split())[:100]})") from error
+        raise damaged(path, "an .npz file", error) from error
 
 
 def _refuse_bomb(path: Path, entry: zipfile.ZipInfo) -> None:

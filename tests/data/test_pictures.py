@@ -133,15 +133,20 @@ def test_a_damaged_lmdb_is_one_line(data_folder, source):
         prepare("lsun-tower", source)
 
 
-@pytest.mark.parametrize("form", ["folder", "nested", "zip"])
+@pytest.mark.parametrize("form", ["folder", "nested", "zip", "drive"])
 @pytest.mark.parametrize("resample", [None, "antialias"])
 def test_celeba_with_its_partition_file(data_folder, source, form, resample):
     faces = {f"{n:06d}.jpg": encoded(photograph(218, 178, n), "JPEG") for n in range(1, 7)}
     splits = [0, 0, 0, 1, 2, 2]
     lines = [f"{name} {split}\n" for name, split in zip(faces, splits, strict=True)]
-    (source / "list_eval_partition.txt").write_text("".join(lines))
-    if form == "zip":
-        write_zip(source / "img_align_celeba.zip", {f"img_align_celeba/{name}": face for name, face in faces.items()})
+    # The publisher's drive has the zip under Img/ and the partition under Eval/.
+    for folder in ("Img", "Eval") if form == "drive" else ():
+        (source / folder).mkdir()
+    partition = source / "Eval" if form == "drive" else source
+    (partition / "list_eval_partition.txt").write_text("".join(lines))
+    if form in ("zip", "drive"):
+        archive = (source / "Img" if form == "drive" else source) / "img_align_celeba.zip"
+        write_zip(archive, {f"img_align_celeba/{name}": face for name, face in faces.items()})
     else:
         folder = source / "img_align_celeba" / ("img_align_celeba" if form == "nested" else "")
         folder.mkdir(parents=True)
@@ -191,6 +196,47 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
 def test_only_plain_pixel_formats_are_decoded(content):
     with pytest.raises(BrokenImageError, match="known format"):
         decode(content)
+
+
+def deep_png():
+    """16 bits per channel: Pillow would open it as RGB and drop the lower half."""
+    rows = b"".join(b"\0" + bytes(range(96)) for _ in range(16))
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def saved(image, form):
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+COLOURS = Image.fromarray(random_images(1, 16)[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (encoded(np.asarray(COLOURS.convert("L"))), "mode L,"),
+        (encoded(np.asarray(COLOURS.convert("RGBA"))), "mode RGBA"),
+        (encoded(np.arange(256, dtype=np.uint16).reshape(16, 16)), "mode I;16"),
+        (deep_png(), "16 bits"),
+        (b"P6\n16 16\n1023\n" + bytes(range(256)) * 6, "16 bits"),
+    ]
+    + [(saved(COLOURS.convert(mode), form), f"mode {mode}") for mode, form in (("P", "PNG"), ("CMYK", "JPEG"))],
+)
+@pytest.mark.parametrize("transform", [Exactly((16, 16, 3)), ShortSide(8)])
+def test_images_of_another_mode_are_refused(transform, content, said):
+    with pytest.raises(BrokenImageError, match=said):
+        transform(content)
+
+
+def test_a_bitmap_whose_rows_have_516_bytes_is_not_taken_for_a_deep_one():
+    image = random_images(1, 172)[0]
+    assert np.array_equal(Exactly((172, 172, 3))(encoded(image, "BMP")), image)
 
 
 def test_every_truncation_of_an_image_is_a_broken_image():

@@ -3,16 +3,19 @@ import os
 import pickle
 import tarfile
 import zipfile
+from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 
 from flowbench.data import prepare
 from flowbench.data.array_readers import pickled_images, planar_images, read_pickle
 from flowbench.data.file_readers import tar_images, zip_images
+from flowbench.data.lmdb_reader import lmdb_images
 from flowbench.errors import InputError
 
-from .make import cifar_batches, encoded, planes, random_images, write_tar, write_zip
+from .make import cifar_batches, encoded, planes, random_images, write_folder, write_tar, write_zip
 
 IMAGES = random_images(12)
 
@@ -43,7 +46,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, protocol, wrap
     proof = tmp_path / "proof"
     content = pickle.dumps(wrap(Malicious(f"touch {proof}")), protocol=protocol)
     with pytest.raises(InputError, match="refused"):
-        read_pickle(io.BytesIO(content), "batch")
+        read_pickle(io.BytesIO(content), Path("batch"))
     assert not proof.exists()
 
 
@@ -62,7 +65,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path, protocol, wrap
 )
 def test_other_pickles_are_one_line(content):
     with pytest.raises(InputError) as caught:
-        read_pickle(io.BytesIO(content), "batch")
+        read_pickle(io.BytesIO(content), Path("batch"))
     assert "\n" not in str(caught.value)
 
 
@@ -126,13 +129,77 @@ def test_a_zip_bomb_of_a_batch_is_refused(tmp_path, data_folder):
         prepare("imagenet32-chrabaszcz", tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 300, 1500, 4000])
+# 4,096: between the first image and the second, where a tar looks whole.
+@pytest.mark.parametrize("keep", [0, 300, 1500, 4000, 4096])
 def test_a_truncated_tar_is_one_line(tmp_path, data_folder, keep):
     for split in ("train", "valid"):
         write_tar(tmp_path / f"{split}_32x32.tar", {f"{n}.png": encoded(image) for n, image in enumerate(IMAGES[:2])})
     path = tmp_path / "train_32x32.tar"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"train_32x32\.tar") as caught:
         prepare("imagenet32", tmp_path)
     assert "\n" not in str(caught.value)
     assert not (data_folder / "imagenet32").exists()
+
+
+@pytest.mark.parametrize("keep", [100, 4096, 8192, 0.5, 0.99])
+def test_a_truncated_lmdb_is_one_line_and_not_the_end_of_the_process(tmp_path, keep):
+    folder = tmp_path / "tower_train_lmdb"
+    with lmdb.open(str(folder), map_size=2**24) as database, database.begin(write=True) as transaction:
+        for number in range(50):
+            transaction.put(f"{number:040x}".encode(), encoded(IMAGES[number % 12]))
+    path = folder / "data.mdb"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
+    with pytest.raises(InputError, match="tower_train_lmdb") as caught:
+        lmdb_images(folder)
+    assert "\n" not in str(caught.value)
+
+
+WEB_PAGE = b"<!DOCTYPE html><html><title>Quota exceeded</title></html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("celeba", "img_align_celeba.zip"),
+        ("celeba", "list_eval_partition.txt"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar10", "train.npy"),
+        ("imagenet32", "train_32x32.tar"),
+        ("imagenet32-chrabaszcz", "Imagenet32_train.zip"),
+        ("imagenet32-chrabaszcz", "train_data_batch_1"),
+        ("imagenet32-chrabaszcz", "train_data_batch_1.npz"),
+        ("lsun-tower", "tower_train_lmdb/data.mdb"),
+        ("etth1", "ETTh1.csv"),
+    ],
+)
+def test_a_web_page_in_the_place_of_a_file_is_called_one(tmp_path, data_folder, name, file):
+    files = {"train_32x32.tar": "valid_32x32.tar", "train.npy": "test.npy"}
+    files |= {"tower_train_lmdb/data.mdb": "tower_val_lmdb/data.mdb"}
+    if name == "celeba":
+        write_zip(tmp_path / "img_align_celeba.zip", {"img_align_celeba/000001.jpg": encoded(IMAGES[0])})
+        (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
+    if name.endswith("chrabaszcz"):
+        for batch in ["val_data", *(f"train_data_batch_{number}" for number in range(2, 11))]:
+            (tmp_path / batch).write_bytes(pickle.dumps({"data": planes(IMAGES)}))
+    for path in (tmp_path / file, tmp_path / files.get(file, file)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(WEB_PAGE)
+    with pytest.raises(InputError, match=f"{file.split('/')[0].replace('.', '[.]')}.*a web page"):
+        prepare(name, tmp_path)
+    assert not (data_folder / name).exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "nowhere"])
+def test_what_is_no_file_in_a_folder_is_named_and_not_waited_for(tmp_path, data_folder, kind):
+    for split in ("train", "test"):
+        write_folder(tmp_path / split, IMAGES[:3])
+    path = sorted((tmp_path / "train").rglob("*.png"))[1]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=path.name):
+        prepare("cifar10", tmp_path)

@@ -7,7 +7,7 @@ from flowbench.data.file_readers import FolderReader, ZipReader, image_names, zi
 from flowbench.data.image_set import ImageSet, Options, Split
 from flowbench.data.pictures import CropAndResize
 from flowbench.data.places import places
-from flowbench.data.readers import SplitSource
+from flowbench.data.readers import SplitSource, damaged
 from flowbench.errors import InputError
 from flowbench.registry import image_sets
 
@@ -15,6 +15,7 @@ __all__ = ["CelebA"]
 
 PARTITION = "list_eval_partition.txt"
 FOLDER = "img_align_celeba"
+PARTS = ("Img", "Eval")
 SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
 MAX_PARTITION_BYTES = 2**26
 HEIGHT, WIDTH = 218, 178
@@ -30,7 +31,9 @@ class CelebA(ImageSet):
     def find(self, source: Path, options: Options) -> dict[Split, SplitSource]:
         """Find images and partition, and put each image into its split."""
         start = source.parent if source.is_file() or source.name == FOLDER else source
-        around = places(start, ["celeba", FOLDER])
+        # Img and Eval: the folders of the publisher's drive.
+        start = start.parent if start.name == "Img" else start
+        around = places(start, ["celeba", FOLDER, *(f"{parent}{part}" for parent in ("", "celeba/") for part in PARTS)])
         images = next((found for place in around if (found := _images(place)) is not None), None)
         partition = next((file for place in around if (file := place / PARTITION).is_file()), None)
         if images is None or partition is None:
@@ -78,7 +81,8 @@ def _partition(path: Path) -> list[tuple[str, Split]]:
         raise InputError(f"{path}: cannot be read as text") from error
     for number, line in enumerate(lines, 1):
         if len(line) != 2 or line[1] not in SPLITS:
-            raise InputError(f"{path}: line {number}: {' '.join(line)[:60]!r} is not an image and 0, 1 or 2")
+            reason = f"line {number}: {' '.join(line)[:60]!r} is not an image and 0, 1 or 2"
+            raise damaged(path, "CelebA's partition file", reason)
     return [(file, SPLITS[split]) for file, split in lines]
 
 

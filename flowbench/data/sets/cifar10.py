@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from flowbench.data.array_readers import ArrayAt, ArrayHere, ArrayReader, npy_images, pickled_images, planar_images
 from flowbench.data.image_set import Download, ImageSet, Options, Split
 from flowbench.data.places import equal_images, folder_images, places
-from flowbench.data.readers import Reader, SplitSource
+from flowbench.data.readers import Reader, SplitSource, damaged
 from flowbench.errors import InputError
 from flowbench.registry import image_sets
 
@@ -89,7 +89,7 @@ def _read_archive(path: Path) -> dict[str, ArrayAt | ArrayHere]:
                 if file is not None:
                     found[name.name] = pickled_images(file, path / member.name, PLANES)  # type: ignore[arg-type]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: damaged or truncated ({' '.join(str(error).split())[:100]})") from error
+        raise damaged(path, "CIFAR-10's python archive", error) from error
     return found
 
 
