@@ -37,6 +37,7 @@ __all__ = [
     "Space",
     "Study",
     "Train",
+    "config_id",
     "config_sha256",
     "dump_experiment",
     "experiment_folders",
@@ -266,6 +267,11 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     content = experiment.model_dump(mode="json", by_alias=True)
     content["data"].pop("csv", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def config_id(experiment: Experiment[Any, Any]) -> str:
+    """Return twelve digits that tell one experiment from another whatever its seed."""
+    return config_sha256(experiment.model_copy(update={"seed": 0}))[:12]
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

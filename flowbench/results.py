@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowbench.config import Experiment, config_sha256
+from flowbench.config import Experiment, config_id, config_sha256
 from flowbench.data.image_set import data_root
 from flowbench.data.images import open_split
 from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
@@ -31,6 +31,7 @@ def empty_row(
         "dataset": row.dataset,
         "experiment": entry.name,
         "model": experiment.model.name,
+        "config": config_id(experiment),
         "metric": row.metric,
         "split": row.split,
         "value": None,
@@ -38,6 +39,7 @@ def empty_row(
         "n": None,
         "seeds": [],
         "seed_std": None,
+        "values": [],
         "horizon": getattr(experiment.data, "horizon", None),
         "lookback": getattr(experiment.data, "lookback", None),
         "status": status,
@@ -91,6 +93,7 @@ def done_row(
     return {
         **content,
         "value": statistics.fmean(known),
+        "values": known,
         "stderr": statistics.fmean(errors) if len(errors) == len(known) else None,
         "n": metrics[0].get("n"),
         "seed_std": statistics.stdev(known) if len(known) > 1 else None,

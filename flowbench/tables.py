@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic import model_validator as whole
 
 from flowbench.config import Section, experiment_folders, explain, read_mapping
 from flowbench.errors import InputError, did_you_mean
 
-__all__ = ["Entry", "Metric", "Published", "Row", "Table", "load_table", "table_names"]
+__all__ = ["Bounds", "Entry", "Metric", "Published", "Row", "Table", "load_table", "table_names", "table_path"]
 
 Metric = Literal["bits_per_dim", "mae", "mse", "mae_original", "mse_original"]
 SplitName = Literal["train", "validation", "test"]
@@ -31,6 +39,20 @@ class Published(Section):
     """Paper and table."""
 
 
+class Bounds(Section):
+    """What an experiment's figure was when it was measured, for the accuracy gate; `flowbench bounds` writes it."""
+
+    value: float
+    """The mean over the seeds."""
+    tolerance: PositiveFloat
+    """A figure further from the value than this, above or below, is outside."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=3, strict=False)]
+    values: Annotated[tuple[float, ...], Field(min_length=3, strict=False)]
+    """The figure of each seed."""
+    config: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    """Of the experiment that was measured, whatever its seed: see `config_id`."""
+
+
 class Entry(Section):
     """One experiment of ours that fills a row."""
 
@@ -40,6 +62,7 @@ class Entry(Section):
     """None: the experiment's own seed."""
     reproduces: str | None = None
     """The published model that the figure is compared with."""
+    bounds: Bounds | None = None
 
 
 def _entry(value: Any) -> Any:
@@ -110,7 +133,7 @@ def load_table(table: str) -> Table:
     Raises:
         InputError: unknown name, unreadable file, unknown key or wrong value; the message names file and key.
     """
-    path = _find(table)
+    path = table_path(table)
     content = read_mapping(path, "a table file")
     try:
         loaded = Table.model_validate(content)
@@ -126,7 +149,8 @@ def table_names() -> list[str]:
     return sorted({file.stem for folder in experiment_folders() for file in (folder / "tables").glob("*.yaml")})
 
 
-def _find(table: str) -> Path:
+def table_path(table: str) -> Path:
+    """Return the YAML file of a table by name, or the given path; InputError for an unknown name."""
     if table.endswith((".yaml", ".yml")):
         return Path(table)
     for folder in experiment_folders():

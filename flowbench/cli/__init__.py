@@ -39,6 +39,14 @@ def _options(
         raise InputError(f"torchrun: flowbench {context.invoked_subcommand} is for one process; train takes several")
 
 
-from flowbench.cli import data, export, reproduce, run, track, tune  # noqa: E402  (the commands enter themselves into `app`)
+from flowbench.cli import (  # noqa: E402  (the commands enter themselves into `app`)
+    bounds,
+    data,
+    export,
+    reproduce,
+    run,
+    track,
+    tune,
+)
 
-__all__ += ["data", "export", "reproduce", "run", "track", "tune"]
+__all__ += ["bounds", "data", "export", "reproduce", "run", "track", "tune"]

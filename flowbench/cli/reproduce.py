@@ -9,6 +9,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON, parse_seeds
+from flowbench.errors import CheckFailedError
 
 
 @app.command()
@@ -22,6 +23,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: results/<table>].")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a figure lies outside its bounds.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Run every experiment of a table that is not done, then write results, tables and the report.
@@ -46,6 +48,20 @@ def reproduce(
     error = failure(results)
     if error is not None:
         raise error
+    if gate:
+        _check_bounds(table, results)
+
+
+def _check_bounds(table: str, results: dict[str, Any]) -> None:
+    from flowbench.bounds import outside, ungated
+    from flowbench.tables import load_table
+
+    loaded = load_table(table)
+    lines = outside(loaded, results)
+    for line in [*lines, *ungated(loaded, results)]:
+        typer.echo(line, err=True)
+    if lines:
+        raise CheckFailedError(f"--gate: {len(lines)} of {len(results['rows'])} figures outside their bounds")
 
 
 @app.command()
