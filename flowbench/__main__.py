@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from flowbench.errors import FlowbenchError
+from flowbench.errors import FlowbenchError, is_out_of_memory
 from flowbench.interruption import Interrupted
 
 __all__ = ["main"]
@@ -43,15 +43,14 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "flowbench"
         return f"{error.format_message()} (see {command} --help)", int(error.exit_code)
-    name = type(error).__name__
-    if name == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "out of memory: give a smaller data.batch_size, for example half of it (data.batch_size=32)", 3
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the disk'}: no space left: free some and run the same command again", 3
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", 2
     detail = " ".join(str(error).split())[:300]
-    return f"unexpected {name}: {detail} (run again with --debug for the traceback and report it)", 3
+    return f"unexpected {type(error).__name__}: {detail} (run again with --debug for the traceback and report it)", 3
 
 
 def _leave(message: str | None, code: int) -> NoReturn:

@@ -1,9 +1,18 @@
 """The errors that people read: one line that names the thing, the value and the way out, and an exit code."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["CheckFailedError", "FlowbenchError", "InputError", "WorkFailedError", "did_you_mean"]
+__all__ = [
+    "CheckFailedError",
+    "FlowbenchError",
+    "InputError",
+    "WorkFailedError",
+    "did_you_mean",
+    "fitting_in_memory",
+    "is_out_of_memory",
+]
 
 
 class FlowbenchError(Exception):
@@ -30,6 +39,28 @@ class WorkFailedError(FlowbenchError):
     """The work itself failed (diverged, out of memory, a process lost); what was done is on disk."""
 
     exit_code = 3
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is Python's, CUDA's or torch's CPU allocator's way to tell that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def fitting_in_memory(batch_size: int) -> Iterator[None]:
+    """Inside the block, running out of memory is a WorkFailedError that says which `data.batch_size` to try."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = f"try data.batch_size={batch_size // 2}" if batch_size > 1 else "the model itself is too large"
+        raise WorkFailedError(f"out of memory at data.batch_size={batch_size}: {smaller}") from error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
+from torch import Tensor
 
 from flowbench.atomic import replacing, write_json
 from flowbench.data import Images
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityModel, Terms, evaluating
-from flowbench.errors import InputError, WorkFailedError
+from flowbench.errors import InputError, WorkFailedError, is_out_of_memory
 from flowbench.flows.normalization import BatchStatistics, population_statistics
 from flowbench.noise import evaluation_noise, training_noise
 from flowbench.optimization import WeightAverage
@@ -249,8 +250,7 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
         terms = np.zeros((len(indices), len(Terms._fields)))
         for draw in range(draws):
             noise = evaluation_noise(setting.seed, images.split, places[indices], draw, model.image_shape)
-            result = model.terms(batch, noise.to(device))
-            drawn = torch.stack(list(result), dim=1).double().cpu().numpy()
+            drawn = _terms_that_fit(model, batch, noise.to(device)).double().cpu().numpy()
             log_prob[:, draw] = drawn.sum(1)
             if draw < setting.draws:
                 terms += drawn / (1 if exact else setting.draws)
@@ -260,6 +260,23 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
     return Values(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "log_prob", "terms"))
     )
+
+
+def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> Tensor:
+    """Return the terms of each image, (k, 4), halving the batch where it does not fit into memory.
+
+    Nobody chose this batch's size, and no result depends on it.
+    """
+    try:
+        return torch.stack(list(model.terms(images, noise)), dim=1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(images) == 1:
+            raise WorkFailedError("out of memory: not even one image can be evaluated: take another machine") from error
+    # Outside the handler: the error's traceback holds the tensors that did not fit.
+    half = len(images) // 2
+    return torch.cat([_terms_that_fit(model, images[part], noise[part]) for part in (slice(half), slice(half, None))])
 
 
 def _summarize(

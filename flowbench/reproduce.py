@@ -248,11 +248,6 @@ def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> No
             line.content |= {"status": "skipped", "reason": str(error)}
         except WorkFailedError as error:
             line.content |= {"status": "failed", "reason": str(error)}
-        except (MemoryError, RuntimeError) as error:
-            # torch.OutOfMemoryError is a RuntimeError; any other of those is a bug and must be seen.
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
-                raise
-            line.content |= {"status": "failed", "reason": "out of memory: give a smaller data.batch_size"}
         job.write()
 
 

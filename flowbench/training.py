@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowbench.config import Experiment, config_sha256, load_experiment, shipped_folder
 from flowbench.environment import describe_environment
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
 from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.noise import step_seed
@@ -58,7 +58,7 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
-    with surviving(run.path), ExitStack() as held:
+    with fitting_in_memory(experiment.data.batch_size), surviving(run.path), ExitStack() as held:
         fabric = join()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished

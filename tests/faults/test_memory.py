@@ -1,0 +1,80 @@
+"""Memory that runs out: the message says which batch size to try; what nobody chose is made smaller by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flowbench.config import load_experiment
+from flowbench.data import open_split
+from flowbench.density import DensityModel
+from flowbench.density_task import NegativeLogLikelihood
+from flowbench.errors import WorkFailedError, fitting_in_memory, is_out_of_memory
+from flowbench.evaluation import Setting, evaluate
+from flowbench.reproduce import failure, reproduce
+from flowbench.training import train
+from tests.faults.commands import FLOWBENCH, finish, start
+
+TINY = ["model.features=4", "train.steps=2", "evaluate.draws=1"]
+
+
+def full(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_training_that_does_not_fit_names_the_batch_size_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NegativeLogLikelihood, "forward", full)
+    with pytest.raises(WorkFailedError, match=r"data\.batch_size=64: try data\.batch_size=32"):
+        train(load_experiment("real_nvp/digits", TINY), tmp_path / "run")
+
+
+def test_so_does_the_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NegativeLogLikelihood, "forward", full)
+    results = reproduce("quick", only=["digits"], out=tmp_path, overrides=["train.steps=2"])
+    failed = [row for row in results["rows"] if row["status"] == "failed"]
+    assert ["try data.batch_size=" in row["reason"] for row in failed] == [True]
+    assert any(row["status"] == "done" for row in results["rows"])
+    error = failure(results)
+    assert error is not None
+    assert error.exit_code == 3
+
+
+def test_an_evaluation_makes_its_batches_smaller_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = open_split("digits", "test")
+    model = load_experiment("real_nvp/digits", ["model.features=4"]).model.build(images.shape, images.levels)
+    setting = Setting(batch_norm="running", other_mode=False)
+    whole = evaluate(model, images, setting)
+    sizes: list[int] = []
+    terms = type(model).terms
+
+    def tight(self: DensityModel, batch: torch.Tensor, noise: torch.Tensor) -> Any:
+        if len(batch) > 40:
+            full()
+        sizes.append(len(batch))
+        return terms(self, batch, noise)
+
+    monkeypatch.setattr(type(model), "terms", tight)
+    measured = evaluate(model, images, setting)
+    assert sum(sizes) == len(images)
+    assert np.allclose(measured.bits_per_dim, whole.bits_per_dim, rtol=1e-6)
+    monkeypatch.setattr(type(model), "terms", full)
+    with pytest.raises(WorkFailedError, match="not even one image"):
+        evaluate(model, images, setting)
+
+
+def test_torch_s_own_words_on_the_cpu_are_known() -> None:
+    with pytest.raises(WorkFailedError, match="the model itself is too large"), fitting_in_memory(1):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
+    command = [*FLOWBENCH, "train", "real_nvp/digits", "model.features=3000000", "--run-dir", str(tmp_path / "run")]
+    _, errors = finish(start(command), code=3)
+    assert [line for line in errors.splitlines() if line.startswith("flowbench: out of memory")] != []
+    assert "Traceback" not in errors
