@@ -101,11 +101,11 @@ def _caption(results: Mapping[str, Any]) -> str:
 def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
-    link = f"#{line.anchor}"
+    link = f"#{line.anchor}" if row["runs"] else None
     cells = [
         Cell(row["row"]),
         Cell(row["experiment"], href=link, note=labels(row)),
-        Cell(figure(row), row["value"], f"{row['split']}{count}", link if row["runs"] else None, strong=True),
+        Cell(figure(row), row["value"], f"{row['split']}{count}", link, strong=True),
     ]
     for model in names:
         text = published_figure(row, model)

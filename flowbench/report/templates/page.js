@@ -3,9 +3,10 @@
   // Tables: a click on a column's name sorts by it, a second one the other way round.
   const key = (row, column) => {
     const cell = row.cells[column];
-    const text = cell.dataset.sort ?? cell.textContent.trim();
+    // A number's small print is no part of it: without a value there is nothing to sort by.
+    const text = cell.dataset.sort ?? (cell.classList.contains("number") ? "" : cell.textContent.trim());
     const number = Number(text);
-    return text === "" || text === "–" ? null : Number.isNaN(number) ? text.toLowerCase() : number;
+    return text === "" ? null : Number.isNaN(number) ? text.toLowerCase() : number;
   };
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
