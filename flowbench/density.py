@@ -189,13 +189,16 @@ class FlowDensity(DensityModel):
             return self.base.whiten(z)
 
     @torch.no_grad()
-    def decode(self, white: Tensor) -> Tensor:
-        """Return the uint8 images, (batch, channels, height, width), of white latents: undoes `encode`.
+    def decode(self, white: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `encode` as far as that is possible far from the data, where a flow's inverse may overflow.
 
-        Raises:
-            WorkFailedError: some images are not numbers.
+        Args:
+            white: latents that are N(0, 1) in every dimension under the model.
+
+        Returns:
+            uint8 images, (batch, channels, height, width), and which are not numbers, bool (batch,): those are white.
         """
-        return self.images_of(self.base.color(white))
+        return self._images_of(self.base.color(white))
 
     @torch.no_grad()
     def images_of(self, z: Tensor) -> Tensor:
@@ -204,16 +207,22 @@ class FlowDensity(DensityModel):
         Raises:
             WorkFailedError: some images are not numbers.
         """
+        images, broken = self._images_of(z)
+        if bool(broken.any()):
+            raise WorkFailedError(
+                f"{int(broken.sum())} of {len(images)} images decoded from latents are not numbers: "
+                "the flow's inverse overflows; lower the temperature or look at the training"
+            )
+        return images
+
+    def _images_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with evaluating(self):
             y, _ = self.flow.inverse(z)
         x = self.preprocessing.inverse(y)
         broken = torch.isnan(x).flatten(1).any(1)
-        if bool(broken.any()):
-            raise WorkFailedError(
-                f"{int(broken.sum())} of {len(x)} images decoded from latents are not numbers: "
-                "the flow's inverse overflows; lower the temperature or look at the training"
-            )
-        return (x * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
+        images = (x * self.levels).floor().nan_to_num(self.levels - 1).clamp(0, self.levels - 1).to(torch.uint8)
+        images[broken] = self.levels - 1
+        return images, broken
 
     @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor) -> None:

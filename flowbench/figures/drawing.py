@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
     paths: list[Path]
     """The pictures, in the order of their kinds."""
     left_out: list[str]
-    """One line for each kind that does not exist for this run."""
+    """One line for each kind that does not exist for this run, or failed."""
 
 
 def kinds_of(run: RunFolder) -> list[str]:
@@ -35,11 +35,11 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
 
     Args:
         run: with a checkpoint.
-        kinds: which; None: all that the run allows.
+        kinds: which; None: all that the run allows, the others left out with the reason.
 
     Raises:
         InputError: no such kind, or one of those asked for by name does not exist for this run.
-        WorkFailedError: a picture cannot be drawn, such as one of samples that are not numbers.
+        WorkFailedError: one of those asked for by name cannot be drawn, such as samples that are not numbers.
     """
     known = kinds_of(run)
     for kind in kinds or ():
@@ -51,7 +51,7 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
     for kind, outcome in _draw(run, kinds or known):
         if isinstance(outcome, Path):
             drawn.paths.append(outcome)
-        elif kinds is None and isinstance(outcome, NotDrawableError):
+        elif kinds is None:
             drawn.left_out.append(f"{kind}: {outcome}")
         else:
             raise outcome

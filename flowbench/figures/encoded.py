@@ -1,6 +1,6 @@
 """What pictures of a flow are made from: its run's images, their white latents and the way back."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,24 @@ from flowbench.figures.kinds import NotDrawableError, Subject
 from flowbench.noise import evaluation_noise
 from flowbench.registry import image_sets
 
-__all__ = ["decode", "density_of", "encode", "flow_of", "images_to_show", "report_images"]
+__all__ = ["Decoded", "decode", "density_of", "encode", "flow_of", "images_to_show", "report_images"]
 
 AT_ONCE = 64
 """Images that pass through a model at once: pictures must not need more memory than the training."""
+
+
+class Decoded(NamedTuple):
+    """What came of latents."""
+
+    images: Tensor
+    """uint8 (n, channels, height, width); those that are not numbers are white."""
+    broken: int
+    """How many those are: a flow's inverse may overflow far from its data."""
+
+    @property
+    def note(self) -> str:
+        """What a title says of them."""
+        return f" ({self.broken} of {len(self.images)} not numbers: white)" if self.broken else ""
 
 
 def density_of(subject: Subject) -> DensityModel:
@@ -60,7 +74,9 @@ def encode(subject: Subject, images: Images) -> tuple[Tensor, Tensor]:
     return pixels, torch.cat(latents)
 
 
-def decode(subject: Subject, latents: Tensor) -> Tensor:
-    """Return the images of white latents, uint8 (n, channels, height, width) on the CPU."""
-    flow = flow_of(subject)
-    return torch.cat([flow.decode(some.to(subject.device)).cpu() for some in torch.split(latents, AT_ONCE)])
+def decode(flow: FlowDensity, latents: Tensor) -> Decoded:
+    """Return the images of white latents, on the CPU."""
+    device = next(flow.parameters()).device
+    parts = [flow.decode(some.to(device)) for some in torch.split(latents, AT_ONCE)]
+    images, broken = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
+    return Decoded(images, int(broken.sum()))

@@ -68,7 +68,12 @@ def draw_outsiders(subject: Subject) -> Path:
     # A handful of very unlikely images must not flatten everything else: they are counted in the last bin.
     high = max(np.quantile(values, 0.98) for values in bits.values())
     bins = np.linspace(low, high, 61)
-    colors = [color_of(subject.experiment.model.name), *(color_of(name) for name in ("published", "nice", "mean"))]
+    own_color = color_of(subject.experiment.model.name)
+    others = (color_of(name) for name in ("independent", "nice", "patchtst", "real_nvp"))
+    colors = [own_color, *(color for color in others if color != own_color)]
+        color_of(subject.experiment.model.name),
+        *(color_of(name) for name in ("independent", "nice", "patchtst")),
+    ]
     title = subject.title("bits/dim of images from elsewhere")
     with themed():
         figure = new_figure(9, 3.6)

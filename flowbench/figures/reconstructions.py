@@ -21,7 +21,7 @@ COLUMNS = 10
 def draw_reconstructions(subject: Subject) -> Path:
     """Draw images, what comes back from their latents, and where the two differ."""
     images, latents = encode(subject, images_to_show(subject, COLUMNS))
-    back = decode(subject, latents)
+    back = decode(flow_of(subject), latents).images
     differing = back != images
     levels = flow_of(subject).levels
     marked = (levels - 1) * differing.any(1, keepdim=True).to(torch.uint8).expand_as(images)
@@ -55,7 +55,9 @@ def draw_compression(subject: Subject) -> Path:
         kept = sum(part[0].numel() for part in parts[dropped:]) / latents[0].numel()
         for word, others in (("zero", torch.zeros_like(latents)), ("drawn", fresh)):
             mixed = keep_coarser(flow.flow, latents, others, dropped)
-            rows[f"{kept:.0%} of the latents,\nothers {word}"] = decode(subject, mixed)
+            decoded = decode(flow, mixed)
+            note = decoded.note.replace(" (", "\n(")
+            rows[f"{kept:.0%} of the latents,\nothers {word}{note}"] = decoded.images
     return _draw_rows(
         subject,
         rows,

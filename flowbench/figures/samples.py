@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from flowbench.density import DensityModel
+from flowbench.density import DensityModel, FlowDensity
 from flowbench.density_task import build_density
-from flowbench.figures.encoded import density_of, flow_of
+from flowbench.figures.encoded import Decoded, decode, density_of, flow_of
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import new_figure, save, themed
@@ -21,11 +20,13 @@ SIZES = {1: 6, 2: 3, 3: 2}
 """How many times larger, and samples in a row: about the same area each."""
 
 
-def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Tensor:
-    """Return n samples, uint8 (n, channels, height, width) on the CPU: the same latents, scaled, at any temperature."""
+def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Decoded:
+    """Return n samples: of a flow, the same white latents, scaled, at any temperature."""
     # The generator lives on the CPU, so that every device draws the same latents.
     generator = torch.Generator().manual_seed(seed)
-    return model.sample(n, temperature, generator).cpu()
+    if not isinstance(model, FlowDensity):
+        return Decoded(model.sample(n, temperature, generator).cpu(), 0)
+    return decode(model, temperature * torch.randn((n, *model.image_shape), generator=generator))
 
 
 @figure_kind("samples", "density")
@@ -36,8 +37,9 @@ def draw_samples(subject: Subject) -> Path:
     with themed():
         figure = new_figure(inches * len(TEMPERATURES), inches + 0.8)
         for axes, temperature in zip(figure.subplots(1, len(TEMPERATURES)), TEMPERATURES, strict=True):
-            show_grid(axes, sample(model, SIDE**2, temperature, subject.experiment.seed), SIDE, model.levels)
-            axes.set_title(f"temperature {temperature:g}")
+            drawn = sample(model, SIDE**2, temperature, subject.experiment.seed)
+            show_grid(axes, drawn.images, SIDE, model.levels)
+            axes.set_title(f"temperature {temperature:g}{drawn.note}")
         title = subject.title("samples")
         figure.suptitle(title)
         return save(figure, subject.file("samples.png"), f"{title}. The same latents at each temperature.")
@@ -53,9 +55,10 @@ def draw_extrapolation(subject: Subject) -> Path:
         figure = new_figure(inches * len(SIZES), inches + 0.8)
         for axes, (factor, model) in zip(figure.subplots(1, len(SIZES)), models.items(), strict=True):
             columns = SIZES[factor]
-            show_grid(axes, sample(model, columns**2, 1.0, subject.experiment.seed), columns, model.levels)
+            drawn = sample(model, columns**2, 1.0, subject.experiment.seed)
+            show_grid(axes, drawn.images, columns, model.levels)
             _, height, width = model.image_shape
-            axes.set_title(f"{height}×{width}" + (" (trained)" if factor == 1 else ""))
+            axes.set_title(f"{height}×{width}" + (", as trained" if factor == 1 else "") + drawn.note)
         title = subject.title("samples of larger sizes", temperature=1)
         figure.suptitle(title)
         return save(figure, subject.file("extrapolation.png"), f"{title}. Trained at the first size alone.")

@@ -68,7 +68,10 @@ def test_a_picture_that_fails_does_not_cost_the_training_its_result(trained, mon
     monkeypatch.setitem(entries, "samples", FigureKind(fail, "density", True))
     assert draw_at_end(trained("independent")) == ["figure samples: 4 of 36 images are not numbers"]
     with pytest.raises(WorkFailedError):
-        draw_run(trained("independent"))
+        draw_run(trained("independent"), ["samples"])
+    drawn = draw_run(trained("independent"))
+    assert "samples: 4 of 36 images are not numbers" in drawn.left_out
+    assert [path.stem for path in drawn.paths] == ["likelihood", "outsiders"]
 
 
 def test_under_keep_best_the_pictures_name_the_step_of_the_best_weights(tmp_path, monkeypatch):

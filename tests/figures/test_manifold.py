@@ -55,9 +55,10 @@ def test_the_way_between_parallel_points_is_the_line(sign):
 def test_the_images_themselves_are_in_the_picture(subject, monkeypatch, draw, n):
     shown = []
 
-    def watched(subject, latents):
-        shown.append(decode(subject, latents))
-        return shown[-1]
+    def watched(flow, latents):
+        decoded = decode(flow, latents)
+        shown.append(decoded.images)
+        return decoded
 
     monkeypatch.setattr(module, "decode", watched)
     glow = subject("glow")
