@@ -71,9 +71,6 @@ def draw_outsiders(subject: Subject) -> Path:
     own_color = color_of(subject.experiment.model.name)
     others = (color_of(name) for name in ("independent", "nice", "patchtst", "real_nvp"))
     colors = [own_color, *(color for color in others if color != own_color)]
-        color_of(subject.experiment.model.name),
-        *(color_of(name) for name in ("independent", "nice", "patchtst")),
-    ]
     title = subject.title("bits/dim of images from elsewhere")
     with themed():
         figure = new_figure(9, 3.6)
