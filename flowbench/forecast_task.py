@@ -25,7 +25,7 @@ from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
 from flowbench.runs import RunFolder
 
-__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "run_scaler"]
+__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler"]
 
 ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
 
@@ -79,7 +79,7 @@ class ForecastTask:
     ) -> None:
         self._experiment = experiment
         config = experiment.data
-        series = _open_series(config)
+        series = open_series(config)
         self._windows = open_windows(
             series, config, device=device, scaler=None if trained is None else run_scaler(trained)
         )
@@ -213,7 +213,8 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     return ForecastTask(experiment.model_copy(update={"data": config}), device, run.environment["data"])
 
 
-def _open_series(config: ForecastData) -> Series:
+def open_series(config: ForecastData) -> Series:
+    """Read the series of a `data:` section; InputError where it is not here or not sound."""
     if config.name is not None:
         return read_series(series_path(config.name))
     assert config.csv is not None

@@ -1,6 +1,8 @@
 """Commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
 
+import importlib
 import os
+import pkgutil
 from typing import Annotated
 
 import typer
@@ -39,14 +41,6 @@ def _options(
         raise InputError(f"torchrun: flowbench {context.invoked_subcommand} is for one process; train takes several")
 
 
-from flowbench.cli import (  # noqa: E402  (the commands enter themselves into `app`)
-    bounds,
-    data,
-    export,
-    reproduce,
-    run,
-    track,
-    tune,
-)
-
-__all__ += ["bounds", "data", "export", "reproduce", "run", "track", "tune"]
+# A module here is a command: it enters itself into `app`, and nothing else is edited.
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

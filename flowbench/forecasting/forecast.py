@@ -10,7 +10,7 @@ from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
 from flowbench.forecasting.series import Series
 
-__all__ = ["forecast_mae", "forecast_next", "forecast_rolling"]
+__all__ = ["forecast_mae", "forecast_next", "forecast_rolling", "frame_of"]
 
 
 def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.
     chosen = _chosen(series, scaler, shape.lookback)
     future = _forecast(forecaster, chosen.values[-shape.lookback :][None], scaler)[0]
     dates = pd.date_range(chosen.dates[-1] + chosen.step, periods=shape.horizon, freq=chosen.step)
-    return _frame(dates, np.full_like(future, np.nan), future, scaler.columns[-shape.outputs :])
+    return frame_of(dates, np.full_like(future, np.nan), future, scaler.columns[-shape.outputs :])
 
 
 def forecast_rolling(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def forecast_rolling(forecaster: Forecaster, series: Series, scaler: Scaler) -> 
     known = len(chosen) - shape.lookback
     future = _forecast(forecaster, histories, scaler).reshape(-1, shape.outputs)[:known]
     truth = chosen.values[shape.lookback :, -shape.outputs :]
-    return _frame(chosen.dates[shape.lookback :], truth, future, scaler.columns[-shape.outputs :])
+    return frame_of(chosen.dates[shape.lookback :], truth, future, scaler.columns[-shape.outputs :])
 
 
 def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> dict[str, float]:
@@ -84,9 +84,10 @@ def _forecast(forecaster: Forecaster, histories: NDArray[np.float64], scaler: Sc
     return targets.unscale(future.double().cpu().numpy())
 
 
-def _frame(
+def frame_of(
     dates: pd.DatetimeIndex, truth: NDArray[np.float64], future: NDArray[np.float64], columns: tuple[str, ...]
 ) -> pd.DataFrame:
+    """Return a frame of `date`, the truth (rows, columns) by column, and the forecast, alike, as `forecast<column>`."""
     named: dict[str, pd.DatetimeIndex | NDArray[np.float64]] = {"date": dates}
     named |= {column: truth[:, i] for i, column in enumerate(columns)}
     named |= {f"forecast{column}": future[:, i] for i, column in enumerate(columns)}

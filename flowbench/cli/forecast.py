@@ -1,0 +1,37 @@
+"""`flowbench forecast`: a trained forecaster at work."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flowbench.cli import app
+from flowbench.cli.arguments import JSON, RUN
+
+
+@app.command()
+def forecast(
+    run: RUN,
+    data: Annotated[
+        str | None, typer.Option(help="A CSV file with the training's columns, or a known set [default: its own].")
+    ] = None,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="Walk over the file, each block fed by the true rows before it.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Forecast the rows after a file's end, or roll over a second file; writes a CSV and a plot into the run.
+
+    Example: `flowbench forecast etth/nlinear --rolling --data etth2`
+    """
+    from flowbench.forecasts import forecast_run
+    from flowbench.runs import find_run
+
+    done = forecast_run(find_run(run), data, rolling=rolling)
+    if as_json:
+        typer.echo(json.dumps(asdict(done), default=str))
+        return
+    typer.echo(f"{done.rows} rows: {done.csv}\nplot: {done.plot}")
+    if done.mae is not None:
+        typer.echo(f"MAE {done.mae:.4f} (normalized), {done.mae_original:.4f} (original units)")

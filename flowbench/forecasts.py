@@ -1,0 +1,84 @@
+"""A trained forecaster at work: the horizon after a file's end, or block after block through a second file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flowbench.atomic import replacing
+from flowbench.data.series import series_path
+from flowbench.errors import InputError
+from flowbench.figures.forecasts import draw_forecast
+from flowbench.forecast_task import open_series, run_scaler
+from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
+from flowbench.forecasting.forecaster import Forecaster
+from flowbench.forecasting.protocol import Scaler
+from flowbench.forecasting.series import Series, read_series
+from flowbench.loading import load_run
+from flowbench.registry import series_sets
+from flowbench.runs import RunFolder
+
+__all__ = ["Forecasted", "forecast_run"]
+
+SHOWN_ROWS = 1_000
+"""Rows of a rolling forecast that its plot shows, from the end: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Forecasted:
+    """What a forecast left behind."""
+
+    csv: Path
+    """Dates, truth where known, `forecast<column>`; original units."""
+    plot: Path
+    rows: int
+    mae: float | None
+    """On values normalized by the training's scaler; None: nothing of it has come true yet."""
+    mae_original: float | None
+
+
+def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
+    """Forecast with a run's model, and write a CSV and a plot into its folder.
+
+    Args:
+        run: of a forecast experiment.
+        data: a CSV file with the training file's columns, or a known set; None: the file of the training.
+        rolling: walk over the file in blocks of the horizon, each fed by the true rows before it; else forecast the
+            rows that follow the file's end.
+    Raises:
+        InputError: a density run, a missing file or column, a file that is too short.
+    """
+    experiment = run.experiment
+    if experiment.kind != "forecast":
+        raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
+    series = open_series(experiment.data) if data is None else _read(data)
+    model, scaler = load_run(run.path), run_scaler(run.environment["data"])
+    assert isinstance(model, Forecaster)
+    frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
+    name = f"{'rolling' if rolling else 'next'}-{series.path.stem}"
+    csv = run.path / "forecasts" / f"{name}.csv"
+    with replacing(csv) as temporary:
+        frame.to_csv(temporary, index=False)
+    known = np.isfinite(frame.drop(columns="date").to_numpy()).all()
+    found = forecast_mae(frame, scaler) if known else {}
+    what = "rolling forecast" if rolling else f"the {len(frame)} rows after the end"
+    error = f", MAE {found['mae']:.4f}" if found else ""
+    plot = draw_forecast(
+        frame.tail(SHOWN_ROWS),
+        run.figures / f"forecast-{name}.svg",
+        f"{experiment.name}, seed {experiment.seed}: {what} of {series.path.name}{error}",
+        experiment.model.name,
+        None if rolling else _history(series, scaler, model),
+    )
+    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"))
+
+
+def _read(data: str) -> Series:
+    return read_series(series_path(data) if data in series_sets else data)
+
+
+def _history(series: Series, scaler: Scaler, model: Forecaster) -> pd.DataFrame:
+    columns = scaler.columns[-model.shape.outputs :]
+    chosen, tail = series.select(columns), slice(-model.shape.lookback, None)
+    return pd.DataFrame(chosen.values[tail], index=chosen.dates[tail], columns=list(columns))

@@ -1,0 +1,84 @@
+"""Pictures of a forecaster, and the forecast command, on a small series of the test's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowbench.config import load_experiment
+from flowbench.errors import InputError
+from flowbench.figures.drawing import draw_run, kinds_of
+from flowbench.figures.theme import description_of
+from flowbench.forecasts import forecast_run
+from flowbench.runs import RunFolder
+from flowbench.training import train
+
+ROWS = 400
+
+
+def write(path: Path, shift: float = 0.0, rows: int = ROWS) -> Path:
+    hours = np.arange(rows)[:, None]
+    values = np.sin(2 * np.pi * hours / 24 + np.arange(3)) * [1, 5, 20] + 7 + shift
+    frame = pd.DataFrame(values, columns=["a", "b", "OT"])
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=rows, freq="1h"))
+    frame.to_csv(path, index=False)
+    return path
+
+
+def trained(folder: Path, *changes: str, model: str = "nlinear") -> RunFolder:
+    csv = write(folder / "first.csv")
+    keys = [f"data.csv={csv}", "data.protocol=ratio", "data.lookback=24", "data.horizon=12", *changes]
+    train(load_experiment(f"etth/{model}", keys), folder / "run")
+    return RunFolder(folder / "run")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return trained(tmp_path, "train.epochs=2")
+
+
+def test_every_kind_is_drawn_and_says_what_it_shows(run: RunFolder) -> None:
+    assert kinds_of(run) == ["loss-per-epoch", "next-window", "test-forecast", "training-fit"]
+    drawn = {path.stem: path for path in draw_run(run).paths}
+    assert sorted(drawn) == kinds_of(run)
+    assert "nlinear, seed 0: fit on the training part" in description_of(drawn["training-fit"])
+    before = {name: path.read_bytes() for name, path in drawn.items()}
+    assert draw_run(run).left_out == []
+    assert {name: path.read_bytes() for name, path in drawn.items()} == before
+
+
+def test_a_model_without_steps_has_no_loss_to_draw(tmp_path: Path) -> None:
+    run = trained(tmp_path, "data.features=MS", model="repeat_last")
+    assert not (run.figures / "loss-per-epoch.svg").exists()
+    (line,) = draw_run(run).left_out
+    assert "without training steps" in line
+
+
+def test_forecast_continues_the_file_and_its_error_is_not_known(run: RunFolder) -> None:
+    done = forecast_run(run)
+    frame = pd.read_csv(done.csv, parse_dates=["date"])
+    assert list(frame) == ["date", "a", "b", "OT", "forecasta", "forecastb", "forecastOT"]
+    assert list(frame["date"]) == list(pd.date_range("2020-01-01", periods=ROWS + 12, freq="1h")[-12:])
+    assert frame[["a", "b", "OT"]].isna().all(axis=None)
+    assert (done.rows, done.mae, done.plot.is_file()) == (12, None, True)
+
+
+def test_rolling_walks_over_a_second_file_under_the_trainings_scaler(run: RunFolder, tmp_path: Path) -> None:
+    second = write(tmp_path / "second.csv", shift=3.0, rows=103)
+    done = forecast_run(run, str(second), rolling=True)
+    frame = pd.read_csv(done.csv)
+    assert len(frame) == 103 - 24
+    assert frame.notna().all(axis=None)
+    std = np.array(run.environment["data"]["std"])
+    error = np.abs(frame[["forecasta", "forecastb", "forecastOT"]].to_numpy() - frame[["a", "b", "OT"]].to_numpy())
+    assert done.mae == pytest.approx((error / std).mean())
+    assert done.mae_original == pytest.approx(error.mean())
+
+
+def test_a_second_file_without_a_column_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    second = tmp_path / "second.csv"
+    pd.read_csv(tmp_path / "first.csv").drop(columns="b").to_csv(second, index=False)
+    with pytest.raises(InputError, match="no column 'b'"):
+        forecast_run(run, str(second), rolling=True)
+    assert not (run.path / "forecasts").exists()
