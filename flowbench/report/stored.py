@@ -24,14 +24,15 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
 
     Args:
         sources: folders or files that one of `READERS` knows, or runs as `find_run` knows them.
-        out: the page's folder (the page is report.html in it), or the page itself, a path that ends in .html.
+        out: the page's folder (the page is report.html in it), or the page itself, a path that ends in .html. The files
+            of the tables are `table.*` beside the page for a single source in a folder, `tables/<name>.*` otherwise.
 
     Raises:
         InputError: a source is nothing that is known, or not readable.
     """
     page = out if out.suffix == ".html" else out / "report.html"
     place = Place(page.parent)
-    alone = len(sources) == 1
+    alone = len(sources) == 1 and out != page
     tables = page.parent if alone else page.parent / "tables"
     runs = [source for source in sources if not is_known(Path(source))]
     sections = [_section(Path(source), place, "table" if alone else "") for source in sources if source not in runs]

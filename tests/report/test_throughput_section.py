@@ -48,7 +48,7 @@ def test_several_commits_have_a_history_and_each_device_its_own(tmp_path: Path) 
     stored(tmp_path / "gpu" / "0.json", "aa", 2.0, device="Another one")
     page = build_from([str(tmp_path)], tmp_path / "page" / "index.html")
     names = {path.name for path in (page.parent / "plots").glob("*.svg")}
-    assert {name for name in names if "history" in name} == {"table-a-test-s-processor-1-thread-history.svg"}
+    assert {name for name in names if "history" in name} == {"throughput-a-test-s-processor-1-thread-history.svg"}
     assert len({name for name in names if "cost" in name}) == 2
     # The newest file fills the table.
     assert "1.30" in page.read_text()
