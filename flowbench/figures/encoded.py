@@ -28,8 +28,8 @@ class Decoded(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What a title says of them."""
-        return f" ({self.broken} of {len(self.images)} not numbers: white)" if self.broken else ""
+        """What a title says of them, on a line of its own."""
+        return f"\n({self.broken} of {len(self.images)} not numbers: white)" if self.broken else ""
 
 
 def density_of(subject: Subject) -> DensityModel:

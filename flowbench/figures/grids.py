@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["image_grid", "show_grid", "show_rows"]
+__all__ = ["image_grid", "rows_height", "show_grid", "show_rows"]
 
 MIN_SIDE = 48
 """Pixels that an image takes in a grid at the least: 8 × 8 digits are enlarged six times."""
@@ -44,6 +44,11 @@ def show_grid(axes: "Axes", images: Tensor, columns: int, levels: int) -> None:
     """Show a grid of images and nothing else in `axes`."""
     axes.imshow(image_grid(images, columns, levels), interpolation="nearest")
     axes.set_axis_off()
+
+
+def rows_height(rows: int, columns: int) -> float:
+    """Return the height in inches of a figure 9 inches wide for `show_rows` under a title."""
+    return 0.6 + 7.6 * rows / columns
 
 
 def show_rows(axes: "Axes", rows: Sequence[Tensor], labels: Sequence[str], levels: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowbench.figures.encoded import decode, encode, flow_of, images_to_show
-from flowbench.figures.grids import image_grid, show_rows
+from flowbench.figures.grids import image_grid, rows_height, show_rows
 from flowbench.figures.kinds import Subject, figure_kind
 from flowbench.figures.theme import new_figure, save, themed
 
@@ -26,7 +26,7 @@ def draw_manifold(subject: Subject) -> Path:
     angles = 2 * math.pi * torch.arange(ANGLES) / ANGLES
     points = manifold(corners, angles, angles)
     decoded = decode(flow_of(subject), points.flatten(0, 1))
-    title = subject.title(f"latent manifold of four images (eq. 19){decoded.note}")
+    title = subject.title("latent manifold of four images (eq. 19)") + decoded.note
     with themed():
         figure = new_figure(6.4, 7)
         axes = figure.subplots()
@@ -56,10 +56,10 @@ def draw_interpolation(subject: Subject) -> Path:
         for word, way in (("linear", on_the_line), ("spherical", on_the_sphere)):
             decoded = decode(flow_of(subject), way(start, end, places))
             rows.append(decoded.images)
-            labels.append(word + decoded.note.replace(" (", "\n("))
+            labels.append(word + decoded.note)
     title = subject.title("interpolation between pairs of images")
     with themed():
-        figure = new_figure(9, 0.8 + 0.95 * len(rows))
+        figure = new_figure(9, rows_height(len(rows), STEPS))
         show_rows(figure.subplots(), rows, labels, flow_of(subject).levels)
         figure.suptitle(title)
         text = "Each pair twice, an image at either end: on the straight line between its latents and on the sphere"

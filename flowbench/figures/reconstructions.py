@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowbench.figures.encoded import decode, density_of, encode, flow_of, images_to_show
-from flowbench.figures.grids import show_rows
+from flowbench.figures.grids import rows_height, show_rows
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import new_figure, save, themed
 from flowbench.flows.bijection import Bijection
@@ -56,8 +56,7 @@ def draw_compression(subject: Subject) -> Path:
         for word, others in (("zero", torch.zeros_like(latents)), ("drawn", fresh)):
             mixed = keep_coarser(flow.flow, latents, others, dropped)
             decoded = decode(flow, mixed)
-            note = decoded.note.replace(" (", "\n(")
-            rows[f"{kept:.0%} of the latents,\nothers {word}{note}"] = decoded.images
+            rows[f"{kept:.0%} of the latents,\nothers {word}{decoded.note}"] = decoded.images
     return _draw_rows(
         subject,
         rows,
@@ -80,7 +79,7 @@ def keep_coarser(flow: Bijection, latents: Tensor, others: Tensor, dropped: int)
 
 def _draw_rows(subject: Subject, rows: Mapping[str, Tensor], title: str, text: str, name: str) -> Path:
     with themed():
-        figure = new_figure(9, 0.8 + 0.75 * len(rows))
+        figure = new_figure(9, rows_height(len(rows), COLUMNS))
         show_rows(figure.subplots(), list(rows.values()), list(rows), density_of(subject).levels)
         figure.suptitle(title)
         return save(figure, subject.file(name), f"{title}. {text}.")

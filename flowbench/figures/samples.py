@@ -16,6 +16,8 @@ __all__ = ["draw_extrapolation", "draw_samples", "resized", "sample"]
 TEMPERATURES = (0.7, 0.85, 1.0)
 SIDE = 6
 """Samples in a row and in a column of a grid."""
+LARGER_AT = 0.7
+"""Temperature of samples at sizes that the model never saw, where more of them overflow."""
 SIZES = {1: 6, 2: 3, 3: 2}
 """How many times larger, and samples in a row: about the same area each."""
 
@@ -55,11 +57,11 @@ def draw_extrapolation(subject: Subject) -> Path:
         figure = new_figure(inches * len(SIZES), inches + 0.8)
         for axes, (factor, model) in zip(figure.subplots(1, len(SIZES)), models.items(), strict=True):
             columns = SIZES[factor]
-            drawn = sample(model, columns**2, 1.0, subject.experiment.seed)
+            drawn = sample(model, columns**2, LARGER_AT, subject.experiment.seed)
             show_grid(axes, drawn.images, columns, model.levels)
             _, height, width = model.image_shape
             axes.set_title(f"{height}×{width}" + (", as trained" if factor == 1 else "") + drawn.note)
-        title = subject.title("samples of larger sizes", temperature=1)
+        title = subject.title("samples of larger sizes", temperature=LARGER_AT)
         figure.suptitle(title)
         return save(figure, subject.file("extrapolation.png"), f"{title}. Trained at the first size alone.")
 

@@ -39,7 +39,7 @@ def test_samples_that_are_not_numbers_are_white_and_counted(subject):
     drawn = sample(one.model, 4, 1.0, seed=0)
     assert (drawn.images[1] == 16).all()
     assert (drawn.images[[0, 2, 3]] < 16).any()
-    assert drawn.note == " (1 of 4 not numbers: white)"
+    assert drawn.note == "\n(1 of 4 not numbers: white)"
 
 
 @pytest.mark.parametrize("model", ["glow", "real_nvp"])
