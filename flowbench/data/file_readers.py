@@ -34,7 +34,11 @@ class FolderReader:
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the names."""
-        return hashlib.sha256("\0".join([str(self.root), *self.names]).encode()).hexdigest()
+        digest = hashlib.sha256()
+        # One by one: joined, the names of millions of images are half a gigabyte.
+        for name in (str(self.root), *self.names):
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
 
     def piece(self, start: int, stop: int) -> "_FolderPiece":
         """Return the images start … stop - 1."""
@@ -62,8 +66,9 @@ def image_names(root: Path) -> tuple[str, ...]:
     """Return the names of all image files under `root`, relative to it, sorted; links to folders are not followed."""
     found = []
     for folder, _, files in os.walk(root):
-        place = Path(folder).relative_to(root)
-        found += [(place / name).as_posix() for name in files if name.lower().endswith(SUFFIXES)]
+        place = Path(folder).relative_to(root).as_posix()
+        start = "" if place == "." else f"{place}/"
+        found += [start + name for name in files if name.lower().endswith(SUFFIXES)]
     return tuple(sorted(found))
 
 

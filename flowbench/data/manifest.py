@@ -100,7 +100,7 @@ def content_sha256(digests: NDArray[np.uint8]) -> str:
     """Return the SHA-256 over the sorted digests (n, 32): the same for the same images in any order."""
     # 'S32' sorts by unsigned bytes with zeros padded at the end: the order of the raw digests.
     ordered = np.sort(np.ascontiguousarray(digests).view("S32"), axis=0)
-    return hashlib.sha256(ordered.tobytes()).hexdigest()
+    return hashlib.sha256(ordered.view(np.uint8).data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

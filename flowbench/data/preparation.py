@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -159,7 +160,7 @@ def _work(
     """Do what is not done yet and hash the source's files; return the hashes."""
     every = [task for split in tasks.values() for task in split]
     total = sum(task.count for task in every)
-    left = [task for task in every if not task.record.is_file()]
+    left = [task for task in every if not _is_done(task)]
     done = total - sum(task.count for task in left)
     if progress is not None:
         progress(name, done, total)
@@ -174,6 +175,11 @@ def _work(
     return hashes
 
 
+def _is_done(task: Task) -> bool:
+    # Broken images may have been mended since, or may not be left out any more.
+    return task.record.is_file() and not load_done(task.record).skipped
+
+
 def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[int | tuple[Path, str]]:
     try:
         if min(processes, len(tasks)) <= 1 or sum(task.count for task in tasks) <= INLINE_IMAGES:
@@ -183,7 +189,7 @@ def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[i
         # Spawned, not forked: the parent has threads (torch, progress), and a forked lock may be held for ever.
         context = multiprocessing.get_context("spawn")
         workers = min(processes, len(tasks))
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
             futures: list[Future[Any]] = [pool.submit(convert, task) for task in tasks]
             futures += [pool.submit(_hash, path) for path in files]
             try:
@@ -197,17 +203,28 @@ def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[i
             "the same command goes on where it stopped"
         ) from error
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise WorkFailedError(f"{what}{error.strerror or error}; the same command goes on where it stopped") from error
+        what = error.filename or data_root()
+        raise WorkFailedError(
+            f"{what}: {error.strerror or error}; the same command goes on where it stopped"
+        ) from error
 
 
 def _hash(path: Path) -> tuple[Path, str]:
     return path, file_sha256(path)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
     # Ctrl-C reaches the whole group: the parent cancels what is left, and pieces at work end well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Killed, a parent says nothing: the pool's processes would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cores() -> int:
@@ -225,7 +242,8 @@ def _finish(
     originals: list[NDArray[np.uint8]] = []
     for split, source in sources.items():
         done = [load_done(task.record) for task in tasks[split]]
-        originals += [piece.originals for piece in done]
+        if not hashes:
+            originals += [piece.originals for piece in done]
         files = _gather(folder, split, tasks[split], done)
         digests = np.concatenate([piece.digests for piece in done])
         if not len(digests):
@@ -237,18 +255,16 @@ def _finish(
             content_sha256=content_sha256(digests),
             skipped=[skipped for piece in done for skipped in piece.skipped],
         )
-    encoded = np.concatenate(originals)
     named = {path.name: digest for path, digest in hashes.items()}
+    if not named:
+        named = {f"{sum(map(len, originals))} images": content_sha256(np.concatenate(originals))}
     first = next(iter(sources.values()))
     manifest = Manifest(
         schema=1,
         name=known.name,
         levels=known.levels,
         splits=splits,
-        source=SourceRecord(
-            format=first.format,
-            files=named or {f"{len(encoded)} images": content_sha256(encoded)},
-        ),
+        source=SourceRecord(format=first.format, files=named),
         preprocessing=first.preprocessing,
         licence=known.licence,
         flowbench=__version__,
@@ -277,12 +293,17 @@ def _close_gaps(path: Path, tasks: list[Task], done: list[Done]) -> None:
     gaps = path.with_suffix(".gaps")
     if not gaps.exists():
         path.rename(gaps)
-    old = np.load(gaps, mmap_mode="r", allow_pickle=False)
-    lay_out(path, (sum(len(piece.digests) for piece in done), *old.shape[1:]))
-    with path.open("r+b") as file:
+    shape = tasks[0].shape
+    assert shape is not None
+    row = int(np.prod(shape))
+    lay_out(path, (sum(len(piece.digests) for piece in done), *shape))
+    with path.open("r+b") as file, gaps.open("rb") as old:
         skip_header(file)
+        skip_header(old)
+        start = old.tell()
         for task, piece in zip(tasks, done, strict=True):
-            file.write(old[task.first : task.first + len(piece.digests)].tobytes())
+            old.seek(start + task.first * row)
+            file.write(old.read(len(piece.digests) * row))
 
 
 def _put_in_place(staging: Path, target: Path) -> None:

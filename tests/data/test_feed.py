@@ -1,8 +1,9 @@
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from flowbench.data.feed import Feed, batches_in_order
+from flowbench.data.feed import Feed, batches_in_order, fits
 from flowbench.data.images import FixedPixels, Images, VariedPixels
 from flowbench.errors import InputError
 
@@ -51,6 +52,28 @@ def test_a_batch_is_a_function_of_seed_and_step_however_it_is_fed(images):
         assert batch.shape == (8, *images.shape)
         assert torch.equal(batch, streamed.batch(step))
     assert not torch.equal(resident.batch(0), feed(images, seed=4).batch(0))
+
+
+@pytest.mark.parametrize("images", KINDS)
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_batches(images, resident, rank):
+    options = {"resident": resident, "rank": rank, "ranks": 2}
+    first = feed(images, **options)
+    uninterrupted = [first.batch(step).clone() for step in range(12)]
+    resumed = feed(images, **options)
+    assert first.steps_per_epoch in (4, 6)
+    for step in range(7, 12):
+        assert torch.equal(resumed.batch(step), uninterrupted[step])
+
+
+@pytest.mark.parametrize(("free", "resident"), [(2.49, False), (2.51, True)])
+def test_a_set_is_resident_up_to_40_percent_of_the_free_memory(monkeypatch, free, resident):
+    images = fixed()
+    memory = psutil.virtual_memory()._replace(available=free * images.nbytes)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert fits(images, torch.device("cpu")) is resident
+    assert feed(images).resident is resident
 
 
 def test_an_epoch_has_each_image_once_but_for_its_ragged_tail():

@@ -1,16 +1,22 @@
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from flowbench.config import DensityData
 from flowbench.data import list_sets, open_images, open_split, preparation, prepare, verify
 from flowbench.data.manifest import content_sha256, image_digests
-from flowbench.errors import CheckFailedError, InputError
+from flowbench.errors import CheckFailedError, InputError, WorkFailedError
 
 from .make import cifar_batches, encoded, planes, random_images, same_set, write_folder, write_tar, write_zip
 
@@ -218,6 +224,81 @@ def test_preparation_goes_on_where_it_stopped(data_folder, source, monkeypatch):
     assert converted == [4, 5, 0, 1]
     shutil.rmtree(data_folder)
     assert prepare("cifar10", source) == states
+
+
+def test_what_was_left_out_before_a_stop_is_looked_at_again(data_folder, source, monkeypatch):
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 7)
+    write_folders(source)
+    broken = sorted((source / "train").rglob("*.png"))[2]
+    good, stamp = broken.read_bytes(), broken.stat()
+    broken.write_bytes(b"no image")
+
+    finish = preparation._finish
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "_finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("cifar10", source, skip_broken=True, processes=1)
+    monkeypatch.setattr(preparation, "_finish", finish)
+    assert list((data_folder / ".preparing-cifar10").glob("*.npz"))
+    with pytest.raises(InputError, match=broken.name):
+        prepare("cifar10", source, processes=1)
+    broken.write_bytes(good)
+    os.utime(broken, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    states = prepare("cifar10", source, skip_broken=True, processes=1)
+    assert [(state.count, state.skipped) for state in states] == [(40, 0), (10, 0)]
+    assert same_set(open_split("cifar10", "train"), TRAIN)
+
+
+SMALL_PIECES = """
+import pathlib, sys
+from flowbench.data import preparation, prepare
+preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES = 5, 0
+if __name__ == "__main__":
+    prepare("cifar10", pathlib.Path(sys.argv[1]), processes=2)
+"""
+
+
+def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(data_folder, source, monkeypatch):
+    write_folders(source)
+    script = source / "prepare.py"
+    script.write_text(SMALL_PIECES)
+    work = subprocess.Popen([sys.executable, str(script), str(source)])
+    deadline = time.monotonic() + 60
+    while not list((data_folder / ".preparing-cifar10").glob("*.npz")):
+        assert work.poll() is None
+        assert time.monotonic() < deadline
+    children = psutil.Process(work.pid).children(recursive=True)
+    work.kill()
+    work.wait()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert not (data_folder / "cifar10").exists()
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 5)
+    prepare("cifar10", source, processes=1)
+    assert same_set(open_split("cifar10", "train"), TRAIN)
+    assert sorted(path.name for path in data_folder.iterdir()) == [".cifar10.lock", "cifar10"]
+
+
+def test_a_disk_that_fills_up_is_named(data_folder, source, monkeypatch):
+    write_npy(source)
+
+    def full(task):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preparation, "convert", full)
+    with pytest.raises(WorkFailedError, match=f"{data_folder}: No space left"):
+        prepare("cifar10", source)
+    assert [path.name for path in data_folder.iterdir()] == [".cifar10.lock"]
+
+
+def test_two_preparations_of_a_set_do_not_meet(data_folder, source):
+    write_npy(source)
+    data_folder.mkdir()
+    with FileLock(data_folder / ".cifar10.lock"), pytest.raises(InputError, match="another process"):
+        prepare("cifar10", source)
+    prepare("cifar10", source)
 
 
 def test_another_source_does_not_go_on_with_the_first_ones_pieces(data_folder, source, monkeypatch):
