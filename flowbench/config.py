@@ -176,6 +176,21 @@ class Space(Section):
     def _one_kind(self) -> "Space":
         if sum(kind is not None for kind in (self.int_, self.float_, self.categorical)) != 1:
             raise ValueError("give one of int: [low, high], float: [low, high], categorical: [...]")
+        bounds = self.int_ or self.float_
+        if bounds is None:
+            if not self.categorical:
+                raise ValueError("categorical: give at least one choice")
+            if self.log or self.step is not None:
+                raise ValueError("log and step are for int and float")
+            return self
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"the lower end {bounds[0]} is above the upper end {bounds[1]}")
+        if self.log and bounds[0] <= 0:
+            raise ValueError(f"log needs a lower end above 0, not {bounds[0]}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other")
+        if self.int_ is not None and self.step is not None and self.step != int(self.step):
+            raise ValueError(f"step {self.step} between whole numbers is no whole number")
         return self
 
 
@@ -186,6 +201,10 @@ class Study(Section):
     pruner: Literal["hyperband", "median", "none"] = "hyperband"
     objectives: list[str] = []
     seed: NonNegativeInt = 0
+    steps: PositiveInt | None = None
+    """Budget of each trial in optimizer steps; None: as long as the experiment trains."""
+    validations: PositiveInt | None = None
+    """How often a trial of `steps` steps is validated, and may be pruned; None: as the experiment says."""
 
 
 DataT = TypeVar("DataT", bound=Section)
@@ -266,6 +285,8 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of the resolved experiment, without paths."""
     content = experiment.model_dump(mode="json", by_alias=True)
     content["data"].pop("csv", None)
+    # Keys that came later and are not set leave the hashes of earlier runs as they were.
+    content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -13,13 +13,15 @@ class Interrupted(BaseException):
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
+        self.signal = signal.Signals(number)
         self.exit_code = 128 + number
 
 
 class StopRequest:
     """Within the block, the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual.
 
-    After `at_once`, the first one ends the work where it stands.
+    After `at_once`, the first one ends the work where it stands. Blocks nest: what stops the inner work (a training) is
+    known to the outer one (a study), too.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,9 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
+        outer = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer._note(number, None)
         if self._message is not None:
             raise Interrupted(self._message, number)
 

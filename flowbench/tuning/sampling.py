@@ -1,16 +1,18 @@
 """Optuna's samplers and pruners as the `study:` section names them; each trial's draws follow from (seed, number)."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from flowbench.config import Experiment, Study
-from flowbench.tuning.space import grid
+from flowbench.errors import InputError
+from flowbench.tuning.grid import GridByNumber, grid_points
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -70,17 +72,22 @@ class SeededByTrial(BaseSampler):
 
 
 def make_sampler(experiment: Experiment[Any, Any]) -> BaseSampler:
-    """Build the sampler of the experiment's study."""
+    """Build the sampler of the experiment's study.
+
+    Raises:
+        InputError: a grid over a key without a finite list of values; a sampler whose package is not installed.
+    """
     study: Study = experiment.study
+    if study.sampler == "grid":
+        return GridByNumber(grid_points(experiment.name, experiment.tune), study.seed)
+    if study.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise InputError("study.sampler: cmaes needs a package: pip install cmaes")
     conditional = any(space.when for space in experiment.tune.values())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        points = grid(experiment.name, experiment.tune) if study.sampler == "grid" else {}
 
     def make(seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return _SAMPLERS[study.sampler](seed, conditional, points)
+            return _SAMPLERS[study.sampler](seed, conditional)
 
     return SeededByTrial(make, study.seed)
 
@@ -94,33 +101,16 @@ def make_pruner(experiment: Experiment[Any, Any], objectives: Sequence[str]) -> 
     return HyperbandPruner(min_resource=1, max_resource=_validations(experiment), reduction_factor=REDUCTION)
 
 
-def _tpe(seed: int, conditional: bool, _: Mapping[str, list[Any]]) -> BaseSampler:
+def _tpe(seed: int, conditional: bool) -> BaseSampler:
     # constant_liar: workers that run at the same time keep away from each other's points.
     return TPESampler(seed=seed, multivariate=True, group=conditional, constant_liar=True, n_startup_trials=8)
 
 
-def _random(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
-    return RandomSampler(seed)
-
-
-def _grid(seed: int, _: bool, points: Mapping[str, list[Any]]) -> BaseSampler:
-    return GridSampler(points, seed)
-
-
-def _cmaes(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
-    return CmaEsSampler(seed=seed)
-
-
-def _gp(seed: int, _: bool, __: Mapping[str, list[Any]]) -> BaseSampler:
-    return GPSampler(seed=seed)
-
-
-_SAMPLERS: dict[str, Callable[[int, bool, Mapping[str, list[Any]]], BaseSampler]] = {
+_SAMPLERS: dict[str, Callable[[int, bool], BaseSampler]] = {
     "tpe": _tpe,
-    "random": _random,
-    "grid": _grid,
-    "cmaes": _cmaes,
-    "gp": _gp,
+    "random": lambda seed, _: RandomSampler(seed),
+    "cmaes": lambda seed, _: CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "gp": lambda seed, _: GPSampler(seed=seed, warn_independent_sampling=False),
 }
 
 

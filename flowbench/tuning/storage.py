@@ -1,31 +1,42 @@
-"""Where studies are kept: an SQLite file, a database server, or Optuna's gRPC proxy before one."""
+"""Where studies are kept: an SQLite file, a database server, or Optuna's gRPC proxy before one.
+
+All of them have heartbeats: the trial of a killed worker is marked failed, and its point is tried again.
+"""
 
 import logging
 import time
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from flowbench.errors import InputError
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, TrialState
+
+from flowbench.errors import InputError, WorkFailedError
 from flowbench.tracking.state import without_credentials
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-
-__all__ = ["DEFAULT_STORAGE", "open_storage"]
+__all__ = ["DEFAULT_STORAGE", "explained", "open_storage", "retried"]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
+HEARTBEAT_SECONDS = 60
+GRACE_SECONDS = 300
+"""Long enough that a busy worker or a slow database is not taken for dead (Optuna's issue 5470)."""
+RETRIES = 3
+BUSY_SECONDS = 120
+"""How long a worker waits for the others' writes to an SQLite file."""
+_DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL"}
+_SHAPES = f"{DEFAULT_STORAGE}, postgresql://USER@HOST/NAME or grpc://HOST:PORT"
 
-HEARTBEAT_SECONDS = 30
-"""Long enough that a busy worker is not taken for dead (Optuna issue 5470)."""
-GRACE_SECONDS = 150
-BUSY_SECONDS = 60
-"""How long a worker waits for another one's write to an SQLite file."""
-ATTEMPTS = 5
-DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL"}
 
-
-def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> "BaseStorage":
-    """Open the storage at `url`: `sqlite:///FILE`, `postgresql://…`, `mysql://…`, or `grpc://HOST:PORT`.
+def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> BaseStorage:
+    """Open the storage at `url`: `sqlite:///FILE`, `postgresql://…`, another SQLAlchemy URL, or `grpc://HOST:PORT`.
 
     Args:
         url: of the storage.
@@ -35,43 +46,138 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
     Raises:
         InputError: no such storage, a missing driver, a server that does not answer.
     """
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
+    optuna.logging.set_verbosity(logging.ERROR)
+    scheme, shown = urlsplit(url).scheme.partition("+")[0], without_credentials(url)
+    if not scheme or "://" not in url:
+        raise InputError(f"--storage {shown}: write a URL: {_SHAPES}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
+            if scheme == "grpc":
+                return _open_proxy(url, heartbeat, grace, retry)
+            if scheme == "sqlite":
+                return _open_sqlite(url, heartbeat, grace, retry)
+            return _open_database(url, heartbeat, grace, retry, pool_pre_ping=True)
+    except ImportError as error:
+        package = "grpcio protobuf" if scheme == "grpc" else _DRIVERS.get(scheme, "its driver")
+        raise InputError(f"--storage {shown}: a package is missing: pip install {package}") from error
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, OSError) as error:
+        raise InputError(f"--storage {shown}: cannot be opened: {_reason(error)}: give {_SHAPES}") from error
 
-    optuna.logging.set_verbosity(logging.WARNING)
-    parts = urlsplit(url)
-    shown = without_credentials(url)
-    if parts.scheme == "grpc":
-        if parts.hostname is None:
-            raise InputError(f"--storage {shown}: write grpc://HOST:PORT")
-        return optuna.storages.GrpcStorageProxy(host=parts.hostname, port=parts.port or 13000)
-    if not parts.scheme or "://" not in url:
-        raise InputError(
-            f"--storage {shown}: write a URL: {DEFAULT_STORAGE}, postgresql://USER@HOST/NAME, grpc://HOST:PORT"
-        )
-    sqlite = parts.scheme.startswith("sqlite")
-    for attempt in range(1, ATTEMPTS + 1):
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn a storage's failure inside the block into one line that names it and the way out.
+
+    Raises:
+        WorkFailedError: the storage failed; what it holds is kept.
+    """
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason, shown = _reason(error), without_credentials(url)
+        way_out = "run the same command again to go on"
+        if "database is locked" in reason:
+            way_out = (
+                f"SQLite is for a few workers on one machine: use --storage postgresql://USER@HOST/NAME, or {way_out}"
+            )
+        raise WorkFailedError(f"--storage {shown}: failed: {reason}: {way_out}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "grpc":
+            raise
+        raise WorkFailedError(
+            f"--storage {without_credentials(url)}: does not answer: start Optuna's proxy there, then run the same "
+            "command again to go on"
+        ) from error
+
+
+def retried(trial: FrozenTrial) -> int | None:
+    """Return the number of the first trial of a point that is tried again because its worker died; None: it is new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+
+
+class _BeatingProxy(GrpcStorageProxy, BaseHeartbeat):  # type: ignore[misc, unused-ignore]
+    """Optuna's gRPC storage proxy, which knows no heartbeats, with heartbeats: the time, as an attribute of the trial.
+
+    The workers' clocks must agree to well within the grace period.
+    """
+
+    def __init__(self, host: str, port: int, interval: int, grace: int, retry: Any) -> None:
+        super().__init__(host=host, port=port)
+        self._interval, self._grace, self._retry = interval, grace, retry
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Say that the trial's worker lives."""
         try:
-            return optuna.storages.RDBStorage(
+            self.set_trial_system_attr(trial_id, "heartbeat", time.time())
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
+        last = {trial._trial_id: trial.system_attrs.get("heartbeat") for trial in running}
+        return [trial_id for trial_id, beat in last.items() if beat is not None and time.time() - beat > self._grace]
+
+    def get_heartbeat_interval(self) -> int:
+        """Return the seconds between two heartbeats."""
+        return self._interval
+
+    def get_heartbeat_stale_trial_callback(self) -> Any:
+        """Return what is done with a trial whose heart has stopped."""
+        return self._retry
+
+
+def _open_proxy(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorage:
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise InputError(f"--storage {url}: write grpc://HOST:PORT")
+    return _BeatingProxy(parts.hostname, parts.port or 13000, heartbeat, grace, retry)
+
+
+def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorage:
+    database = Path(sqlalchemy.make_url(url).database or "")
+    if not database.parent.is_dir():
+        raise InputError(f"--storage {url}: there is no folder {database.parent}: make it first")
+    # Workers that start together would make the tables together, and all but one would fail.
+    with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
+        storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
+
+    # SQLite gives up at once, whatever the timeout, when two transactions that have read both want to write.
+    # Those that take the write lock at their beginning queue instead.
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _no_transaction_of_its_own(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(storage.engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    # Connections that were opened before the listeners know nothing of them.
+    storage.engine.dispose()
+    return storage
+
+
+def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: Any) -> RDBStorage:
+    for attempt in range(5):
+        try:
+            return RDBStorage(
                 url,
-                engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True},
+                engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
                 grace_period=grace,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+                heartbeat_stale_trial_callback=retry,
             )
-        except (ImportError, ModuleNotFoundError) as error:
-            driver = next((package for name, package in DRIVERS.items() if parts.scheme.startswith(name)), "its driver")
-            raise InputError(f"--storage {shown}: its driver is not installed: pip install {driver}") from error
-        except (SQLAlchemyError, ValueError, OSError) as error:
-            # Workers that start together create the tables together: all but one find them half made, and look again.
-            if attempt < ATTEMPTS and _is_race(error):
-                time.sleep(0.2 * attempt)
-                continue
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
-            raise InputError(f"--storage {shown}: cannot be opened: {reason}") from error
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            # Workers that start together make the tables together: all but one find them half made, and look again.
+            if attempt == 4:
+                raise
+            time.sleep(0.3 * (attempt + 1))
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _is_race(error: Exception) -> bool:
-    text = str(error).lower()
-    return "already exists" in text or "locked" in text or "duplicate key" in text
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or (error.__cause__ if error.__cause__ is not None else error)
+    return " ".join(str(getattr(cause, "orig", None) or cause).split())[:200]

@@ -1,0 +1,108 @@
+"""A study that any number of processes may make or join: one of them makes it, all others find the same one."""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from flowbench.config import Experiment
+from flowbench.errors import InputError
+from flowbench.tuning.objectives import Objective
+from flowbench.tuning.sampling import make_pruner, make_sampler
+
+__all__ = ["STUDIES", "find_study", "join_study", "study_folder", "study_uid"]
+
+STUDIES = Path("runs") / "studies"
+_UID = "flowbench_uid"
+_CONFIG = "flowbench_config"
+_PATIENCE_SECONDS = 30.0
+
+
+def join_study(
+    name: str, storage: BaseStorage, experiment: Experiment[Any, Any], objectives: Mapping[str, Objective]
+) -> optuna.Study:
+    """Make the study, or join the one of that name.
+
+    Raises:
+        InputError: there is one of another experiment, with other settings or objectives.
+    """
+    sampler, pruner = make_sampler(experiment), make_pruner(experiment, list(objectives))
+    digest = _digest(experiment, list(objectives))
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler,
+            pruner=pruner,
+            directions=[one.direction for one in objectives.values()],
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        attributes = _attributes(study)
+        if attributes.get(_CONFIG) != digest:
+            began = f" of {attributes['experiment']}" if "experiment" in attributes else ""
+            raise InputError(
+                f"study {name}: was begun{began} with another search space, config or objectives: go on with those, "
+                "or give another --study"
+            ) from None
+        return study
+    study.set_metric_names(list(objectives))
+    study.set_user_attr("experiment", experiment.name)
+    study.set_user_attr("kind", experiment.kind)
+    study.set_user_attr(_CONFIG, digest)
+    # The last one: the study is complete for those that wait for it. Random, since the runs of a deleted study stay.
+    study.set_user_attr(_UID, uuid.uuid4().hex)
+    return study
+
+
+def find_study(name: str, storage: BaseStorage) -> optuna.Study:
+    """Return a study to look at.
+
+    Raises:
+        InputError: there is none of that name, or it was not made by `flowbench tune`.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = sorted(optuna.get_all_study_names(storage))
+        known = f"there are {', '.join(names[:10])}" if names else "there are none"
+        raise InputError(f"--study {name}: no such study in this storage: {known}") from error
+    if _UID not in study.user_attrs:
+        raise InputError(f"--study {name}: was not made by flowbench tune")
+    return study
+
+
+def study_uid(study: optuna.Study) -> str:
+    """Return what tells the study from every other, in hexadecimal digits."""
+    return str(study.user_attrs[_UID])
+
+
+def study_folder(study: optuna.Study) -> Path:
+    """Return where a study's runs lie: by its name and its uid, since the runs of a deleted study stay."""
+    return STUDIES / f"{study.study_name.replace('/', '-')}-{study_uid(study)[:8]}"
+
+
+def _attributes(study: optuna.Study) -> dict[str, Any]:
+    """Return the study's attributes, as soon as the worker that makes it has written them."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while _UID not in (attributes := study.user_attrs):
+        if time.monotonic() > until:
+            raise InputError(
+                f"study {study.study_name}: was not made by flowbench tune, or its making was killed: "
+                "give another --study"
+            )
+        time.sleep(0.2)
+    return attributes
+
+
+def _digest(experiment: Experiment[Any, Any], objectives: list[str]) -> str:
+    """Return the SHA-256 of what every trial of a study has in common; how it is searched may change."""
+    content = experiment.model_dump(mode="json", by_alias=True)
+    content["study"] = [objectives, experiment.study.seed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
