@@ -22,6 +22,7 @@ from flowbench.flows.normalization import BatchStatistics, population_statistics
 from flowbench.noise import evaluation_noise, training_noise
 from flowbench.optimization import WeightAverage
 from flowbench.processes import place
+from flowbench.progress import counted
 
 __all__ = [
     "Measured",
@@ -161,7 +162,8 @@ def estimate_population(model: DensityModel, training: Images, batch_size: int, 
     rank, ranks = place() if size % place()[1] == 0 else (0, 1)
     feed = Feed(training, batch_size=size, seed=seed, flip=False, device=device, rank=rank, ranks=ranks)
     with torch.no_grad(), population_statistics(model):
-        for step in range(min(feed.steps_per_epoch, POPULATION_BATCHES)):
+        steps = min(feed.steps_per_epoch, POPULATION_BATCHES)
+        for step in counted(range(steps), "batch-norm statistics", steps):
             batch = feed.batch(step)
             noise = training_noise(seed, step, (size, *batch.shape[1:]), device, stream="population")
             model.terms(batch, noise[rank * len(batch) : (rank + 1) * len(batch)])
@@ -245,7 +247,9 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
     exact = model.dequantization == "none"
     draws = 1 if exact else max(setting.draws, setting.importance or 0)
     parts: list[Values] = []
-    for indices, batch in batches_in_order(images, setting.batch_size, device, rank=rank, ranks=ranks):
+    batches = batches_in_order(images, setting.batch_size, device, rank=rank, ranks=ranks)
+    count = -(-len(images) // (setting.batch_size * ranks))
+    for indices, batch in counted(batches, f"evaluating {images.name} {images.split}", count):
         log_prob = np.empty((len(indices), draws))
         terms = np.zeros((len(indices), len(Terms._fields)))
         for draw in range(draws):

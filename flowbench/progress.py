@@ -1,12 +1,18 @@
-"""The bar of a training on stderr: images/s, the smoothed loss, the gradient's norm, time left."""
+"""Bars on stderr, where it is a terminal: a training's, and one for whatever else takes longer than two seconds."""
 
-from collections.abc import Mapping
-from typing import Self
+import time
+from collections.abc import Generator, Iterable, Mapping
+from typing import ClassVar, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["TrainingBar"]
+__all__ = ["PATIENCE", "TrainingBar", "counted"]
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds after which people want to know how long it takes."""
 
 
 class TrainingBar:
@@ -17,6 +23,9 @@ class TrainingBar:
         unit: what is counted per second, for example `images`.
         shown: whether to draw at all.
     """
+
+    drawing: ClassVar[bool] = False
+    """A terminal shows one bar at a time: others keep still while a training draws its own."""
 
     def __init__(self, title: str, unit: str, *, shown: bool) -> None:
         console = Console(stderr=True)
@@ -36,10 +45,12 @@ class TrainingBar:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        TrainingBar.drawing = not self._progress.disable
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        TrainingBar.drawing = False
 
     def show(self, done: float, row: Mapping[str, float | int | None]) -> None:
         """Draw the part that is `done` (0 to 1) and the figures of a logged row."""
@@ -48,6 +59,32 @@ class TrainingBar:
         if speed is not None:
             shown.insert(0, f"{speed:,.0f} {self._unit}/s")
         self._progress.update(self._task, completed=done, figures=", ".join(shown))
+
+
+def counted(items: Iterable[T], title: str, total: int, *, console: Console | None = None) -> Generator[T]:
+    """Yield the items; once they have taken longer than two seconds, show how many are done and the time left.
+
+    Args:
+        items: whatever is worked on, one after the other.
+        title: what is done with them.
+        total: how many there are.
+        console: where to draw [default: stderr]; nothing is drawn unless it is a terminal.
+    """
+    screen = console or Console(stderr=True)
+    if not screen.is_terminal or TrainingBar.drawing:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
+    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen, transient=True)
+    task, started = bar.add_task(title, total=total), time.monotonic()
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not bar.live.is_started and time.monotonic() - started > PATIENCE:
+                bar.start()
+    finally:
+        bar.stop()
 
 
 def _figures(row: Mapping[str, float | int | None]) -> list[tuple[str, float]]:

@@ -1,19 +1,76 @@
 """Arguments that several commands share, and how their text is read."""
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from flowbench.errors import InputError
 
-__all__ = ["JSON", "OVERRIDES", "RUN", "parse_duration", "parse_seeds"]
+__all__ = ["DATASET", "EXPERIMENT", "JSON", "OVERRIDES", "RUN", "complete", "parse_duration", "parse_seeds"]
+
+
+def complete(of: Literal["experiments", "tables", "datasets", "runs"]) -> Callable[[str], list[str]]:
+    """Return the shell completion of an argument: the names that there are today; never an error.
+
+    Names are looked up when the shell asks, and only then.
+    """
+
+    def names(incomplete: str) -> list[str]:
+        try:
+            return [name for name in _NAMES[of]() if name.startswith(incomplete)]
+        except Exception:  # a completion that fails says nothing: its traceback would land in the middle of the line
+            return []
+
+    return names
+
+
+def _experiments() -> list[str]:
+    from flowbench.config import experiment_names
+
+    return experiment_names()
+
+
+def _tables() -> list[str]:
+    from flowbench.tables import table_names
+
+    return table_names()
+
+
+def _datasets() -> list[str]:
+    from flowbench.registry import image_sets, series_sets
+
+    return sorted({*image_sets, *series_sets})
+
+
+def _runs() -> list[str]:
+    found = {path.parent for path in Path("runs").glob("*/*/*/config.yaml")}
+    return sorted({"/".join(path.parts[1:]) for path in found} | {"/".join(path.parts[1:3]) for path in found})
+
+
+_NAMES = {"experiments": _experiments, "tables": _tables, "datasets": _datasets, "runs": _runs}
+
+EXPERIMENT = Annotated[
+    str,
+    typer.Argument(
+        help="An experiment's name, a YAML file, or a run's config.yaml.", autocompletion=complete("experiments")
+    ),
+]
+DATASET = Annotated[
+    str, typer.Argument(help="The data set's name: see `flowbench data list`.", autocompletion=complete("datasets"))
+]
 
 OVERRIDES = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. model.features=32.")
 ]
 RUN = Annotated[
-    str, typer.Argument(help="A run folder, <experiment>/<run id>, or an experiment (its newest finished run).")
+    str,
+    typer.Argument(
+        help="A run folder, `<experiment>/<run id>`, or an experiment (its newest finished run).",
+        autocompletion=complete("runs"),
+    ),
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

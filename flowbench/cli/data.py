@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON
+from flowbench.cli.arguments import DATASET, JSON
 
 if TYPE_CHECKING:
     from flowbench.data import SplitState
 
 _data = typer.Typer(no_args_is_help=True, help="Data sets: list, prepare, verify.")
 app.add_typer(_data, name="data")
-
-_NAME = Annotated[str, typer.Argument(help="The data set's name: see `flowbench data list`.")]
 
 
 @_data.command("list")
@@ -52,7 +50,7 @@ def list_(as_json: JSON = False) -> None:
 
 @_data.command()
 def prepare(
-    name: _NAME,
+    name: DATASET,
     source: Annotated[Path | None, typer.Option(help="The folder or archive that you have.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch it, where that is allowed.")] = False,
     skip_broken: Annotated[
@@ -75,7 +73,7 @@ def prepare(
 
 
 @_data.command()
-def verify(name: _NAME, as_json: JSON = False) -> None:
+def verify(name: DATASET, as_json: JSON = False) -> None:
     """Recompute the fingerprints of a prepared set; exit 1 where they differ.
 
     Example: `flowbench data verify cifar10`

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, parse_seeds
+from flowbench.cli.arguments import JSON, complete, parse_seeds
 from flowbench.errors import CheckFailedError
 
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="A table's name or YAML file.")] = "quick",
+    table: Annotated[
+        str, typer.Argument(help="A table's name or YAML file.", autocompletion=complete("tables"))
+    ] = "quick",
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides for the selected rows.")
     ] = None,
@@ -22,7 +24,7 @@ def reproduce(
         list[str] | None, typer.Option(help="A row's title or a data set's name; may be given several times.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go [default: results/<table>].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go [default: `results/<table>`].")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a figure lies outside its bounds.")] = False,
     as_json: JSON = False,
 ) -> None:

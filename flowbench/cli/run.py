@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, OVERRIDES, RUN, parse_duration, parse_seeds
+from flowbench.cli.arguments import EXPERIMENT, JSON, OVERRIDES, RUN, parse_duration, parse_seeds
 from flowbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    experiment: Annotated[str, typer.Argument(help="An experiment's name, a YAML file, or a run's config.yaml.")],
+    experiment: EXPERIMENT,
     overrides: OVERRIDES = None,
-    run_dir: Annotated[Path | None, typer.Option(help="The run folder [default: runs/<experiment>/<run id>].")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder [default: `runs/<experiment>/<run id>`].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Train once for each, e.g. 0,1,2.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop the steps after this time, e.g. 20m.")] = None,

@@ -12,7 +12,7 @@ app.add_typer(_track, name="track")
 
 @_track.command("import")
 def import_(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, <experiment>/<run id> or experiments.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders, `<experiment>/<run id>` or experiments.")],
 ) -> None:
     """Put runs into MLflow; what is there already is not put in twice.
 

@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, OVERRIDES, parse_duration
+from flowbench.cli.arguments import JSON, OVERRIDES, complete, parse_duration
 
 
 @app.command()
 def tune(
-    experiment: Annotated[str, typer.Argument(help="An experiment with a tune: section: its name or YAML file.")],
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="An experiment with a tune: section: its name or YAML file.", autocompletion=complete("experiments")
+        ),
+    ],
     overrides: OVERRIDES = None,
     trials: Annotated[int, typer.Option(min=1, help="Until so many of the study are complete or pruned.")] = 20,
     study: Annotated[str | None, typer.Option(help="The study's name [default: the experiment's].")] = None,

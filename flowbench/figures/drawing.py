@@ -9,6 +9,7 @@ import torch
 from flowbench.errors import FlowbenchError, InputError
 from flowbench.figures.kinds import NotDrawableError, Subject
 from flowbench.loading import load_run, reported_step
+from flowbench.progress import counted
 from flowbench.registry import figure_kinds
 from flowbench.runs import RunFolder
 
@@ -76,7 +77,7 @@ def _draw(run: RunFolder, kinds: Sequence[str]) -> Iterator[tuple[str, Path | Fl
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subject = Subject(run, run.experiment, load_run(run.path).to(device), reported_step(run), device)
-    for kind in kinds:
+    for kind in counted(kinds, "drawing", len(kinds)):
         try:
             yield kind, figure_kinds[kind].draw(subject)
         except FlowbenchError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.errors import FlowbenchError
+from flowbench.progress import counted
 from flowbench.report.formats import difference, figure, labels, models, published_figure, records, unit
 from flowbench.report.gallery import gallery
 from flowbench.report.page import slug
@@ -130,7 +131,7 @@ def _lines(results: Mapping[str, Any], base: Path, place: Place) -> list[_Line]:
     rows, taken = results["rows"], set[str]()
     limit = place.picture_bytes // max(sum(1 for row in rows if row["runs"]), 1)
     lines = []
-    for row in rows:
+    for row in counted(rows, "report", len(rows)):
         stem = f"{slug(results['table'])}-{slug(row['row'])}-{slug(row['experiment'])}"
         anchor = next(name for name in (stem, *(f"{stem}-{k}" for k in range(2, 10_000))) if name not in taken)
         taken.add(anchor)
