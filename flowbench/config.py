@@ -48,7 +48,9 @@ __all__ = [
     "shipped_folder",
 ]
 
-MAX_FILE_BYTES = 1_000_000
+MAX_FILE_BYTES = 100_000
+MAX_DEPTH = 40
+"""Of brackets and indentations: YAML's scanner takes time with the square of it."""
 
 
 class Section(BaseModel):
@@ -305,9 +307,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this {what}?")
         text = path.read_text(encoding="utf-8")
-        # Aliases could expand without bound ("billion laughs"), and no experiment needs them.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        _refuse_bombs(text, path)
         content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
@@ -317,6 +317,26 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: {what} is a mapping of keys to values")
     return cast(dict[str, Any], content)
+
+
+def _refuse_bombs(text: str, path: Path) -> None:
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        # Aliases could expand without bound ("billion laughs"), and no experiment needs them.
+        if isinstance(token, yaml.AliasToken):
+            raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise InputError(f"{path}: nested deeper than {MAX_DEPTH} levels: no experiment is")
+
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 def explain(error: ValidationError, schema: type[BaseModel], path: Path, overridden: Collection[str] = ()) -> str:

@@ -77,7 +77,8 @@ def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     """Return the folder's newest sound checkpoint, checked against the model's names and shapes."""
     state = _load_checkpoint(folder)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+    with folder.reading_checkpoint():
+        found = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
     if expected != found:
         name = next(iter(sorted(expected.items() ^ found.items())))[0]
         raise InputError(

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -175,14 +176,26 @@ class RunFolder:
             if problem is None:
                 try:
                     state = torch.load(path, map_location="cpu", weights_only=True)
+                except pickle.UnpicklingError:
+                    # torch's own words advise to load it without weights_only.
+                    problem = f"{path}: not a checkpoint: damaged, or refused for more than tensors and plain values"
                 except Exception as error:  # torch raises many kinds for files that are zips but no checkpoints
-                    problem = f"{path}: not a checkpoint: {str(error).splitlines()[0][:200]}"
+                    problem = f"{path}: not a checkpoint: {' '.join(str(error).split())[:200]}"
                 else:
                     return state, "; ".join([*problems, f"using {path.name}"]) if problems else None
             problems.append(problem)
         if problems:
             raise InputError(f"{'; '.join(problems)}: remove the folder and train again")
         return None
+
+    @contextmanager
+    def reading_checkpoint(self) -> Iterator[None]:
+        """Inside the block, a state that has another form than this run's is an InputError in one line."""
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InputError(f"{self._checkpoint}: not a checkpoint of this run ({reason}): train it again") from error
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run is finished."""

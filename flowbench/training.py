@@ -192,19 +192,20 @@ class _Session:
             if self.task.prepare():
                 self.total_steps = 0
             return
-        self.task.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["ema"])
-        if self.optimizer:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.seconds = state["schedule"]["seconds"]
-        # A run begun under a time budget stays one: its rates have followed the clock.
-        self.budget = self.budget or state["schedule"]["budget"]
-        self.step, self.best = state["step"], state["best"]
-        self.skipped.fill_(state["skipped"])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        with self.run.reading_checkpoint():
+            self.task.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.load_state_dict(state["ema"])
+            if self.optimizer:
+                self.optimizer.load_state_dict(state["optimizer"])
+            self.seconds = state["schedule"]["seconds"]
+            # A run begun under a time budget stays one: its rates have followed the clock.
+            self.budget = self.budget or state["schedule"]["budget"]
+            self.step, self.best = state["step"], state["best"]
+            self.skipped.fill_(state["skipped"])
+            torch.set_rng_state(state["generators"]["cpu"])
+            if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
+                torch.cuda.set_rng_state(state["generators"]["cuda"])
 
     def _stored(self) -> dict[str, Any] | None:
         """Return the checkpoint to go on from, with the metrics cut to its step; None: there is none."""

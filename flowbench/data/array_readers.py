@@ -157,7 +157,7 @@ def read_pickle(file: BinaryIO, path: Path) -> Any:
     try:
         return _Walker(file).load()
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused: {error}") from error
+        raise InputError(f"{path}: refused: {' '.join(repr(str(error))[1:-1].split())[:200]}") from error
     except Exception as error:
         # Damaged opcodes end in many kinds of errors; whatever they are, this is no file of batches.
         raise damaged(path, "a pickle of arrays", type(error).__name__) from error
@@ -186,7 +186,7 @@ def _npy_header(file: BinaryIO, path: Path) -> ArrayAt:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, EOFError, SyntaxError, TypeError, OSError) as error:
+    except Exception as error:  # numpy's header is a Python literal: damaged ones fail in any of its tokenizer's ways
         raise damaged(path, "an .npy array", error) from error
     offset = file.tell()
     if fortran or dtype.hasobject or offset + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:

@@ -266,7 +266,7 @@ def load_array(path: Path) -> NDArray[np.generic]:
         return cast(NDArray[np.generic], np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, KeyError) as error:
+    except Exception as error:  # numpy's header is a Python literal: damaged ones fail in any of its tokenizer's ways
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: damaged, truncated or no .npy file of plain numbers ({reason})") from error
 

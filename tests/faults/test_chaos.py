@@ -123,7 +123,7 @@ def test_killed_reproduces_end_with_the_undisturbed_results(place: Path) -> None
     kills, finished = dict.fromkeys(SIGNALS, 0), 0
     while sum(kills.values()) < KILLS:
         process = start([*command, "disturbed"], cwd=place)
-        number = chance.choice(list(SIGNALS))
+        number = chance.choices(list(SIGNALS), weights=[3, 1, 1])[0]
         try:
             process.wait(timeout=chance.uniform(0, duration))
         except subprocess.TimeoutExpired:
