@@ -10,9 +10,11 @@ import pytest
 from flowbench import reproduce as module
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.reproduce import failure, quick_download, reproduce
+from flowbench.tables import load_table
 from tests.faked_runs import FakeTrainer
 
 FLOW, BASELINE = "real_nvp/digits", "independent/digits"
+EXPERIMENTS = [entry.name for row in load_table("quick").rows for entry in row.experiments]
 
 
 def rows_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -30,7 +32,7 @@ def test_a_table_is_run_written_and_skipped_the_second_time(tmp_path: Path) -> N
     assert all((tmp_path / row["runs"][0] / "result.json").is_file() for row in results["rows"])
     written = (tmp_path / "report.html").stat().st_mtime_ns
     assert reproduce("quick", out=tmp_path, trainer=trainer) == results
-    assert len(trainer.calls) == 2
+    assert len(trainer.calls) == len(EXPERIMENTS)
     assert (tmp_path / "report.html").stat().st_mtime_ns == written
 
 
@@ -42,8 +44,8 @@ def test_a_killed_call_leaves_a_valid_state_and_goes_on_in_the_same_folders(tmp_
     assert (tmp_path / "report.html").is_file()
     trainer = FakeTrainer()
     assert failure(reproduce("quick", out=tmp_path, trainer=trainer)) is None
-    assert trainer.calls == [(FLOW, 0)]
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert trainer.calls == [(name, 0) for name in EXPERIMENTS if name != BASELINE]
+    assert len(list((tmp_path / "runs").iterdir())) == len(EXPERIMENTS)
 
 
 def test_a_failed_and_a_skipped_line_leave_the_others(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_a_failed_and_a_skipped_line_leave_the_others(tmp_path: Path) -> None:
 
 def test_a_table_of_which_nothing_could_be_run_is_bad_input(tmp_path: Path) -> None:
     missing = InputError("digits: run `flowbench data prepare`")
-    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): missing, (BASELINE, 0): missing}))
+    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(name, 0): missing for name in EXPERIMENTS}))
     error = failure(results)
     assert error is not None
     assert error.exit_code == 2
@@ -86,7 +88,7 @@ def test_overrides_reach_the_selected_rows_and_unknown_ones_name_the_row(tmp_pat
     assert "train.log_every=7" in row["command"]
     with pytest.raises(InputError, match=r"row digits: .*features"):
         reproduce("quick", out=tmp_path, overrides=["model.features=8"], trainer=trainer)
-    assert len(trainer.calls) == 2
+    assert len(trainer.calls) == len(EXPERIMENTS)
 
 
 def test_only_runs_the_named_rows(tmp_path: Path) -> None:
@@ -99,7 +101,8 @@ def test_only_runs_the_named_rows(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_is_not_finite_never_reaches_the_table(tmp_path: Path) -> None:
-    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): math.nan, (BASELINE, 0): math.inf}))
+    broken = {(name, 0): math.inf if name == BASELINE else math.nan for name in EXPERIMENTS}
+    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer(broken))
     assert {(row["status"], row["value"]) for row in results["rows"]} == {("failed", None)}
     for name in ("results.json", "table.csv", "table.md"):
         assert "nan" not in (tmp_path / name).read_text().lower()
@@ -122,7 +125,7 @@ def test_stale_results_are_marked(tmp_path: Path, change: dict[str, Any], word: 
     assert "stale" in again[FLOW]["badges"]
     assert word in again[FLOW]["reason"]
     assert "stale" not in again[BASELINE]["badges"]
-    assert len(trainer.calls) == 2
+    assert len(trainer.calls) == len(EXPERIMENTS)
 
 
 def test_dirty_trees_and_unverified_data_are_marked(tmp_path: Path) -> None:
