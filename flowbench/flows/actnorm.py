@@ -36,14 +36,20 @@ class ActNorm(Bijection):
         if self.initializing:
             self._initialize(x)
         y = (x + _per_channel(self.b)) * torch.exp(LOG_SCALE_FACTOR * _per_channel(self.logs))
-        return y, self._log_det(x)
+        return y, self.log_det(x)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return what x is multiplied with and what is then added, both (channels,)."""
+        scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
+        return scale, self.b * scale
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return z · exp(−3 logs) − b."""
         x = z * torch.exp(-LOG_SCALE_FACTOR * _per_channel(self.logs)) - _per_channel(self.b)
-        return x, -self._log_det(z)
+        return x, -self.log_det(z)
 
-    def _log_det(self, x: Tensor) -> Tensor:
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return the log-determinant of `forward` at x, (batch,); it depends on the size of x alone."""
         places = x.shape[2] * x.shape[3]
         return (places * LOG_SCALE_FACTOR * self.logs.sum()).expand(x.shape[0])
 

@@ -12,17 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.bijection import Bijection
+from flowbench.flows.derived import Derived
 
-__all__ = ["Conv1x1", "LUConv1x1", "Permutation", "PermuteChannels", "permutation"]
+__all__ = ["Conv1x1", "LUConv1x1", "Mixing", "Permutation", "PermuteChannels", "permutation"]
 
 Permutation = Literal["lu", "plain", "reverse", "shuffle"]
 MAX_CONDITION = 1e5
 """Beyond it, solving in float32 loses all but a digit or two: ε · 1e5 ≈ 0.01."""
 
 
-class _Mixing(Bijection):
+class Mixing(Bijection):
     """z_j = Σ_i x_i W_ij at every pixel, with an invertible matrix W, (channels, channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
+        self._condition: Derived[float] = Derived()
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -41,6 +48,17 @@ class _Mixing(Bijection):
         kernel = self.matrix().T[:, :, None, None]
         return F.conv2d(x, kernel), self._log_det(x)
 
+    def after(self, normalization: ActNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `normalization` followed by this map makes of x, and its log-determinant, in one convolution."""
+        sources = (*self.parameters(), *self.buffers(), *normalization.parameters())
+        kernel, bias = self._folded.get(lambda: self._fold(normalization), *sources)
+        return F.conv2d(x, kernel, bias), self._log_det(x) + normalization.log_det(x)
+
+    def _fold(self, normalization: ActNorm) -> tuple[Tensor, Tensor]:
+        scale, shift = normalization.affine()
+        matrix = self.matrix().T
+        return (matrix * scale)[:, :, None, None], matrix @ shift
+
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Solve for x; a warning says so when W has become nearly singular."""
         if not torch.compiler.is_compiling():
@@ -54,7 +72,8 @@ class _Mixing(Bijection):
 
     @torch.no_grad()
     def _warn_if_degenerate(self) -> None:
-        condition = float(torch.linalg.cond(self.matrix().double()))
+        sources = (*self.parameters(), *self.buffers())
+        condition = self._condition.get(lambda: float(torch.linalg.cond(self.matrix().double())), *sources)
         if not condition < MAX_CONDITION:
             warnings.warn(
                 f"a 1x1 convolution of {len(self.matrix())} channels is nearly singular (condition number "
@@ -64,7 +83,7 @@ class _Mixing(Bijection):
             )
 
 
-class Conv1x1(_Mixing):
+class Conv1x1(Mixing):
     """W itself is learned; a random rotation at first, from torch's global generator.
 
     Args:
@@ -92,7 +111,7 @@ class Conv1x1(_Mixing):
         return result
 
 
-class LUConv1x1(_Mixing):
+class LUConv1x1(Mixing):
     """W = P L (U + diag(s)), with P fixed and the signs of s fixed; at first the decomposition of a random rotation.
 
     Eq. 10 of the paper: log|det W| = Σ log|s| costs nothing, and W stays invertible.

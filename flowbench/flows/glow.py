@@ -18,7 +18,7 @@ from flowbench.density import FlowConfig
 from flowbench.errors import InputError
 from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
-from flowbench.flows.conv1x1 import Permutation, permutation
+from flowbench.flows.conv1x1 import Mixing, Permutation, permutation
 from flowbench.flows.glow_layers import ConditionalPrior, GlowCoupling, ZeroConv
 from flowbench.flows.squeeze import Squeeze
 from flowbench.registry import density_models
@@ -78,6 +78,18 @@ class GlowStep(Compose):
     def __init__(self, channels: int, hidden: int, affine: bool, mixing: Permutation, dropout: float) -> None:
         coupling = GlowCoupling(channels, hidden, affine=affine, dropout=dropout)
         super().__init__([ActNorm(channels), permutation(mixing, channels), coupling])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform x, (batch, channels, height, width)."""
+        normalization, mixing, coupling = self.bijections
+        if not isinstance(normalization, ActNorm) or not isinstance(mixing, Mixing) or normalization.initializing:
+            return super().forward(x)
+        # Somebody who watches the layers (`layers`) is to see each of them.
+        if normalization._forward_hooks or mixing._forward_hooks:
+            return super().forward(x)
+        x, log_det = mixing.after(normalization, x)
+        z, increment = coupling(x)
+        return z, log_det + increment
 
 
 class Glow(Bijection):

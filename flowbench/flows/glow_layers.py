@@ -10,8 +10,17 @@ from torch import Tensor, nn
 from flowbench.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.flows.bijection import Bijection
 from flowbench.flows.conditioner import Conditioner
+from flowbench.flows.derived import Derived
 
 __all__ = ["ConditionalPrior", "ConvNet", "GlowCoupling", "NormConv", "PriorNet", "ZeroConv"]
+
+
+_Folded = tuple[Tensor, Tensor, Tensor | None]
+"""Kernels, bias, and the kernels of the border apart (`_apart`)."""
+
+
+MIN_LOG_SCALE = -80.0
+"""e^-80 is among the least that float32 holds."""
 
 
 class NormConv(nn.Module):
@@ -29,10 +38,19 @@ class NormConv(nn.Module):
         self.W = nn.Parameter(0.05 * torch.randn(channels_out, channels_in + (size > 1), size, size))
         self.actnorm = ActNorm(channels_out)
 
+        self._folded: Derived[_Folded] = Derived()
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        y: Tensor = self.actnorm(_convolve(x, self.W))[0]
-        return y
+        if self.actnorm.initializing:
+            # W alone, without what the normalization is about to become.
+            y: Tensor = self.actnorm(_convolve(x, *_apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
+            return y
+        return _convolve(x, *self._folded.get(self._fold, self.W, *self.actnorm.parameters()))
+
+    def _fold(self) -> _Folded:
+        scale, shift = self.actnorm.affine()
+        return _apart(self.W * scale.view(-1, 1, 1, 1), shift)
 
 
 class ZeroConv(nn.Module):
@@ -40,18 +58,29 @@ class ZeroConv(nn.Module):
 
     Args:
         channels_in, channels_out: of input and output.
+        paired: the parameters are those of an output whose even channels, the first half of ours, and odd channels,
+            the second half, mean two things.
     """
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, paired: bool = False) -> None:
         super().__init__()
+        self.paired = paired
         self.W = nn.Parameter(torch.zeros(channels_out, channels_in + 1, 3, 3))
         self.b = nn.Parameter(torch.zeros(channels_out))
         self.logs = nn.Parameter(torch.zeros(channels_out))
+        self._folded: Derived[_Folded] = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        scale = torch.exp(LOG_SCALE_FACTOR * self.logs.view(1, -1, 1, 1))
-        return (_convolve(x, self.W) + self.b.view(1, -1, 1, 1)) * scale
+        return _convolve(x, *self._folded.get(self._fold, self.W, self.b, self.logs))
+
+    def _fold(self) -> _Folded:
+        scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
+        kernels, bias = self.W * scale.view(-1, 1, 1, 1), self.b * scale
+        if self.paired:
+            # Reading every other channel of the result strides over memory: the few kernels are sorted instead.
+            kernels, bias = (torch.cat((one[0::2], one[1::2])) for one in (kernels, bias))
+        return _apart(kernels, bias)
 
 
 class ConvNet(Conditioner):
@@ -60,28 +89,31 @@ class ConvNet(Conditioner):
     Args:
         channels_in, channels_out: of input and output.
         hidden: channels between.
+        paired: see `ZeroConv`.
         dropout: probability with which a hidden value is dropped in training, in both layers; not in the paper.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, hidden: int, *, paired: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.l_1 = NormConv(channels_in, hidden, 3)
         self.l_2 = NormConv(hidden, hidden, 1)
-        self.l_last = ZeroConv(hidden, channels_out)
+        self.l_last = ZeroConv(hidden, channels_out, paired=paired)
         self.dropout = nn.Dropout(dropout)
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        h = self.dropout(self.l_1(x).relu())
-        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu()))
+        h = self.dropout(self.l_1(x).relu_())
+        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu_()))
         return y
 
 
 class GlowCoupling(Bijection):
     """The first half a of the channels is passed and decides what happens to the second, b.
 
-    Affine: z_b = (b + t) · s with s = sigmoid(h + 2), where t and h are the even and the odd channels of net(a);
-    additive: z_b = b + net(a).
+    Affine: z_b = (b + t) · s with s = sigmoid(h + 2), where t and h are the even and the odd channels of the authors'
+    net(a); additive: z_b = b + net(a).
 
     Args:
         channels: of the image, even.
@@ -94,27 +126,31 @@ class GlowCoupling(Bijection):
         super().__init__()
         half = channels // 2
         self.affine = affine
-        self.f1 = ConvNet(half, channels if affine else half, hidden, dropout)
+        self.f1 = ConvNet(half, channels if affine else half, hidden, paired=affine, dropout=dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Transform x, (batch, channels, height, width)."""
         a, b = x.chunk(2, dim=1)
-        shift, log_scale = self._shift_and_log_scale(a)
-        if log_scale is None:
+        shift, scale = self._shift_and_scale(a)
+        if scale is None:
             return torch.cat((a, b + shift), dim=1), x.new_zeros(x.shape[0])
-        return torch.cat((a, (b + shift) * log_scale.exp()), dim=1), log_scale.flatten(1).sum(1)
+        return torch.cat((a, (b + shift) * scale), dim=1), scale.log().flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `forward`."""
         a, b = z.chunk(2, dim=1)
-        shift, log_scale = self._shift_and_log_scale(a)
-        if log_scale is None:
+        shift, scale = self._shift_and_scale(a)
+        if scale is None:
             return torch.cat((a, b - shift), dim=1), z.new_zeros(z.shape[0])
-        return torch.cat((a, b * torch.exp(-log_scale) - shift), dim=1), -log_scale.flatten(1).sum(1)
+        return torch.cat((a, b / scale - shift), dim=1), -scale.log().flatten(1).sum(1)
 
-    def _shift_and_log_scale(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _shift_and_scale(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
         h = self.f1(a)
-        return (h[:, 0::2], F.logsigmoid(h[:, 1::2] + 2)) if self.affine else (h, None)
+        if not self.affine:
+            return h, None
+        shift, h = h.chunk(2, dim=1)
+        # Not logsigmoid, which torch computes twenty times as slowly on a CPU; the bound keeps its logarithm finite.
+        return shift, torch.sigmoid((h + 2).clamp_min(MIN_LOG_SCALE))
 
 
 class PriorNet(Conditioner):
@@ -126,7 +162,7 @@ class PriorNet(Conditioner):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = ZeroConv(channels, 2 * channels)
+        self.conv = ZeroConv(channels, 2 * channels, paired=True)
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels, height, width), to (batch, 2 · channels, height, width)."""
@@ -138,7 +174,7 @@ class ConditionalPrior(Bijection):
     """The learned prior of the second half b of the channels given the first, a, as a bijection: b becomes white.
 
     b ~ N(μ(a), σ(a)²) is ε = (b − μ) / σ with ε ~ N(0, 1) and log-determinant −Σ log σ; μ and log σ are the even and
-    the odd channels of the network's output.
+    the odd channels of the authors' network's output.
 
     Args:
         channels: of the image, even.
@@ -152,20 +188,36 @@ class ConditionalPrior(Bijection):
         """Whiten the second half of the channels of x, (batch, channels, height, width)."""
         a, b = x.chunk(2, dim=1)
         h = self.prior(a)
-        mean, log_sd = h[:, 0::2], h[:, 1::2]
+        mean, log_sd = h.chunk(2, dim=1)
         return torch.cat((a, (b - mean) * torch.exp(-log_sd)), dim=1), -log_sd.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Give the second half of the channels of z its mean and scale again."""
         a, white = z.chunk(2, dim=1)
         h = self.prior(a)
-        mean, log_sd = h[:, 0::2], h[:, 1::2]
+        mean, log_sd = h.chunk(2, dim=1)
         return torch.cat((a, mean + white * log_sd.exp()), dim=1), log_sd.flatten(1).sum(1)
 
 
-def _convolve(x: Tensor, W: Tensor) -> Tensor:
-    if W.shape[-1] == 1:
-        return F.conv2d(x, W)
-    # What the border channel adds is the same for all images: convolved once, not once an image.
-    border = F.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1, 1, 1), value=1.0)
-    return F.conv2d(x, W[:, :-1], padding=1) + F.conv2d(border, W[:, -1:])
+def _apart(kernels: Tensor, bias: Tensor) -> _Folded:
+    """Return what `_convolve` takes; of a wide input's kernels those of the border are set apart."""
+    channels_out, channels, size, _ = kernels.shape
+    if size == 1 or channels <= channels_out:
+        return kernels, bias, None
+    last = kernels[:, :-1].contiguous(memory_format=torch.channels_last)
+    return last, bias, kernels[:, -1].flatten(1)
+
+
+def _convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None) -> Tensor:
+    """Convolve x; `taps`, (channels_out, size²), are the kernels of a border channel that x lacks."""
+    if kernels.shape[-1] == 1:
+        return F.conv2d(x, kernels, bias)
+    height, width = x.shape[2:]
+    border = F.pad(x.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
+    if taps is None:
+        # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
+        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
+        return F.conv2d(padded, kernels, bias)
+    # What the border adds is the same for all images; in the order of memory of the convolution's result.
+    added = F.unfold(border, 3)[0].T @ taps.T
+    return F.conv2d(x, kernels, bias, padding=1) + added.view(height, width, -1).permute(2, 0, 1)

@@ -87,6 +87,11 @@ class BatchNorm(BatchStatistics):
         self.record(mean, var * ((count - 1) / count))
         return y
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return what evaluation mode multiplies with and then adds, per channel."""
+        scale = torch.rsqrt(self.var + EPSILON)
+        return scale, self.beta - self.mean * scale
+
 
 class FlowBatchNorm(BatchStatistics, Bijection):
     """Batch normalization as a step of a flow (Dinh et al. 2017, section 3.7): z = (y − mean) / √(var + ε).

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.flows.conditioner import Conditioner
+from flowbench.flows.derived import Derived
 from flowbench.flows.normalization import BatchNorm
 
 __all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
@@ -40,13 +41,38 @@ class WeightNormConv(nn.Module):
         self.magnitude = nn.Parameter(torch.full((channels_out,), norm)) if magnitude else None
         self.biases = nn.Parameter(torch.zeros(channels_out)) if bias else None
 
+        self._kernels: Derived[Tensor] = Derived()
+        self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        kernels = self._kernels.get(self._normalize, self.weights, self.magnitude)
+        return F.conv2d(x, kernels, self.biases, padding=self._padding)
+
+    def normalized(self, x: Tensor, normalization: nn.Module) -> Tensor:
+        """Return normalization(self(x)); in evaluation without gradients it is folded into kernels and biases."""
+        if not isinstance(normalization, BatchNorm) or normalization.training or torch.is_grad_enabled():
+            self._folded.clear()
+            y: Tensor = normalization(self(x))
+            return y
+        sources = (self.weights, self.magnitude, self.biases, *normalization.parameters(), *normalization.buffers())
+        kernels, biases = self._folded.get(lambda: self._fold(normalization), *sources)
+        return F.conv2d(x, kernels, biases, padding=self._padding)
+
+    @property
+    def _padding(self) -> int:
+        return self.weights.shape[-1] // 2
+
+    def _normalize(self) -> Tensor:
         scale = torch.rsqrt(self.weights.square().sum(dim=(1, 2, 3)))
         if self.magnitude is not None:
             scale = scale * self.magnitude
-        kernels = self.weights * scale.view(-1, 1, 1, 1)
-        return F.conv2d(x, kernels, self.biases, padding=self.weights.shape[-1] // 2)
+        return self.weights * scale.view(-1, 1, 1, 1)
+
+    def _fold(self, normalization: BatchNorm) -> tuple[Tensor, Tensor]:
+        scale, shift = normalization.affine()
+        biases = shift if self.biases is None else shift + scale * self.biases
+        return self._normalize() * scale.view(-1, 1, 1, 1), biases
 
 
 class ResidualBlock(nn.Module):
@@ -77,12 +103,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + f(x), (batch, features, height, width)."""
-        h = self.h_0(_activate(self.bn_in, x))
-        h = _activate(self.bn_0, h)
+        h = _rectify(self.h_0.normalized(_activate(self.bn_in, x), self.bn_0))
         if self.h_1 is not None and self.bn_1 is not None:
-            h = _activate(self.bn_1, self.h_1(h))
+            h = _rectify(self.h_1.normalized(h, self.bn_1))
         out: Tensor = self.out(self.dropout(h))
-        return x + out
+        out += x
+        return out
 
 
 class ResidualNet(Conditioner):
@@ -132,7 +158,7 @@ class ResidualNet(Conditioner):
             total = self.skip_in(hidden)
             for block, skip in zip(self.blocks, self.skips, strict=True):
                 hidden = block(hidden)
-                total = total + skip(hidden)
+                total += skip(hidden)
             hidden = total
         out: Tensor = self.out(_activate(self.bn_pre_out, hidden))
         return out
@@ -143,5 +169,10 @@ def _normalization(features: int, batch_norm: bool) -> nn.Module:
 
 
 def _activate(normalization: nn.Module, x: Tensor) -> Tensor:
-    # In place where x is a fresh tensor that no gradient needs: it saves a full-size tensor for each ReLU.
-    return F.relu(normalization(x), inplace=isinstance(normalization, BatchNorm))
+    # Without normalization x is needed as it is.
+    return _rectify(normalization(x)) if isinstance(normalization, BatchNorm) else F.relu(x)
+
+
+def _rectify(x: Tensor) -> Tensor:
+    # In place, as x is a fresh tensor that no gradient needs: it saves a full-size tensor for each ReLU.
+    return x.relu_()

@@ -46,7 +46,7 @@ def test_one_pass_initializes_every_layer_of_a_glow_by_what_reaches_it():
     outputs = []
     layers = [module for module in flow.modules() if isinstance(module, ActNorm)]
     assert len(layers) == 4 * 3  # one in each step, two in each network
-    hooks = [layer.register_forward_hook(lambda _, __, result: outputs.append(result[0])) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda _, __, result: outputs.append(result[0].clone())) for layer in layers]
     with initializing(flow):
         flow(batch(30, 1, 8, 8))
     for hook in hooks:

@@ -1,0 +1,40 @@
+"""What evaluation and sampling compute from weights once, not at every pass: folded kernels, checks of matrices."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Derived"]
+
+T = TypeVar("T")
+
+
+class Derived(Generic[T]):
+    """A value computed from tensors, kept until one of them changes.
+
+    Nothing is kept where gradients are recorded or torch.compile traces: there it is computed afresh, and a value kept
+    before is dropped, so that training carries no second copy of the weights.
+    """
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._value: T | None = None
+
+    def get(self, compute: Callable[[], T], *sources: Tensor | None) -> T:
+        """Return `compute()`, or what it returned before if no source was written to or replaced since."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self.clear()
+            return compute()
+        # The version counts writes in place; the address changes where a whole tensor is replaced (module.to).
+        key = tuple(None if tensor is None else (tensor.data_ptr(), tensor._version) for tensor in sources)
+        if self._value is None or key != self._key:
+            self._key, self._value = key, compute()
+        return self._value
+
+    def clear(self) -> None:
+        """Drop the value."""
+        # Not while torch.compile traces: it would take the change of an attribute for a reason to trace again.
+        if not torch.compiler.is_compiling():
+            self._key = self._value = None
