@@ -9,7 +9,17 @@ import typer
 
 from flowbench.errors import InputError
 
-__all__ = ["DATASET", "EXPERIMENT", "JSON", "OVERRIDES", "RUN", "complete", "parse_duration", "parse_seeds"]
+__all__ = [
+    "DATASET",
+    "EXPERIMENT",
+    "JSON",
+    "OVERRIDES",
+    "RUN",
+    "complete",
+    "parse_duration",
+    "parse_percentage",
+    "parse_seeds",
+]
 
 
 def complete(of: Literal["experiments", "tables", "datasets", "runs"]) -> Callable[[str], list[str]]:
@@ -85,6 +95,14 @@ def parse_duration(text: str | None) -> float | None:
     if not match or float(match[1]) == 0:
         raise InputError(f"--time-budget {text!r}: write a number and a unit, for example 90s, 20m or 1.5h")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_percentage(text: str) -> float:
+    """Read `5%` or `0.05` as 0.05."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    if not match:
+        raise InputError(f"--max-slowdown {text!r}: write a percentage, for example 5%")
+    return float(match[1]) / (100 if match[2] else 1)
 
 
 def parse_seeds(text: str | None) -> list[int] | None:

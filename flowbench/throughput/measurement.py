@@ -1,0 +1,111 @@
+"""Timing passes beside their floors, in alternation, into one result file."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowbench.config import Experiment
+from flowbench.environment import describe_environment
+from flowbench.throughput.convolutions import Floor, record
+from flowbench.throughput.device import Device
+from flowbench.throughput.passes import PASSES, make_subject
+from flowbench.throughput.statistics import Samples, interval
+
+__all__ = ["alternate", "measure", "measure_pass"]
+
+MIN_SAMPLE_SECONDS = 0.1
+"""A shorter pass is repeated within a sample: below this, what disturbs a machine weighs too much."""
+
+
+def measure(
+    experiments: Sequence[Experiment[Any, Any]],
+    *,
+    passes: Sequence[str],
+    batches: Sequence[int],
+    device: torch.device,
+    repeats: int,
+    report: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Time every pass of every experiment at every batch size; return the content of a result file.
+
+    Args:
+        experiments: of kind density; precision and compilation are those of their `train:` section.
+        passes: of `PASSES`.
+        batches: batch sizes.
+        device: where.
+        repeats: samples of each figure.
+        report: called with each result as soon as it is there.
+
+    Raises:
+        InputError: see `make_subject`.
+    """
+    results = []
+    for experiment in experiments:
+        for batch in batches:
+            for name in passes:
+                results.append(measure_pass(experiment, name, batch, device, repeats))
+                report(results[-1])
+    environment = describe_environment(device) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"schema": 1, "environment": environment, "results": results}
+
+
+def measure_pass(
+    experiment: Experiment[Any, Any],
+    name: str,
+    batch: int,
+    device: torch.device,
+    repeats: int,
+    shape: tuple[int, int, int] | None = None,
+) -> dict[str, Any]:
+    """Time one pass in alternation with its own convolutions; return an entry of a result file.
+
+    Args:
+        experiment: of kind density.
+        name: of `PASSES`.
+        batch: images in a batch.
+        device: where.
+        repeats: samples of each figure.
+        shape: (channels, height, width); None: that of the experiment's data set.
+    """
+    clock = Device(device)
+    subject = make_subject(experiment, batch, device, shape)
+    compiled = experiment.train.compile
+    calls, flops = record(PASSES[name](subject, compiled=False))
+    run = PASSES[name](subject, compiled=compiled)
+    run()  # optimizer states are made, code is compiled, caches are filled
+    memory = clock.peak_memory(run)
+    floor = Floor(calls, device, clock.synchronize)
+    wall, work = alternate([run, floor] if floor else [run], clock, repeats)
+    return {
+        "experiment": experiment.name,
+        "pass": name,
+        "batch": batch,
+        "precision": experiment.train.precision,
+        "compiled": compiled,
+        "images_per_second": _figure(batch / wall[0]),
+        "floor_ratio": _figure(work[0] / work[1]) if floor else None,
+        "parameters": subject.parameters,
+        "flops_per_image": flops / batch,
+        "peak_memory_bytes": memory,
+    }
+
+
+def alternate(runs: Sequence[Callable[[], object]], clock: Device, repeats: int) -> tuple[Samples, Samples]:
+    """Time functions in turn, after a warm-up of each: what disturbs the machine disturbs all of them.
+
+    Returns:
+        Seconds a call on the wall's clock and of the device's own work (`Device.time`), both (len(runs), repeats).
+    """
+    loops = [math.ceil(MIN_SAMPLE_SECONDS / max(clock.time(run)[0], 1e-6)) for run in runs]
+    rows = [[clock.time(run, count) for run, count in zip(runs, loops, strict=True)] for _ in range(repeats)]
+    wall, work = np.array(rows).transpose(2, 1, 0)
+    return wall, work
+
+
+def _figure(samples: Samples) -> dict[str, Any]:
+    median, low, high = interval(samples)
+    return {"median": median, "low": low, "high": high, "samples": samples.tolist()}

@@ -1,0 +1,140 @@
+"""The three passes of a density model, as training, evaluation and sampling run them, on random images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from flowbench.config import DensityData, Experiment
+from flowbench.density import DensityConfig, DensityModel, evaluating
+from flowbench.density_task import NegativeLogLikelihood, build_density
+from flowbench.errors import InputError
+from flowbench.flows.normalization import population_statistics
+from flowbench.noise import training_noise
+from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
+from flowbench.registry import image_sets
+
+__all__ = ["PASSES", "Subject", "image_shape", "make_subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that can be timed, with a batch for it."""
+
+    experiment: Experiment[DensityData, DensityConfig]
+    model: DensityModel
+    images: Tensor
+    """uint8, (batch, channels, height, width)."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def noise(self, step: int) -> Tensor:
+        """Return the dequantization noise of a step, drawn as training draws it."""
+        return training_noise(self.experiment.seed, step, tuple(self.images.shape), self.images.device)
+
+
+def image_shape(data: DensityData) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an experiment's images without opening any.
+
+    Raises:
+        InputError: only the files of this set could tell.
+    """
+    shape: tuple[int, int, int] | None = image_sets[data.name].shape
+    if data.crop is not None:
+        return (3 if shape is None else shape[0], data.crop, data.crop)
+    if shape is None:
+        raise InputError(f"data.crop: the images of {data.name} have no size of their own: give one, as data.crop=64")
+    return shape
+
+
+def make_subject(
+    experiment: Experiment[Any, Any], batch: int, device: torch.device, shape: tuple[int, int, int] | None = None
+) -> Subject:
+    """Build an experiment's model, initialized on a batch of random images.
+
+    Args:
+        experiment: of kind density.
+        batch: number of images.
+        device: where model and images lie.
+        shape: (channels, height, width); None: that of the experiment's data set.
+
+    Raises:
+        InputError: a forecast experiment, a model without parameters, or images of unknown size.
+    """
+    if experiment.kind != "density":
+        raise InputError(f"{experiment.name}: throughput times density models; forecasters are timed in benchmarks/")
+    shape = shape or image_shape(experiment.data)
+    levels = experiment.data.levels or min(image_sets[experiment.data.name].levels, 2**experiment.data.bits)
+    torch.manual_seed(experiment.seed)
+    model = build_density(experiment, {"shape": shape, "levels": levels}).to(device)
+    generator = torch.Generator().manual_seed(experiment.seed)
+    images = torch.randint(0, levels, (batch, *shape), generator=generator, dtype=torch.uint8).to(device)
+    subject = Subject(experiment, model, images)
+    if subject.parameters == 0:
+        raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
+    model.initialize(images, subject.noise(0))
+    # Statistics that belong to the weights: untrained moving averages would let activations explode.
+    with torch.no_grad(), population_statistics(model):
+        model.terms(images, subject.noise(0))
+    return subject
+
+
+def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
+    config, model = subject.experiment, subject.model
+    objective = NegativeLogLikelihood(model, config.optim.scale_l2, compiled=compiled)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(parameters, config.optim)
+    average = WeightAverage(model, config.train.ema) if config.train.ema else None
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config.optim, 0.0, 0)
+    step = 0
+    model.train()
+
+    def run() -> Tensor:
+        nonlocal step
+        loss, _ = objective(subject.images, subject.noise(step))
+        torch.autograd.backward(loss)
+        take_step(optimizer, parameters, loss, config.optim.clip_norm)
+        step += 1
+        if average:
+            average.update(step)
+        return cast(Tensor, loss)
+
+    return run
+
+
+def _forward(subject: Subject, *, compiled: bool) -> Callable[[], object]:
+    model = subject.model.eval()
+    terms = torch.compile(model.terms, dynamic=False) if compiled else model.terms
+    noise = subject.noise(0)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            log_prob: Tensor = terms(subject.images, noise).log_prob
+            return log_prob
+
+    return run
+
+
+def _inverse(subject: Subject, *, compiled: bool) -> Callable[[], object]:
+    model = subject.model.eval()
+    generator = torch.Generator(subject.images.device).manual_seed(0)
+
+    def run() -> Tensor:
+        with evaluating(model):
+            return model.sample(len(subject.images), generator=generator)
+
+    return run
+
+
+PASSES: dict[str, Callable[..., Callable[[], object]]] = {"train": _train, "forward": _forward, "inverse": _inverse}
+"""By name: from a subject, and whether it is compiled, to a function that runs the pass once.
+
+train: noise, loss, gradients, clipping, optimizer, moving averages; forward: log p in evaluation mode without
+gradients; inverse: sampling, from latents to uint8 images.
+"""

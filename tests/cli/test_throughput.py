@@ -1,0 +1,76 @@
+"""`flowbench throughput` as people type it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowbench.__main__ import main
+
+TINY = ["model.features=2", "model.residual_blocks=1", "model.scales=1"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path / "none"))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["flowbench", "throughput", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbench.throughput.measurement.MIN_SAMPLE_SECONDS", 0.001)
+    command = ["run", "real_nvp/digits", *TINY, "--passes", "forward,inverse", "--batch", "2", "--threads", "1"]
+    code, out, _ = run(*command, "--repeats", "5", "--out", "a.json")
+    assert (code, "floor ratio" in out, "written to a.json" in out) == (0, True, True)
+    before = json.loads(Path("a.json").read_text())
+    assert [result["pass"] for result in before["results"]] == ["forward", "inverse"]
+
+    code, out, _ = run("compare", "a.json", "a.json", "--json")
+    assert code == 0
+    assert [change["ratios"]["floor_ratio"][0] for change in json.loads(out)] == [1, 1]
+    assert run("gate", "a.json", "--baseline", "a.json")[0] == 0
+
+    for result in before["results"][:1]:
+        result["floor_ratio"]["samples"] = [2 * value for value in result["floor_ratio"]["samples"]]
+        result["floor_ratio"]["median"] *= 2
+    # Very even samples: this test is about the exit code, not about the noise of a tiny model.
+    for content in (before, json.loads(Path("a.json").read_text())):
+        for result in content["results"]:
+            middle = result["floor_ratio"]["median"]
+            result["floor_ratio"]["samples"] = [middle * (1 + 0.001 * place) for place in range(5)]
+        Path("slow.json" if content is before else "even.json").write_text(json.dumps(content))
+    code, _, errors = run("gate", "slow.json", "--baseline", "even.json")
+    assert code == 1
+    assert "real_nvp/digits forward, batch 2, precision 32: 100.0% slower" in errors
+    assert "inverse" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "real_nvp/digit"], "did you mean real_nvp/digits"),
+        (["run", "model.features=2"], "at least one experiment"),
+        (["run", "etth/linear"], "density models"),
+        (["run", "real_nvp/digits", "--passes", "trian"], "did you mean train"),
+        (["run", "real_nvp/digits", "--batch", "many"], "16,64"),
+        (["run", "real_nvp/digits", "--out", "/proc/nowhere/a.json"], "/proc/nowhere"),
+        (["compare", "a.json", "b.json"], "a.json"),
+        (["gate", "a.json", "--baseline", "b.json", "--max-slowdown", "much"], "5%"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_the_way_out(run, arguments: list[str], words: str) -> None:
+    code, _, errors = run(*arguments)
+    lines = [line for line in errors.splitlines() if line.startswith("flowbench: ")]
+    assert (code, len(lines)) == (2, 1), errors
+    assert words in lines[0]
+    assert not list(Path().iterdir())

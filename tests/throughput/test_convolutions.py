@@ -1,0 +1,64 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowbench.throughput.convolutions import Floor, record
+
+
+class Small(nn.Module):
+    """A module convolution, a functional one twice, and a matrix product."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.kernels = nn.Parameter(torch.randn(4, 4, 1, 1))
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = F.conv2d(F.conv2d(y, self.kernels), self.kernels)
+        return self.linear(y.movedim(1, -1)).sum()
+
+
+@pytest.fixture
+def model():
+    return Small()
+
+
+def counts(calls):
+    return {(str(operator), len(arguments[0][0])): count for (operator, arguments), count in calls.items()}
+
+
+def test_every_convolution_of_a_pass_is_recorded_with_its_count(model):
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        calls, flops = record(lambda: model(x))
+    assert sorted(calls.values()) == [1, 2]
+    places = 2 * 6 * 6
+    assert flops == 2 * places * (3 * 4 * 9 + 2 * 4 * 4 + 4 * 2)
+
+
+def test_gradients_are_convolutions_too_and_the_first_needs_none_for_its_input(model):
+    x = torch.randn(2, 3, 6, 6)
+    calls, _ = record(lambda: model(x).backward())
+    backward = {key: count for key, count in calls.items() if "backward" in str(key[0])}
+    assert sum(calls.values()) == 6
+    assert sum(backward.values()) == 3
+    masks = [arguments[-1] for (_, arguments), _ in backward.items()]
+    assert (False, True, True) in masks  # images need no gradient
+
+
+def test_the_floor_replays_what_was_recorded(model):
+    x = torch.randn(2, 3, 6, 6)
+    calls, _ = record(lambda: model(x).backward())
+    floor = Floor(calls, torch.device("cpu"), lambda: None)
+    assert floor
+    again, _ = record(floor)
+    assert again == calls
+
+
+def test_a_pass_without_convolutions_has_no_floor():
+    linear = nn.Linear(2, 2)
+    calls, _ = record(lambda: linear(torch.randn(3, 2)))
+    assert not Floor(calls, torch.device("cpu"), lambda: None)
