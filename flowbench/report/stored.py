@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flowbench.config import Experiment
 from flowbench.errors import InputError
 from flowbench.report.build import write_report
+from flowbench.report.comparison import comparison_sheet
 from flowbench.report.page import slug
 from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
@@ -68,7 +70,10 @@ def _of_table(path: Path, place: Place, name: str) -> Section:
 
 
 def _of_runs(runs: Sequence[str], place: Place, name: str) -> Section:
-    return table_section(runs_table(runs), base=Path(), place=place, name=name)
+    content = runs_table(runs)
+    section = table_section(content, base=Path(), place=place, name=name)
+    compared = comparison_sheet(content["rows"], f"{name}-settings")
+    return section if compared is None else replace(section, sheets=[*section.sheets, compared])
 
 
 def runs_table(runs: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from flowbench.config import Experiment, load_experiment
 from flowbench.errors import InputError
 from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
 
-__all__ = ["changed_settings", "noise", "shortfall", "verdict"]
+__all__ = ["changed_settings", "flat_settings", "noise", "shortfall", "verdict"]
 
 _CHOSEN_BY_TABLE: tuple[str, ...] = (
     "name",
@@ -85,11 +85,16 @@ def shortfall(row: Mapping[str, Any], result: Mapping[str, Any], experiment: Exp
 
 def changed_settings(experiment: Experiment[Any, Any], preset: Experiment[Any, Any]) -> list[str]:
     """Return `key value instead of value` for every setting that makes a figure and differs from the preset's."""
-    ours, theirs = _flat(experiment.model_dump(mode="json")), _flat(preset.model_dump(mode="json"))
+    ours, theirs = flat_settings(experiment), flat_settings(preset)
     lengths = ("train.epochs", "train.steps")
     keys = [key for key in ours if ours[key] != theirs.get(key) and key not in lengths]
     chosen = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in _CHOSEN_BY_TABLE)]
     return [f"{key} {ours[key]} instead of {theirs.get(key)}" for key in chosen]
+
+
+def flat_settings(experiment: Experiment[Any, Any]) -> dict[str, Any]:
+    """Return every setting of an experiment by its dotted key."""
+    return _flat(experiment.model_dump(mode="json"))
 
 
 def _length(result: Mapping[str, Any], preset: Experiment[Any, Any]) -> str:

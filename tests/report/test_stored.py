@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_a_run_of_a_tables_experiment_stands_beside_its_published_figure(tmp_pat
     FakeTrainer({("real_nvp/cifar10", 0): 4.0}, budget="custom")(load_experiment("real_nvp/cifar10"), run)
     text = build_from([str(run)], tmp_path / "out").read_text()
     assert "0.51 bits/dim above Real NVP&#39;s 3.49" in text
+
+
+def test_several_runs_are_compared_by_what_differs_best_first(tmp_path: Path) -> None:
+    for features, value in ((16, 2.2), (32, 1.9), (64, 2.0)):
+        experiment = load_experiment("real_nvp/digits", [f"model.features={features}", f"seed={features}"])
+        FakeTrainer({("real_nvp/digits", features): value})(experiment, tmp_path / f"run{features}")
+    page = build_from([str(tmp_path / f"run{features}") for features in (16, 32, 64)], tmp_path / "out")
+    with (page.parent / "table-settings.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["model.features"] for line in lines] == ["32", "64", "16"]
+    assert [float(line["bits/dim"]) for line in lines] == [1.9, 2.0, 2.2]
+    assert set(lines[0]) == {"Run", "bits/dim", "seed", "model.features", "Parameters", "Training, images/s"}
+    assert "What differs between these runs" in page.read_text()
 
 
 def test_what_is_kept_has_no_weights_and_gives_the_same_page(table: Path, tmp_path: Path) -> None:
