@@ -1,6 +1,7 @@
 """What a run was made with: versions, device, threads, the commit of flowbench's own tree."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -10,9 +11,21 @@ import torch
 
 import flowbench
 
-__all__ = ["describe_environment", "device_name"]
+__all__ = ["ask_for_determinism", "describe_environment", "device_name"]
 
 _PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "pandas", "scikit-learn", "mlflow", "optuna")
+
+
+def ask_for_determinism() -> None:
+    """Under FLOWBENCH_DETERMINISTIC=1 let torch use deterministic algorithms alone; before anything runs on a GPU.
+
+    On the CPU every run is deterministic as it is.
+    """
+    if os.environ.get("FLOWBENCH_DETERMINISTIC") == "1":
+        # cuBLAS reads this when its first handle is made.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -27,6 +40,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
     }
 

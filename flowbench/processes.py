@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flowbench.environment import ask_for_determinism
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def join() -> "Fabric":
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    ask_for_determinism()
     on_gpu = torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -17,7 +17,7 @@ from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
 from flowbench.tables import Entry, Row
 
-__all__ = ["done_row", "empty_row", "stale_reasons"]
+__all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
 LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights")
 
@@ -103,6 +103,31 @@ def done_row(
         "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
         "data_status": status,
     }
+
+
+def rechecked_row(row: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Return a stored row, marked stale where its runs say another figure or would give another one today.
+
+    Args:
+        row: an entry of a results.json.
+        base: the folder that the paths of its runs are relative to.
+    """
+    runs = [run for path in row["runs"] if (run := RunFolder(base / path)).finished]
+    if row["status"] != "done" or not runs:
+        return dict(row)
+    reasons, values = [], []
+    for run in runs:
+        try:
+            reasons += stale_reasons(run.result, run.experiment)
+            values.append(_number(run.result["metrics"][row["split"]][row["metric"]]["value"]))
+        except (FlowbenchError, KeyError, TypeError) as error:
+            reasons.append(f"{run.path.name}: not readable ({' '.join(str(error).split())[:200]})")
+    known = [value for value in values if value is not None]
+    if len(known) < len(row["runs"]) or not math.isclose(statistics.fmean(known), row["value"], rel_tol=1e-9):
+        reasons.append("its runs have other figures")
+    if not reasons or "stale" in row["badges"]:
+        return dict(row)
+    return {**row, "badges": [*row["badges"], "stale"], "reason": f"stale: {'; '.join(dict.fromkeys(reasons))}"}
 
 
 def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from flowbench.report.page import slug
 from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
 from flowbench.report.throughput_section import is_throughput, throughput_section
-from flowbench.results import done_row
+from flowbench.results import done_row, rechecked_row
 from flowbench.runs import RunFolder, find_run
 from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
@@ -64,6 +64,7 @@ def _of_table(path: Path, place: Place, name: str) -> Section:
     file = _file(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        content["rows"] = [rechecked_row(row, file.parent) for row in content["rows"]]
         return table_section(content, base=file.parent, place=place, name=name or content["table"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not a results file of flowbench reproduce ({type(error).__name__})") from error

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,36 @@ def test_every_kind_goes_on_bit_for_bit(
             if steps:
                 with pytest.raises(error):
                     train(experiment, disturbed.path, resume=True)
+    train(experiment, disturbed.path, resume=True)
+    assert_equal(everything(disturbed), everything(straight))
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FLOWBENCH_DETERMINISTIC", "1")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_algorithms_can_be_asked_for(series: Path, tmp_path: Path, deterministic: None) -> None:
+    train(small("etth/patchtst", series), tmp_path / "run")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert RunFolder(tmp_path / "run").environment["deterministic"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["real_nvp/digits", "glow/digits", "etth/lstm2lstm"])
+def test_deterministic_runs_on_cuda_go_on_bit_for_bit(
+    name: str, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: None
+) -> None:
+    experiment = small(name, series)
+    straight, disturbed = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "disturbed")
+    train(experiment, straight.path)
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, crash)
+        with pytest.raises(CrashedError):
+            train(experiment, disturbed.path)
     train(experiment, disturbed.path, resume=True)
     assert_equal(everything(disturbed), everything(straight))
 

@@ -92,3 +92,48 @@ def test_two_tables_are_not_mixed_and_unknown_sources_are_one_line(table: Path, 
     with pytest.raises(InputError, match=r"results\.json: not a results file"):
         build_from([str(table)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"numerics": {"model": 0, "data": 1}}, "computes differently today"),
+        ({"data_fingerprint": "0" * 64}, "has another fingerprint today"),
+        ({"config_sha256": "0" * 64}, "config is another one today"),
+        ({"metrics": {"test": {"bits_per_dim": {"value": 1.0, "stderr": 0.1, "n": 3}}}}, "its runs have other figures"),
+        ({"metrics": {}}, "its runs have other figures"),
+    ],
+)
+def test_stored_results_that_their_runs_no_longer_bear_out_are_marked(
+    table: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    assert "stale" not in build_from([str(table)], tmp_path / "before").read_text()
+    path = next(table.glob("runs/real_nvp*/result.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    page = build_from([str(table)], tmp_path / "after").read_text()
+    assert "stale" in page
+    assert words in page + (tmp_path / "after" / "table.csv").read_text()
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_hostile_names_are_text_in_the_page_and_in_the_tables(table: Path, tmp_path: Path) -> None:
+    stored_file = table / "results.json"
+    results = json.loads(stored_file.read_text())
+    for row in results["rows"]:
+        row |= {"row": HOSTILE, "experiment": f"=cmd|' /C calc'!A0{HOSTILE}", "reason": HOSTILE, "note": HOSTILE}
+        row |= {"dataset": "@SUM(1+9)", "model": "+1", "badges": [*row["badges"], HOSTILE], "command": HOSTILE}
+    results["title"] = results["description"] = HOSTILE
+    stored_file.write_text(json.dumps(results))
+    for name in ("config.yaml", "environment.json", "result.json"):
+        for path in table.glob(f"runs/*/{name}"):
+            path.write_text(path.read_text().replace("digits", HOSTILE))
+    page = build_from([str(table)], tmp_path / "out").read_text()
+    assert HOSTILE not in page
+    assert "&lt;script&gt;" in page
+    written = (tmp_path / "out" / "table.csv").read_text()
+    cells = [cell for line in csv.reader(written.splitlines()) for cell in line]
+    assert any("cmd|" in cell for cell in cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t"))]
+    assert HOSTILE not in (tmp_path / "out" / "table.md").read_text()
