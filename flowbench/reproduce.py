@@ -19,7 +19,7 @@ from flowbench.results import done_row, empty_row
 from flowbench.runs import RunFolder
 from flowbench.tables import Entry, Row, Table, load_table
 
-__all__ = ["Trainer", "failure", "quick_download", "reproduce", "run_path"]
+__all__ = ["Trainer", "failure", "quick_download", "reproduce", "run_path", "unfinished"]
 
 Trainer = Callable[[Experiment[Any, Any], Path], Mapping[str, Any]]
 """Trains an experiment in a folder, or goes on with what lies there: `training.train` with `resume`."""
@@ -67,6 +67,24 @@ def reproduce(
         with _Training(progress) as train:
             _run_all(job, train, download or quick_download)
     return job.results
+
+
+def unfinished(
+    table: str = "quick",
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[tuple[Experiment[Any, Any], Path]]:
+    """Return the runs that `reproduce` would make, arguments as there, and their folders; nothing is written."""
+    loaded = load_table(table)
+    job = _Job(loaded, out or Path("results") / loaded.table, "", seeds, overrides)
+    job.plan(loaded.select(only), {})
+    pairs = [
+        pair for line in job.lines if line.selected for pair in zip(line.experiments, line.runs(job.out), strict=True)
+    ]
+    return [(experiment, run) for experiment, run in pairs if not _finished(run, experiment)]
 
 
 def failure(results: Mapping[str, Any]) -> FlowbenchError | None:

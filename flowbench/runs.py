@@ -18,7 +18,7 @@ from flowbench import atomic, bundle
 from flowbench.config import Experiment, config_sha256, dump_experiment, load_experiment
 from flowbench.errors import InputError, did_you_mean
 
-__all__ = ["RUNS", "RunFolder", "find_run", "new_run_path", "newest_unfinished"]
+__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
@@ -233,6 +233,11 @@ def find_run(run: str) -> RunFolder:
     known = {path.parent.parent.relative_to(RUNS).as_posix() for path in RUNS.glob("*/*/*/config.yaml")}
     hint = did_you_mean(run, known) if known else f"; there are no runs under {RUNS}/ yet: flowbench train EXPERIMENT"
     raise InputError(f"no run {run!r}: neither a run folder nor an experiment with a finished run{hint}")
+
+
+def find_runs(experiment: str) -> list[RunFolder]:
+    """Return all runs of an experiment under `runs/`, the newest first."""
+    return _runs_of(RUNS / experiment)
 
 
 def _runs_of(folder: Path) -> list[RunFolder]:

@@ -11,10 +11,12 @@ from flowbench.errors import InputError
 
 __all__ = [
     "DATASET",
+    "DRY_RUN",
     "EXPERIMENT",
     "JSON",
     "OVERRIDES",
     "RUN",
+    "THROUGHPUT",
     "complete",
     "parse_duration",
     "parse_percentage",
@@ -81,6 +83,12 @@ RUN = Annotated[
         help="A run folder, `<experiment>/<run id>`, or an experiment (its newest finished run).",
         autocompletion=complete("runs"),
     ),
+]
+DRY_RUN = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would cost (parameters, memory, hours, disk); train nothing.")
+]
+THROUGHPUT = Annotated[
+    Path | None, typer.Option(help="With --dry-run: take the speed from a file of `flowbench throughput run`.")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, complete, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, JSON, THROUGHPUT, complete, parse_seeds
 from flowbench.errors import CheckFailedError
 
 
@@ -26,6 +26,8 @@ def reproduce(
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: `results/<table>`].")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a figure lies outside its bounds.")] = False,
+    dry_run: DRY_RUN = False,
+    throughput: THROUGHPUT = None,
     as_json: JSON = False,
 ) -> None:
     """Run every experiment of a table that is not done, then write results, tables and the report.
@@ -38,6 +40,13 @@ def reproduce(
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
+    if dry_run:
+        from flowbench.cli.dry_run import print_plans
+        from flowbench.reproduce import unfinished
+
+        waiting = unfinished(table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or ())
+        print_plans([one for one, _ in waiting], throughput=throughput, as_json=as_json, configs=False)
+        return
     results = reproduce_table(
         table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), progress=True
     )

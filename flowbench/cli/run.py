@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import EXPERIMENT, JSON, OVERRIDES, RUN, parse_duration, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, THROUGHPUT, parse_duration, parse_seeds
 from flowbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Train once for each, e.g. 0,1,2.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop the steps after this time, e.g. 20m.")] = None,
+    dry_run: DRY_RUN = False,
+    throughput: THROUGHPUT = None,
     as_json: JSON = False,
 ) -> None:
     """Train one experiment and evaluate it.
@@ -37,6 +39,12 @@ def train(
     budget, changes = parse_duration(time_budget), overrides or []
     wanted = parse_seeds(seeds)
     experiments = [load_experiment(experiment, [*changes, f"seed={seed}"]) for seed in wanted or []]
+    if dry_run:
+        from flowbench.cli.dry_run import print_plans
+
+        planned = experiments or [load_experiment(experiment, changes)]
+        print_plans(planned, throughput=throughput, as_json=as_json, configs=True)
+        return
     folders = [run_dir / f"seed{seed}" if run_dir else None for seed in wanted or []]
     pairs = zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True)
     with Mirror() as mirror:

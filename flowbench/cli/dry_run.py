@@ -1,0 +1,49 @@
+"""What `--dry-run` of `train` and `reproduce` prints: the plan of each run, and the whole."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flowbench.config import Experiment
+
+__all__ = ["print_plans"]
+
+
+def print_plans(
+    experiments: "Sequence[Experiment[Any, Any]]", *, throughput: Path | None, as_json: bool, configs: bool
+) -> None:
+    """Plan the experiments and print it, with their resolved configs where asked for.
+
+    Args:
+        experiments: what would be trained.
+        throughput: a file of `flowbench throughput run` to take the speed from; None: measured here.
+        as_json: as JSON, configs included.
+        configs: print the resolved config of each above its plan.
+    """
+    from flowbench.config import dump_experiment
+    from flowbench.errors import InputError
+    from flowbench.planning import plan, stored_speed
+
+    plans = []
+    for experiment in experiments:
+        speed = None if throughput is None else stored_speed(throughput, experiment.name)
+        try:
+            one = plan(experiment, speed)
+        except InputError as error:
+            if not as_json:
+                typer.echo(f"{experiment.name}, seed {experiment.seed}: cannot be planned: {error}")
+            continue
+        plans.append({**one.as_json(), "config": experiment.model_dump(mode="json", by_alias=True)})
+        if not as_json:
+            typer.echo("\n".join([*([dump_experiment(experiment)] if configs else []), *one.lines]))
+    if as_json:
+        typer.echo(json.dumps(plans))
+    elif len(experiments) != 1:
+        hours = sum(one["seconds"] or 0.0 for one in plans) / 3600
+        unknown = sum(one["seconds"] is None for one in plans) + len(experiments) - len(plans)
+        beyond = f", and {unknown} whose time is unknown" if unknown else ""
+        typer.echo(f"in all: {len(experiments)} runs, {hours:.2f} h one after the other{beyond}")

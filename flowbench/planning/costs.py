@@ -1,0 +1,163 @@
+"""Costs that are counted rather than timed: parameters, FLOPs, activations, bytes on disk, passes over images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from flowbench.config import Experiment
+from flowbench.data.image_set import data_root
+from flowbench.density_task import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
+from flowbench.errors import InputError
+from flowbench.evaluation import POPULATION_BATCHES
+from flowbench.flows.normalization import BatchStatistics
+from flowbench.registry import image_sets, series_sets
+from flowbench.task import make_task
+
+__all__ = ["Counted", "count", "data_here", "image_format"]
+
+FEW = 2
+"""Images of the batch on which activations are counted."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What follows from the experiment alone."""
+
+    parameters: int
+    forward_flops: int
+    """Of one image or window: multiplications and additions of convolutions and matrix products."""
+    training_flops: int
+    """Of one image or window, forward and backward."""
+    state_bytes: int
+    """Weights, gradients, optimizer and averages."""
+    activation_bytes: int
+    """Kept for the backward pass, of a whole batch."""
+    steps: int
+    evaluated: int
+    """Images (each draw of each counts) or windows that the evaluation passes through the model."""
+    normalized_steps: int
+    """Forward passes of a training batch that estimate batch statistics for the evaluation."""
+    data_bytes: int
+    """On disk; 0 where nothing need lie there."""
+    resident_bytes: int
+    """Of the training set in memory, its memory map included."""
+    checkpoint_bytes: int
+    """Of the two that are kept, and of the figures' values."""
+
+
+def image_format(experiment: Experiment[Any, Any]) -> tuple[tuple[int, int, int], int]:
+    """Return (channels, height, width) and the grey levels of the images that a model will see."""
+    data = experiment.data
+    known = image_sets[data.name]
+    if known.shape is None:
+        raise InputError(f"--dry-run: the size of the images of {data.name} is known only when they are prepared")
+    channels, height, width = known.shape
+    levels = data.levels or (known.levels if data.bits == 8 else 2**data.bits)
+    return ((channels, data.crop, data.crop) if data.crop else (channels, height, width)), levels
+
+
+def count(experiment: Experiment[Any, Any]) -> Counted:
+    """Count what an experiment costs; a density model needs no data for it, a forecaster its file."""
+    torch.manual_seed(experiment.seed)
+    density = experiment.kind == "density"
+    return _density(experiment) if density else _forecast(experiment)
+
+
+def _density(experiment: Experiment[Any, Any]) -> Counted:
+    shape, levels = image_format(experiment)
+    model = build_density(experiment, {"shape": list(shape), "levels": levels})
+    known, data, config = image_sets[experiment.data.name], experiment.data, experiment.train
+    images, noise = torch.zeros(FEW, *shape, dtype=torch.uint8), torch.rand(FEW, *shape)
+    closed_form = bool(model.fit([images]))
+    if not closed_form:
+        model.initialize(images, noise)
+    objective = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=False)
+    forward, training, activations = _flops(objective, (images, noise), learns=not closed_form)
+    trained = max(known.counts["train"] - data.holdout, 1)
+    steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)
+    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
+    modes = 2 if normalized and experiment.weights == "raw" else 1
+    measured = known.counts[known.report_split] + min(TRAIN_FIGURE_IMAGES, trained)
+    draws = 1 if model.dequantization == "none" else experiment.evaluate.draws
+    validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
+    populations = (3 + (validations if data.holdout else 0)) if normalized else 0
+    pixels = trained * shape[0] * shape[1] * shape[2]
+    return Counted(
+        forward_flops=forward // FEW,
+        training_flops=training // FEW,
+        activation_bytes=activations * data.batch_size // FEW,
+        steps=0 if closed_form else steps,
+        evaluated=draws * (measured * modes + validations * data.holdout),
+        normalized_steps=populations * min(POPULATION_BATCHES, trained // data.batch_size),
+        data_bytes=0 if known.embedded else known.disk_bytes,
+        resident_bytes=pixels if known.embedded else 2 * pixels,
+        **_states(experiment, model, values=8 * measured),
+    )
+
+
+def _forecast(experiment: Experiment[Any, Any]) -> Counted:
+    task = make_task(experiment, torch.device("cpu"))
+    closed_form = task.prepare()
+    batch = task.batch(0)
+    forward, training, activations = _flops(task.objective, batch, learns=not closed_form)
+    config, windows = experiment.train, task.data["windows"]
+    steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
+    validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
+    name = experiment.data.name
+    return Counted(
+        forward_flops=forward // len(batch[0]),
+        training_flops=training // len(batch[0]),
+        activation_bytes=activations,
+        steps=0 if closed_form else steps,
+        evaluated=windows["test"] + windows["validation"] * (1 + validations),
+        normalized_steps=0,
+        data_bytes=series_sets[name].disk_bytes if name else Path(experiment.data.csv).stat().st_size,
+        resident_bytes=0,
+        **_states(experiment, task.model, values=16 * (windows["test"] + windows["validation"])),
+    )
+
+
+def _states(experiment: Experiment[Any, Any], model: nn.Module, values: int) -> dict[str, int]:
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    averages = 4 * parameters if experiment.train.ema else 0
+    # Weights, gradients and the two moments of every optimizer that ships.
+    return {
+        "parameters": parameters,
+        "state_bytes": stored + 3 * 4 * parameters + averages,
+        "checkpoint_bytes": 2 * (stored + 2 * 4 * parameters + averages) + values,
+    }
+
+
+def _flops(objective: nn.Module, batch: tuple[Tensor, ...], *, learns: bool) -> tuple[int, int, int]:
+    """Return FLOPs forward, FLOPs forward and backward, and bytes kept for the backward pass, of the batch."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    objective.train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    with FlopCounterMode(display=False) as forward, saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = objective(*batch)
+    if not learns or not loss.requires_grad:
+        return int(forward.get_total_flops()), int(forward.get_total_flops()), 0
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    both = forward.get_total_flops() + backward.get_total_flops()
+    return int(forward.get_total_flops()), int(both), sum(size for place, size in kept.items() if place not in own)
+
+
+def data_here(experiment: Experiment[Any, Any]) -> bool:
+    """Say whether the experiment's data need no more disk: they are prepared, embedded, or a file of one's own."""
+    name = experiment.data.name
+    if name is None or (name in image_sets and image_sets[name].embedded):
+        return True
+    return bool((data_root() / name).is_dir())

@@ -1,0 +1,147 @@
+"""The plan of one training: its costs counted, and measured on real steps where these are affordable."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flowbench.config import Experiment, config_sha256, dump_experiment
+from flowbench.errors import InputError
+from flowbench.planning.costs import Counted, count, data_here
+
+__all__ = ["Plan", "plan", "stored_speed"]
+
+PROBE_SECONDS = 10.0
+SLOWEST_FLOPS = 5e9
+"""Per second, of one core: a step that would take longer than `PATIENCE` at this speed is not tried."""
+PATIENCE = 120.0
+PROCESS_BYTES = 700 * 2**20
+"""Of a process that has imported torch and trained nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will cost."""
+
+    experiment: str
+    seed: int
+    config_sha256: str
+    counted: Counted
+    memory_bytes: int
+    memory_how: str
+    """`measured …` or `computed …`."""
+    seconds: float | None
+    """To the end, evaluation included; None where no speed is known."""
+    time_how: str
+    disk_bytes: int
+    """Still to be written: checkpoints, values, and the data where they are not here."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        counted = self.counted
+        hours = "unknown" if self.seconds is None else f"{self.seconds / 3600:.2f} h"
+        return [
+            f"{self.experiment}, seed {self.seed} (config {self.config_sha256[:12]})",
+            f"  parameters  {counted.parameters:,}",
+            f"  FLOPs/item  {counted.forward_flops:.3g} forward, {counted.training_flops:.3g} in training",
+            f"  memory      {self.memory_bytes / 2**30:.2f} GiB in training ({self.memory_how})",
+            f"  time        {hours} for {counted.steps:,} steps and the evaluation ({self.time_how})",
+            f"  disk        {self.disk_bytes / 1e6:,.1f} MB for checkpoints, values and data not yet here",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = None) -> Plan:
+    """Count and, where affordable, measure what an experiment costs; nothing is written.
+
+    Args:
+        experiment: the resolved experiment.
+        speed: images/s in training of a named device, from `stored_speed`; None: measured here.
+    """
+    counted = count(experiment)
+    computed = PROCESS_BYTES + counted.state_bytes + counted.activation_bytes + counted.resident_bytes
+    probe = _probe(experiment) if _affordable(experiment, counted, computed) else None
+    if probe is None:
+        memory, memory_how = computed, "computed: process, weights, optimizer, activations, training images"
+    else:
+        memory = probe["peak_bytes"] + counted.resident_bytes
+        memory_how = f"measured on {probe['steps']} real steps, and the training images counted"
+    seconds, time_how = _time(experiment, counted, probe, speed)
+    return Plan(
+        experiment=experiment.name,
+        seed=experiment.seed,
+        config_sha256=config_sha256(experiment),
+        counted=counted,
+        memory_bytes=memory,
+        memory_how=memory_how,
+        seconds=seconds,
+        time_how=time_how,
+        disk_bytes=counted.checkpoint_bytes + (0 if data_here(experiment) else counted.data_bytes),
+    )
+
+
+def stored_speed(path: Path, experiment: str) -> tuple[float, str]:
+    """Return items/s of an experiment's training from a file of `flowbench throughput run`, and the device's name.
+
+    Raises:
+        InputError: no such file, or no training pass of the experiment in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        passes = [one for one in content["results"] if (one["experiment"], one["pass"]) == (experiment, "train")]
+        environment = content["environment"]
+        device = str(environment.get("device_name") or environment.get("device"))
+        speeds = [float(one["images_per_second"]["median"]) for one in passes]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no results of flowbench throughput run ({type(error).__name__})") from error
+    if not speeds:
+        raise InputError(
+            f"{path}: no training pass of {experiment} in it: flowbench throughput run {experiment} --passes train"
+        )
+    return max(speeds), device
+
+
+def _affordable(experiment: Experiment[Any, Any], counted: Counted, computed: int) -> bool:
+    step = counted.training_flops * experiment.data.batch_size / SLOWEST_FLOPS
+    return bool(step < PATIENCE and computed < 0.8 * psutil.virtual_memory().available)
+
+
+def _probe(experiment: Experiment[Any, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(dump_experiment(experiment), encoding="utf-8")
+        command = [sys.executable, "-m", "flowbench.planning.probe", str(config), str(PROBE_SECONDS)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["killed: out of memory?"]
+        raise InputError(f"{experiment.name}: a real step failed: {last[0][:300]}")
+    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return content
+
+
+def _time(
+    experiment: Experiment[Any, Any], counted: Counted, probe: dict[str, Any] | None, speed: tuple[float, str] | None
+) -> tuple[float | None, str]:
+    """Return the seconds to the end and where they come from."""
+    size = experiment.data.batch_size
+    if speed is not None:
+        # Forward passes alone: in the ratio of their FLOPs to those of training.
+        step = size / speed[0]
+        item = step / size * counted.forward_flops / max(counted.training_flops, 1)
+        how = f"from stored throughput: {speed[0]:,.0f} items/s on {speed[1]}"
+    elif probe is not None:
+        step, item = probe["step_seconds"], probe["item_seconds"]
+        how = f"measured here: {step:.3f} s a step on {probe['device']}, {probe['threads']} threads"
+    else:
+        return None, "a step here would take minutes: give --throughput FILE of a faster device"
+    population = counted.normalized_steps * size * item
+    return counted.steps * step + counted.evaluated * item + population, how

@@ -1,0 +1,127 @@
+"""One process that takes a few real training steps of an experiment and says what they cost: JSON on stdout.
+
+`python -m flowbench.planning.probe CONFIG.yaml SECONDS`. A process of its own, since the most memory that a process
+ever took cannot be measured twice. Images are random: their content costs nothing.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowbench.config import Experiment, load_experiment
+from flowbench.data import Images
+from flowbench.data.images import FixedPixels
+from flowbench.density import DensityModel
+from flowbench.density_task import NegativeLogLikelihood, build_density
+from flowbench.environment import device_name
+from flowbench.evaluation import Setting, evaluate
+from flowbench.noise import training_noise
+from flowbench.optimization import WeightAverage, make_optimizer, take_step
+from flowbench.planning.costs import image_format
+from flowbench.task import make_task
+
+__all__ = ["measure"]
+
+WARM_UP = 2
+MOST_STEPS = 30
+EVALUATED = 256
+
+
+def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
+    """Take real steps for about `seconds`, evaluate one batch; return the costs.
+
+    Returns:
+        `step_seconds`; `item_seconds`, of one image under one draw, or one window, in evaluation; `peak_bytes`, the
+        most memory that the process took (on a GPU: that torch allocated); `steps`, that were timed; `device`, its
+        name; `threads`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(experiment.seed)
+    if experiment.kind == "density":
+        model, objective, batch, evaluation, items = _density(experiment, device)
+    else:
+        model, objective, batch, evaluation, items = _forecast(experiment, device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    times = _steps(experiment, model, objective, batch, seconds) if parameters else [0.0]
+    started = time.perf_counter()
+    evaluation()
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "step_seconds": median(times),
+        "item_seconds": (time.perf_counter() - started) / items,
+        "peak_bytes": peak,
+        "steps": len(times),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _steps(
+    experiment: Experiment[Any, Any],
+    model: nn.Module,
+    objective: nn.Module,
+    batch: Callable[[int], tuple[Tensor, ...]],
+    seconds: float,
+) -> list[float]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(parameters, experiment.optim)
+    average = WeightAverage(model, experiment.train.ema) if experiment.train.ema else None
+    times: list[float] = []
+    begun = time.perf_counter()
+    for step in range(WARM_UP + MOST_STEPS):
+        started = time.perf_counter()
+        loss, _ = objective(*batch(step))
+        loss.backward()
+        take_step(optimizer, parameters, loss, experiment.optim.clip_norm)
+        if average:
+            average.update(step)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+        if len(times) > WARM_UP and time.perf_counter() - begun > seconds:
+            break
+    # The first steps find their algorithms and fill the allocator's pools.
+    return times[WARM_UP:]
+
+
+def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:
+    (channels, height, width), levels = image_format(experiment)
+    model: DensityModel = build_density(experiment, {"shape": [channels, height, width], "levels": levels}).to(device)
+    size = experiment.data.batch_size
+    values = np.random.default_rng(0).integers(
+        levels, size=(max(size, EVALUATED), height, width, channels), dtype=np.uint8
+    )
+    images = Images("random", "train", levels, "", "unverified", FixedPixels(values))
+    some = torch.from_numpy(values[:size]).to(device).permute(0, 3, 1, 2)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        return some, training_noise(experiment.seed, step, tuple(some.shape), device)
+
+    def evaluation() -> None:
+        setting = Setting(batch_norm="running", other_mode=False)
+        evaluate(model, images.subset(np.arange(EVALUATED)), setting)
+
+    if not model.fit([some.cpu()]):
+        model.initialize(*batch(0))
+    objective = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=experiment.train.compile)
+    return model, objective, batch, evaluation, EVALUATED
+
+
+def _forecast(experiment: Experiment[Any, Any], device: torch.device) -> Any:
+    task = make_task(experiment, device)
+    task.prepare()
+    return task.model, task.objective, task.batch, lambda: task.validate(None), task.data["windows"]["validation"]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(load_experiment(sys.argv[1]), float(sys.argv[2]))))
