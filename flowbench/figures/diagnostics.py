@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowbench.data import Images
 from flowbench.figures.encoded import encode, flow_of, report_images
 from flowbench.figures.kinds import Subject, figure_kind
-from flowbench.figures.theme import color_of, new_figure, save, themed
+from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
 from flowbench.flows.bijection import Bijection
 
 __all__ = ["draw_latents", "draw_log_det", "log_det_by_layer"]
@@ -53,7 +53,7 @@ def draw_latents(subject: Subject) -> Path:
             right.plot(expected, expected, color="#333333", linewidth=1)
             right.plot(expected, np.quantile(values, QUANTILES), ".", color=color, markersize=5)
             right.set(xlabel="quantile of N(0, 1)", ylabel="quantile of z")
-        figure.suptitle(title)
+        entitle(figure, title)
         text = "By scale, finest first: histogram of all latents (beyond ±5 in the last bins) and their quantiles"
         return save(figure, subject.file("latents.svg"), f"{title}. {text}.")
 
@@ -79,7 +79,7 @@ def draw_log_det(subject: Subject) -> Path:
         axes.set_xlim(0.4, len(kinds) + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, title=f"sum {per_dimension.sum():+.3f} bits/dim")
-        figure.suptitle(title)
+        entitle(figure, title)
         text = f"Means over {len(images):,} {images.split} images; positive: the layer spreads the data"
         return save(figure, subject.file("log_det.svg"), f"{title}. {text}.")
 

@@ -15,7 +15,7 @@ from flowbench.figures.encoded import density_of, report_images
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.outsiders import outsiders
-from flowbench.figures.theme import color_of, new_figure, save, themed
+from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
 from flowbench.noise import evaluation_noise
 
 __all__ = ["bits_per_dim_of", "draw_likelihood", "draw_outsiders"]
@@ -46,7 +46,7 @@ def draw_likelihood(subject: Subject) -> Path:
             show_grid(axes, shown, EXTREMES // 2, levels)
             low, high = sorted((bits[chosen[0]], bits[chosen[-1]]))
             axes.set_title(f"{name}: {low:.2f} to {high:.2f}")
-        figure.suptitle(title)
+        entitle(figure, title)
         return save(figure, subject.file("likelihood.svg"), f"{title}, with the most and the least likely of them.")
 
 
@@ -81,7 +81,7 @@ def draw_outsiders(subject: Subject) -> Path:
             axes.hist(np.minimum(values, high), bins.tolist(), density=True, alpha=0.5, color=color, label=label)
         axes.set(xlabel="bits/dim (lower: more likely)", ylabel="density")
         axes.legend(frameon=False)
-        figure.suptitle(title)
+        entitle(figure, title)
         text = "The model's own test images against sets that it never saw; values beyond the axis are in the last bin"
         return save(figure, subject.file("outsiders.svg"), f"{title}. {text}.")
 

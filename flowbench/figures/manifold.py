@@ -9,7 +9,7 @@ from torch import Tensor
 from flowbench.figures.encoded import decode, encode, flow_of, images_to_show
 from flowbench.figures.grids import image_grid, rows_height, show_rows
 from flowbench.figures.kinds import Subject, figure_kind
-from flowbench.figures.theme import new_figure, save, themed
+from flowbench.figures.theme import entitle, new_figure, save, themed
 
 __all__ = ["draw_interpolation", "draw_manifold", "manifold", "on_the_line", "on_the_sphere"]
 
@@ -41,7 +41,7 @@ def draw_manifold(subject: Subject) -> Path:
         axes.set(xlabel="φ′", ylabel="φ")
         for spine in axes.spines.values():
             spine.set_visible(False)
-        figure.suptitle(title)
+        entitle(figure, title)
         text = "The four images stand at (φ, φ′) = (0, 0), (0, π/2), (π/2, 0) and (π/2, π/2)"
         return save(figure, subject.file("manifold.png"), f"{title}. {text}.")
 
@@ -61,7 +61,7 @@ def draw_interpolation(subject: Subject) -> Path:
     with themed():
         figure = new_figure(9, rows_height(len(rows), STEPS))
         show_rows(figure.subplots(), rows, labels, flow_of(subject).levels)
-        figure.suptitle(title)
+        entitle(figure, title)
         text = "Each pair twice, an image at either end: on the straight line between its latents and on the sphere"
         return save(figure, subject.file("interpolation.png"), f"{title}. {text}.")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from flowbench.figures.encoded import decode, density_of, encode, flow_of, images_to_show
 from flowbench.figures.grids import rows_height, show_rows
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
-from flowbench.figures.theme import new_figure, save, themed
+from flowbench.figures.theme import entitle, new_figure, save, themed
 from flowbench.flows.bijection import Bijection
 
 __all__ = ["draw_compression", "draw_reconstructions", "keep_coarser"]
@@ -81,5 +81,5 @@ def _draw_rows(subject: Subject, rows: Mapping[str, Tensor], title: str, text: s
     with themed():
         figure = new_figure(9, rows_height(len(rows), COLUMNS))
         show_rows(figure.subplots(), list(rows.values()), list(rows), density_of(subject).levels)
-        figure.suptitle(title)
+        entitle(figure, title)
         return save(figure, subject.file(name), f"{title}. {text}.")

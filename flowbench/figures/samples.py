@@ -9,7 +9,7 @@ from flowbench.density_task import build_density
 from flowbench.figures.encoded import Decoded, decode, density_of, flow_of
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
-from flowbench.figures.theme import new_figure, save, themed
+from flowbench.figures.theme import entitle, new_figure, save, themed
 
 __all__ = ["draw_extrapolation", "draw_samples", "resized", "sample"]
 
@@ -43,7 +43,7 @@ def draw_samples(subject: Subject) -> Path:
             show_grid(axes, drawn.images, SIDE, model.levels)
             axes.set_title(f"temperature {temperature:g}{drawn.note}")
         title = subject.title("samples")
-        figure.suptitle(title)
+        entitle(figure, title)
         return save(figure, subject.file("samples.png"), f"{title}. The same latents at each temperature.")
 
 
@@ -62,7 +62,7 @@ def draw_extrapolation(subject: Subject) -> Path:
             _, height, width = model.image_shape
             axes.set_title(f"{height}×{width}" + (", as trained" if factor == 1 else "") + drawn.note)
         title = subject.title("samples of larger sizes", temperature=LARGER_AT)
-        figure.suptitle(title)
+        entitle(figure, title)
         return save(figure, subject.file("extrapolation.png"), f"{title}. Trained at the first size alone.")
 
 

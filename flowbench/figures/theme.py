@@ -3,6 +3,7 @@
 import hashlib
 import html
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from flowbench.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["color_of", "description_of", "new_figure", "save", "themed"]
+__all__ = ["color_of", "description_of", "entitle", "new_figure", "save", "themed"]
 
 # Okabe & Ito's palette, in seaborn's order ("colorblind"), as fixed values: importing this module loads no seaborn.
 _PALETTE = (
@@ -30,6 +31,8 @@ _PALETTE = (
     "#ece133",
     "#56b4e9",
 )
+CHARACTERS_AN_INCH = 9
+"""Of a figure's title."""
 _MODELS = {
     "real_nvp": 0,
     "glow": 1,
@@ -85,6 +88,12 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def entitle(figure: "Figure", title: str) -> None:
+    """Put a title over the figure, in as many lines as its width asks for."""
+    lines = (textwrap.wrap(line, int(CHARACTERS_AN_INCH * figure.get_figwidth())) for line in title.split("\n"))
+    figure.suptitle("\n".join(part for line in lines for part in line))
 
 
 def save(figure: "Figure", path: Path, description: str = "") -> Path:

@@ -1,7 +1,7 @@
 import matplotlib as mpl
 import pytest
 
-from flowbench.figures.theme import color_of, description_of, new_figure, save, themed
+from flowbench.figures.theme import color_of, description_of, entitle, new_figure, save, themed
 
 
 def test_a_model_keeps_its_colour_and_known_models_differ():
@@ -16,6 +16,15 @@ def test_the_theme_leaves_no_trace():
     with themed():
         assert mpl.rcParams["figure.constrained_layout.use"]
     assert dict(mpl.rcParams) == before
+
+
+def test_a_title_is_no_wider_than_its_figure():
+    with themed():
+        figure = new_figure(5, 2)
+        entitle(figure, "real_nvp/lsun-church_outdoor, seed 0: latent manifold of four images, step 100,000\na note")
+        title = figure._suptitle.get_window_extent(figure.canvas.get_renderer())
+    assert 0 < title.x0 < title.x1 < 5 * figure.dpi
+    assert figure.get_suptitle().endswith("\na note")
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
