@@ -133,6 +133,9 @@ class Train(Section):
     precision: Literal[32, "bf16"] = 32
     """bf16: autocast of the conditioner networks alone; log-determinants and the prior stay float32."""
     compile: bool = False
+    recompute: bool = False
+    """Compute the conditioner networks' activations again for the gradients: less than half the memory, a third more
+    time, the same result."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential moving average of the weights; 0: none."""
     log_every: PositiveInt = 50
@@ -149,6 +152,8 @@ class Train(Section):
     def _one_length(self) -> "Train":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either train.epochs or train.steps, one of the two")
+        if self.recompute and self.compile:
+            raise ValueError("train.recompute and train.compile exclude each other: set one of them to false")
         return self
 
 
@@ -287,6 +292,7 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of the resolved experiment, without paths."""
     content = experiment.model_dump(mode="json", by_alias=True)
     content["data"].pop("csv", None)
+    content["train"].pop("recompute")  # where memory goes is no part of what is computed
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -16,7 +16,7 @@ from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityConfig, DensityModel
 from flowbench.errors import InputError
 from flowbench.evaluation import Measured, Setting, evaluate, explain_batch_norm, reported_state, write_evaluation
-from flowbench.flows.conditioner import set_precision
+from flowbench.flows.conditioner import set_precision, set_recompute
 from flowbench.flows.normalization import BatchStatistics
 from flowbench.measuring import Request
 from flowbench.noise import training_noise
@@ -37,6 +37,7 @@ def build_density(experiment: Experiment[DensityData, DensityConfig], data: dict
     channels, height, width = data["shape"]
     model = experiment.model.build((channels, height, width), data["levels"])
     set_precision(model, experiment.train.precision)
+    set_recompute(model, experiment.train.recompute)
     # Convolutions are 1.15 times as fast in channels-last on AVX-512 (2026-11) and faster still on tensor cores.
     return model.to(memory_format=torch.channels_last)
 
@@ -60,7 +61,10 @@ class NegativeLogLikelihood(nn.Module):
         self.model = model
         self._coefficient = coefficient
         self._to_bits = 1 / (model.dimensions * math.log(2))
-        self._terms = torch.compile(model.terms, dynamic=False) if compiled else model.terms
+        # On a GPU the hundreds of small kernels of a step are launched as one CUDA graph.
+        cuda = any(parameter.is_cuda for parameter in model.parameters())
+        mode = "reduce-overhead" if cuda else None
+        self._terms = torch.compile(model.terms, dynamic=False, mode=mode) if compiled else model.terms
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss in nats per image and what is logged of it, bits/dim among them; images as in `terms`."""

@@ -8,7 +8,7 @@ batch's mean and variance.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowbench.flows.bijection import Bijection
 
-__all__ = ["BatchNorm", "BatchStatistics", "FlowBatchNorm", "batch_moments", "population_statistics"]
+__all__ = ["BatchNorm", "BatchStatistics", "FlowBatchNorm", "batch_moments", "population_statistics", "unrecorded"]
 
 MOMENTUM = 0.1
 EPSILON = 1e-4
@@ -32,6 +32,8 @@ class BatchStatistics(nn.Module):
         channels: size of dimension 1 of what is normalized.
     """
 
+    recording: ClassVar[bool] = True
+    """False inside `unrecorded`, for all layers."""
     mean: Tensor  # (channels,)
     var: Tensor  # (channels,)
     step: Tensor  # ()
@@ -55,6 +57,8 @@ class BatchStatistics(nn.Module):
     @torch.no_grad()
     def record(self, mean: Tensor, var: Tensor) -> None:
         """Move the averages towards a batch's moments, or collect these inside `population_statistics`."""
+        if not BatchStatistics.recording:
+            return
         if self._sums is not None:
             mean, var = mean.double(), var.double()
             self._sums += torch.stack((mean, var + mean.square(), torch.ones_like(mean)))
@@ -148,6 +152,16 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     overall = sums[:-1] / total
     squares: Tensor = _SumOverProcesses.apply(count * (var + (mean - overall).square()))
     return overall, squares / total
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Inside the block, batch normalization in training mode leaves the moving averages alone."""
+    BatchStatistics.recording = False
+    try:
+        yield
+    finally:
+        BatchStatistics.recording = True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from flowbench.throughput.device import Device
 from flowbench.throughput.passes import PASSES, make_subject
 from flowbench.throughput.statistics import Samples, interval
 
-__all__ = ["alternate", "measure", "measure_pass"]
+__all__ = ["Prepared", "alternate", "measure", "measure_pass", "prepare_pass"]
 
 MIN_SAMPLE_SECONDS = 0.1
 """A shorter pass is repeated within a sample: below this, what disturbs a machine weighs too much."""
@@ -72,26 +73,54 @@ def measure_pass(
         shape: (channels, height, width); None: that of the experiment's data set.
     """
     clock = Device(device)
-    subject = make_subject(experiment, batch, device, shape)
+    prepared = prepare_pass(experiment, name, batch, clock, shape)
+    runs: list[Callable[[], object]] = [prepared.run]
+    if prepared.floor:
+        runs.append(prepared.floor)
+    wall, work = alternate(runs, clock, repeats)
+    return prepared.result(wall[0], work[0] / work[1] if prepared.floor else None)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pass that has run once, its floor, and what is known of both without timing."""
+
+    run: Callable[[], object]
+    floor: Floor
+    facts: dict[str, Any]
+
+    def result(self, seconds: Samples, floor_ratios: Samples | None) -> dict[str, Any]:
+        """Return the entry of a result file for these times of a pass (wall's clock) and ratios to its floor."""
+        known = ("experiment", "pass", "batch", "precision", "compiled")
+        return {
+            **{key: self.facts[key] for key in known},
+            "images_per_second": _figure(self.facts["batch"] / seconds),
+            "floor_ratio": None if floor_ratios is None else _figure(floor_ratios),
+            **{key: value for key, value in self.facts.items() if key not in known},
+        }
+
+
+def prepare_pass(
+    experiment: Experiment[Any, Any], name: str, batch: int, clock: Device, shape: tuple[int, int, int] | None = None
+) -> Prepared:
+    """Make a pass ready to be timed and measure its memory; arguments as in `measure_pass`."""
+    subject = make_subject(experiment, batch, clock.device, shape)
     compiled = experiment.train.compile
     calls, flops = record(PASSES[name](subject, compiled=False))
     run = PASSES[name](subject, compiled=compiled)
     run()  # optimizer states are made, code is compiled, caches are filled
     memory = clock.peak_memory(run)
-    floor = Floor(calls, device, clock.synchronize)
-    wall, work = alternate([run, floor] if floor else [run], clock, repeats)
-    return {
+    facts = {
         "experiment": experiment.name,
         "pass": name,
         "batch": batch,
         "precision": experiment.train.precision,
         "compiled": compiled,
-        "images_per_second": _figure(batch / wall[0]),
-        "floor_ratio": _figure(work[0] / work[1]) if floor else None,
         "parameters": subject.parameters,
         "flops_per_image": flops / batch,
         "peak_memory_bytes": memory,
     }
+    return Prepared(run, Floor(calls, clock.device, clock.synchronize), facts)
 
 
 def alternate(runs: Sequence[Callable[[], object]], clock: Device, repeats: int) -> tuple[Samples, Samples]:

@@ -1,0 +1,58 @@
+"""What all benchmarks share: pinned threads, the device, a table of the figures at the end."""
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from flowbench.throughput.formats import result_table
+
+RESULTS = pytest.StashKey[list]()
+RATIOS = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--threads", type=int, default=1, help="CPU threads of every benchmark")
+    parser.addoption("--figures", default=None, help="folder for the pictures that some benchmarks draw")
+
+
+def pytest_configure(config):
+    torch.set_num_threads(config.getoption("--threads"))
+    config.stash[RESULTS] = []
+    config.stash[RATIOS] = []
+
+
+def pytest_collection_modifyitems(config, items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device here"))
+    if not config.getoption("-m"):
+        left_out = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    console = Console(width=160, highlight=False, file=terminalreporter._tw._file)
+    if config.stash[RESULTS]:
+        terminalreporter.section(f"passes, {torch.get_num_threads()} CPU threads; medians and 95 % intervals")
+        console.print(result_table(config.stash[RESULTS]))
+    if config.stash[RATIOS]:
+        terminalreporter.section("against other ways to compute the same: time of theirs / time of ours")
+        table = Table("pass", "against", "ratio", "peak memory", "peak memory of theirs", show_edge=False)
+        for row in config.stash[RATIOS]:
+            table.add_row(*row)
+        console.print(table)
+
+
+@pytest.fixture
+def results(request):
+    """Entries of the table of passes."""
+    return request.config.stash[RESULTS]
+
+
+@pytest.fixture
+def ratios(request):
+    """Rows of the table of ratios."""
+    return request.config.stash[RATIOS]
