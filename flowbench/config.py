@@ -123,6 +123,8 @@ class Optim(Section):
     """Part of the whole training (steps, epochs or time budget) over which the rate rises linearly from 0."""
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate after each epoch, under `schedule: exponential`."""
+    hold: NonNegativeInt = 0
+    """Epochs after the first one that keep the full rate before `decay` begins (1 in LTSF-Linear's code)."""
 
 
 class Train(Section):
@@ -294,6 +296,8 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     content["data"].pop("csv", None)
     content["train"].pop("recompute")  # where memory goes is no part of what is computed
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
+    if not experiment.optim.hold:
+        del content["optim"]["hold"]
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

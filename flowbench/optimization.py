@@ -32,7 +32,7 @@ def learning_rate(config: Optim, progress: float, epoch: int) -> float:
     Args:
         config: the `optim:` section.
         progress: part of the training that is done.
-        epoch: full passes done, for `exponential`: lr · decay^epoch.
+        epoch: full passes done, for `exponential`: lr · decay^max(epoch − hold, 0).
     """
     if progress < config.warmup:
         # Half a promille of the rate at the very first step: a rate of 0 would waste it.
@@ -44,7 +44,7 @@ def learning_rate(config: Optim, progress: float, epoch: int) -> float:
             done = (progress - config.warmup) / (1 - config.warmup)
             return config.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         case "exponential":
-            return config.lr * config.decay**epoch
+            return config.lr * config.decay ** max(epoch - config.hold, 0)
 
 
 def take_step(
