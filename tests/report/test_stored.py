@@ -42,7 +42,7 @@ def test_several_runs_are_compared_by_what_differs_best_first(tmp_path: Path) ->
         experiment = load_experiment("real_nvp/digits", [f"model.features={features}", f"seed={features}"])
         FakeTrainer({("real_nvp/digits", features): value})(experiment, tmp_path / f"run{features}")
     page = build_from([str(tmp_path / f"run{features}") for features in (16, 32, 64)], tmp_path / "out")
-    with (page.parent / "table-settings.csv").open() as file:
+    with (page.parent / "tables" / "runs-settings.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["model.features"] for line in lines] == ["32", "64", "16"]
     assert [float(line["bits/dim"]) for line in lines] == [1.9, 2.0, 2.2]
