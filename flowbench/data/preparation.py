@@ -124,6 +124,7 @@ def _plan(sources: Mapping[Split, SplitSource]) -> dict[str, Any]:
     return {
         split: {
             "images": len(source.reader),
+            "images_a_piece": _piece_images(source),
             "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source.reader.files],
             "identity": source.reader.identity,
             "format": source.format,
@@ -135,9 +136,7 @@ def _plan(sources: Mapping[Split, SplitSource]) -> dict[str, Any]:
 
 
 def _tasks(folder: Path, split: Split, source: SplitSource, skip_broken: bool) -> list[Task]:
-    count = len(source.reader)
-    step = max(MIN_PIECE_IMAGES, count // PIECES)
-    step = max(1, min(step, MAX_PIECE_IMAGES, PIECE_BYTES // source.estimate))
+    count, step = len(source.reader), _piece_images(source)
     return [
         Task(
             folder=folder,
@@ -152,6 +151,11 @@ def _tasks(folder: Path, split: Split, source: SplitSource, skip_broken: bool) -
         )
         for number, first in enumerate(range(0, count, step))
     ]
+
+
+def _piece_images(source: SplitSource) -> int:
+    wanted = max(MIN_PIECE_IMAGES, len(source.reader) // PIECES)
+    return max(1, min(wanted, MAX_PIECE_IMAGES, PIECE_BYTES // source.estimate))
 
 
 def _work(

@@ -252,6 +252,23 @@ def test_what_was_left_out_before_a_stop_is_looked_at_again(data_folder, source,
     assert same_set(open_split("cifar10", "train"), TRAIN)
 
 
+def test_pieces_of_another_size_are_not_gone_on_with(data_folder, source, monkeypatch):
+    write_npy(source)
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 7)
+    finish = preparation._finish
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "_finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("cifar10", source)
+    monkeypatch.setattr(preparation, "_finish", finish)
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 9)
+    assert [state.count for state in prepare("cifar10", source)] == [40, 10]
+    assert verify("cifar10")[0].fingerprint == content_sha256(image_digests(TRAIN))
+
+
 SMALL_PIECES = """
 import pathlib, sys
 from flowbench.data import preparation, prepare
