@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -223,11 +224,12 @@ ModelT = TypeVar("ModelT", bound=ModelConfig)
 class Experiment(Section, Generic[DataT, ModelT]):
     """One experiment, whole and valid: `Experiment[DensityData, …]` or `Experiment[ForecastData, …]`."""
 
-    name: str
+    name: Annotated[str, Field(max_length=200)]
     kind: Literal["density", "forecast"]
     preset: Literal["paper", "quick"] | None = None
     """Whose settings these are: a paper's, or the quick table's; None: our own."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The forecasters' streams put it above the 32 bits of a step."""
     data: DataT
     model: ModelT
     optim: Optim = Optim()
@@ -235,6 +237,14 @@ class Experiment(Section, Generic[DataT, ModelT]):
     evaluate: Evaluate = Evaluate()
     tune: dict[str, Space] = {}
     study: Study = Study()
+
+    @field_validator("name")
+    @classmethod
+    def _stays_inside(cls, name: str) -> str:
+        # Runs lie under runs/<name>/: a file from outside must not choose another place.
+        if any(part in ("", ".", "..") for part in name.split("/")) or not name.isprintable():
+            raise ValueError(f"{name!r} must be printable words with / between them, for example real_nvp/mine")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment[DataT, ModelT]":

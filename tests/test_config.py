@@ -129,3 +129,15 @@ def test_experiments_are_frozen(experiment_file: Path) -> None:
     experiment = load_experiment(experiment_file)
     with pytest.raises(ValueError, match="frozen"):
         experiment.seed = 1
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/x", "a//b", "a/./b", "x" * 201])
+def test_a_name_cannot_lead_out_of_the_runs(name: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        load_experiment("real_nvp/digits", [f"name={name}"])
+
+
+def test_a_seed_fits_every_generator() -> None:
+    assert load_experiment("real_nvp/digits", [f"seed={2**31 - 1}"]).seed == 2**31 - 1
+    with pytest.raises(InputError, match="seed"):
+        load_experiment("real_nvp/digits", [f"seed={2**31}"])

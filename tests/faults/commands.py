@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 FLOWBENCH = [sys.executable, "-m", "flowbench"]
-LIMIT = 240.0
+LIMIT = 600.0
 
 Process = subprocess.Popen[str]
 

@@ -8,8 +8,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import yaml
 
 from flowbench.runs import RunFolder
 from tests.faults.commands import FLOWBENCH, LIMIT, finish, start
+from tests.faults.forking import Forks
 
 KILLS = int(os.environ.get("FLOWBENCH_CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("FLOWBENCH_CHAOS_SEED", "0"))
@@ -112,33 +113,39 @@ def test_the_comparison_sees_a_difference() -> None:
 
 @pytest.mark.slow
 def test_killed_reproduces_end_with_the_undisturbed_results(place: Path) -> None:
-    command = [*FLOWBENCH, "reproduce", "chaos.yaml", "--out"]
-    begun = time.monotonic()
-    finish(start([*command, "straight"], cwd=place))
-    duration = time.monotonic() - begun
+    command = ["reproduce", "chaos.yaml", "--out"]
+    finish(start([*FLOWBENCH, *command, "straight"], cwd=place))
     straight = outcome(place / "straight")
     assert [row["status"] for row in straight["results"]["rows"]] == ["done"] * 4
 
     chance = random.Random(SEED)
     kills, finished = dict.fromkeys(SIGNALS, 0), 0
-    while sum(kills.values()) < KILLS:
-        process = start([*command, "disturbed"], cwd=place)
-        number = chance.choices(list(SIGNALS), weights=[3, 1, 1])[0]
-        try:
-            process.wait(timeout=chance.uniform(0, duration))
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        _, errors = process.communicate(timeout=LIMIT)
-        # A stop that comes before Python listens is the system's own.
-        assert process.returncode in (0, SIGNALS[number], -number), errors
-        assert "Traceback" not in errors or process.returncode == -number, errors
-        if process.returncode == 0:
-            assert_equal(outcome(place / "disturbed"), straight)
-            shutil.rmtree(place / "disturbed")
-            finished += 1
-        else:
-            kills[number] += 1
-    finish(start([*command, "disturbed"], cwd=place))
+    with Forks(place) as forks:
+        begun = time.monotonic()
+        forks.start(*command, "timed")
+        assert forks.wait(LIMIT) == 0, forks.errors.read_text()
+        duration = time.monotonic() - begun
+        assert_equal(outcome(place / "timed"), straight)
+        while sum(kills.values()) < KILLS:
+            process = forks.start(*command, "disturbed")
+            number = chance.choices(list(SIGNALS), weights=[3, 1, 1])[0]
+            status = forks.wait(chance.uniform(0, duration))
+            if status is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+                status = forks.wait(LIMIT)
+            errors = forks.errors.read_text()
+            # A stop outside of a training has nothing to save: SIGTERM is then the system's own.
+            assert status in (0, SIGNALS[number], -number), errors
+            assert "Traceback" not in errors, errors
+            if status == 0:
+                assert_equal(outcome(place / "disturbed"), straight)
+                shutil.rmtree(place / "disturbed")
+                finished += 1
+            else:
+                kills[number] += 1
+                print(f"{signal.Signals(number).name}: {errors.strip()[-100:]}")
+    finish(start([*FLOWBENCH, *command, "disturbed"], cwd=place))
     assert_equal(outcome(place / "disturbed"), straight)
     counts = ", ".join(f"{signal.Signals(number).name} {count}" for number, count in kills.items())
     print(f"killed {sum(kills.values())} times ({counts}), {finished + 1} whole reproduces compared")
