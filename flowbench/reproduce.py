@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,18 @@ from flowbench.data.image_set import data_root
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.results import done_row, empty_row
 from flowbench.runs import RunFolder
+from flowbench.sharing import claim
+from flowbench.submission import Jobs
 from flowbench.tables import Entry, Row, Table, load_table
+from flowbench.watching import Watch, Watched, look, watch_until_done
 
-__all__ = ["Trainer", "failure", "quick_download", "reproduce", "run_path", "unfinished"]
+__all__ = ["Trainer", "failure", "quick_download", "reproduce", "run_path", "unfinished", "watch"]
 
 Trainer = Callable[[Experiment[Any, Any], Path], Mapping[str, Any]]
 """Trains an experiment in a folder, or goes on with what lies there: `training.train` with `resume`."""
 
 DOWNLOAD_SECONDS = 10
+POLL_SECONDS = 1.0
 
 
 def reproduce(
@@ -37,6 +42,8 @@ def reproduce(
     progress: bool = False,
     trainer: Trainer | None = None,
     download: Callable[[str], None] | None = None,
+    jobs: Jobs | None = None,
+    shown: bool = False,
 ) -> dict[str, Any]:
     """Run the experiments of a table that are not done, and write results.json, table.md, table.csv, report.html.
 
@@ -51,6 +58,8 @@ def reproduce(
         progress: draw training bars on stderr.
         trainer: what trains [default: flowbench.training.train, mirrored to MLflow].
         download: what tries a quick download for an optional row [default: quick_download].
+        jobs: where each run is submitted to as a job of its own; None: this process runs them.
+        shown: with `jobs`, show rows, progress and time left on stderr.
     Returns:
         The content of results.json; `failure` says whether that is an error.
     Raises:
@@ -61,12 +70,31 @@ def reproduce(
     selected = loaded.select(only)
     job = _Job(loaded, folder, shlex.join(["flowbench", "reproduce", table]), seeds, overrides)
     job.plan(selected, _stored(folder))
-    if trainer is not None:
+    if jobs is not None:
+        with Watch(job.watched if shown else list) as show:
+            _submit_all(job, jobs, show)
+    elif trainer is not None:
         _run_all(job, trainer, download or quick_download)
     else:
         with _Training(progress) as train:
             _run_all(job, train, download or quick_download)
     return job.results
+
+
+def watch(
+    table: str = "quick",
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Show the runs that other processes make for a table, arguments as in `reproduce`, until all are done."""
+    loaded = load_table(table)
+    job = _Job(loaded, out or Path("results") / loaded.table, "", seeds, overrides)
+    job.plan(loaded.select(only), {})
+    watch_until_done(job.watched, say)
 
 
 def unfinished(
@@ -205,6 +233,16 @@ class _Job:
             "rows": [line.content for line in self.lines],
         }
 
+    def watched(self) -> list[Watched]:
+        """What the selected runs are doing."""
+        now = time.time()
+        return [
+            look(line.row.row, one, run, now)
+            for line in self.lines
+            if line.selected
+            for one, run in zip(line.experiments, line.runs(self.out), strict=True)
+        ]
+
     def write(self) -> None:
         """Write results.json and everything that is made of it."""
         try:
@@ -212,6 +250,19 @@ class _Job:
         except OSError as error:
             raise InputError(f"{self.out}: cannot be written: {error.strerror}: give another --out") from error
         report.build(self.results, base=self.out, out=self.out, redraw=False)
+
+    @property
+    def waiting(self) -> list[_Line]:
+        """The selected lines without an end; those that other processes have finished are taken first."""
+        lines = [line for line in self.lines if line.selected and line.content["status"] == "not_run"]
+        return [line for line in lines if not self.take_finished(line)]
+
+    def take_finished(self, line: _Line) -> bool:
+        """Enter the figures of a line if all its runs are finished, and say so."""
+        if not all(_finished(run, one) for run, one in zip(line.runs(self.out), line.experiments, strict=True)):
+            return False
+        self.take(line)
+        return True
 
     def take(self, line: _Line) -> None:
         """Enter the figures of a line whose runs are all finished."""
@@ -252,20 +303,52 @@ class _Job:
 
 
 def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> None:
-    waiting = [line for line in job.lines if line.selected and line.content["status"] != "done"]
+    """Run what is not done; what another process has claimed is left to it, or taken over when that one dies."""
+    waiting = job.waiting
     if not waiting and _stored(job.out) == job.results and (job.out / "report.html").is_file():
         return
     job.write()
-    for line in waiting:
-        try:
-            for experiment, run in zip(line.experiments, line.runs(job.out), strict=True):
-                if not _finished(run, experiment):
+    while waiting:
+        trained = [_advance(job, line, trainer, download) for line in waiting]
+        waiting = job.waiting
+        if waiting and not any(trained):
+            time.sleep(POLL_SECONDS)  # all that is left is claimed elsewhere
+        elif not waiting:
+            job.write()
+
+
+def _advance(job: _Job, line: _Line, trainer: Trainer, download: Callable[[str], None]) -> bool:
+    """Train the line's runs that nobody else has claimed; return whether there was one, or the line came to its end."""
+    trained = False
+    try:
+        for experiment, run in zip(line.experiments, line.runs(job.out), strict=True):
+            with claim(job.out, run) as mine:
+                if mine and not _finished(run, experiment):
+                    trained = True
                     _train(line, experiment, run, trainer, download)
-            job.take(line)
-        except InputError as error:
-            line.content |= {"status": "skipped", "reason": str(error)}
-        except WorkFailedError as error:
-            line.content |= {"status": "failed", "reason": str(error)}
+        if not job.take_finished(line):
+            return trained
+    except InputError as error:
+        line.content |= {"status": "skipped", "reason": str(error)}
+    except WorkFailedError as error:
+        line.content |= {"status": "failed", "reason": str(error)}
+    job.write()
+    return True
+
+
+def _submit_all(job: _Job, jobs: Jobs, show: Callable[[], None]) -> None:
+    """Let jobs on other machines run what is not done, and enter their results as they come."""
+    waiting = job.waiting
+    job.write()
+    runs = {run: line for line in waiting for run in line.runs(job.out)}
+    pairs = [pair for line in waiting for pair in zip(line.experiments, line.runs(job.out), strict=True)]
+    for run, outcome in jobs.run([(one, run) for one, run in pairs if not _finished(run, one)], show):
+        line = runs[run]
+        if outcome is not None:
+            status = "skipped" if isinstance(outcome, InputError) else "failed"
+            line.content |= {"status": status, "reason": str(outcome)}
+        elif line.content["status"] == "not_run":
+            job.take_finished(line)
         job.write()
 
 

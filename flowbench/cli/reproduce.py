@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,13 @@ def reproduce(
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: `results/<table>`].")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a figure lies outside its bounds.")] = False,
+    submit: Annotated[
+        Literal["slurm", "local"] | None, typer.Option(help="Make each run a job: on Slurm, or here.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --submit: jobs at a time.")] = 2,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
+    ] = False,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -47,10 +54,29 @@ def reproduce(
         waiting = unfinished(table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or ())
         print_plans([one for one, _ in waiting], throughput=throughput, as_json=as_json, configs=False)
         return
+    if watch and submit is None:
+        from flowbench.reproduce import watch as watch_table
+
+        watch_table(
+            table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), say=typer.echo
+        )
+        return
+    folder = out or Path("results") / Path(table).stem
+    jobs = None
+    if submit is not None:
+        from flowbench.submission import Jobs
+
+        jobs = Jobs(submit, folder / "jobs", workers)
     results = reproduce_table(
-        table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), progress=True
+        table,
+        only=only or (),
+        seeds=parse_seeds(seeds),
+        out=folder,
+        overrides=overrides or (),
+        progress=True,
+        jobs=jobs,
+        shown=watch,
     )
-    folder = out or Path("results") / results["table"]
     if as_json:
         typer.echo(json.dumps(results))
     else:
