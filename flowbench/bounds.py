@@ -139,20 +139,29 @@ def _entered(text: str, found: Mapping[Key, Bounds]) -> str:
     # Imported here: only this rare command needs a YAML library that keeps comments.
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     yaml = YAML()
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width, yaml.preserve_quotes = 120, True
     content = yaml.load(text)
     for row in content["rows"]:
-        entries = [CommentedMap({"name": one}) if isinstance(one, str) else one for one in row["experiments"]]
-        named = [{"row": row["row"], "experiment": one["name"], "entry": one} for one in entries]
-        known = {key: one["entry"] for key, one in _numbered(named) if key in found}
-        for key, entry in known.items():
-            entry["bounds"] = CommentedMap(found[key].model_dump(mode="json"))
-            entry["bounds"].fa.set_flow_style()
-        if known:
-            row["experiments"] = CommentedSeq(entries)
+        names = [one if isinstance(one, str) else one["name"] for one in row["experiments"]]
+        keys = [key for key, _ in _numbered([{"row": row["row"], "experiment": name} for name in names])]
+        if not found.keys() & set(keys):
+            continue
+        entries = CommentedSeq()
+        for key, entry in zip(keys, row["experiments"], strict=True):
+            known = found.get(key)
+            if known is not None:
+                entry = CommentedMap({"name": entry}) if isinstance(entry, str) else entry
+                entry["bounds"] = bounds = CommentedMap(known.model_dump(mode="json"))
+                bounds["config"] = DoubleQuotedScalarString(known.config)  # 12e345678901 would be a number
+                for name in ("seeds", "values"):
+                    bounds[name] = CommentedSeq(bounds[name])
+                    bounds[name].fa.set_flow_style()
+            entries.append(entry)
+        row["experiments"] = entries
     out = io.StringIO()
     yaml.dump(content, out)
     return out.getvalue()

@@ -84,7 +84,7 @@ def test_comments_and_the_rest_of_the_file_stay_and_bounds_are_renewed(bounded: 
     text = bounded.read_text()
     assert text.startswith("# A comment that stays.\n")
     assert 'note: "quoted: so"' in text
-    assert "      - name: independent/digits\n        bounds: {value: 2.0" in text
+    assert "      - name: independent/digits\n        bounds:\n          value: 2.0\n" in text
     once = load_table(str(bounded))
     run(bounded, tmp_path / "again", {key: value - 1 for key, value in VALUES.items()}, seeds=[0, 1, 2])
     write_bounds(tmp_path / "again", str(bounded))
