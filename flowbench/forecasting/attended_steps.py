@@ -44,6 +44,8 @@ def attended_steps(
 
 
 class _AttendedSteps(Function):
+    # The steps' views are made before the loops: indexing inside would cost as much as the small operations themselves.
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -60,19 +62,25 @@ class _AttendedSteps(Function):
         weights = state.new_empty(steps, batch, 1, encoded.shape[1])
         contexts = state.new_empty(steps, batch, 1, hidden)
         gates = state.new_empty(steps, batch, 3 * hidden)
+        keeps, forgets, news = gates.chunk(3, dim=2)
         states[0] = state
+        both = state.new_empty(batch, recurrent.shape[0])
+        of_gates, next_scores = both[:, : 3 * hidden], both[:, 3 * hidden :]
         recurrent_t, attended_t = recurrent.t(), attended.t()
-        for t in range(steps):
-            both = torch.addmm(bias, states[t], recurrent_t)
-            scores = scores if t == 0 else both[:, 3 * hidden :]
-            torch.softmax(scores, dim=1, out=weights[t, :, 0])
-            torch.bmm(weights[t], encoded, out=contexts[t])
-            torch.addmm(both[:, : 3 * hidden], contexts[t, :, 0], attended_t, out=gates[t])
-            gates[t, :, : 2 * hidden].sigmoid_()
-            gates[t, :, 2 * hidden :].tanh_()
-            keep, forget, new = gates[t].chunk(3, dim=1)
-            torch.mul(forget, states[t], out=states[t + 1])
-            states[t + 1].addcmul_(keep, new)
+        over_steps = (states[:-1], states[1:], weights, weights[:, :, 0], contexts, contexts[:, :, 0], gates)
+        of_activations = (gates[..., : 2 * hidden], keeps, forgets, news)
+        for before, after, weight, weight_row, context, context_row, gate, sigmoids, keep, forget, new in zip(
+            *(part.unbind(0) for part in (*over_steps, *of_activations)), strict=True
+        ):
+            torch.addmm(bias, before, recurrent_t, out=both)
+            torch.softmax(scores, dim=1, out=weight_row)
+            scores = next_scores
+            torch.bmm(weight, encoded, out=context)
+            torch.addmm(of_gates, context_row, attended_t, out=gate)
+            sigmoids.sigmoid_()
+            new.tanh_()
+            torch.mul(forget, before, out=after)
+            after.addcmul_(keep, new)
         ctx.save_for_backward(encoded, recurrent, attended, states, weights, contexts, gates)
         return states[1:]
 
@@ -81,30 +89,37 @@ class _AttendedSteps(Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         encoded, recurrent, attended, states, weights, contexts, gates = ctx.saved_tensors
         steps, batch, hidden = outer.shape
+        gated = 3 * hidden
         keep, forget, new = gates.chunk(3, dim=2)
         # Slopes of the three activations times what they multiply, for all steps at once.
         slopes = torch.cat(
             (keep * (1 - keep) * new, forget * (1 - forget) * states[:-1], (1 - new * new) * keep), dim=2
         ).view(steps, batch, 3, hidden)
         to_both = outer.new_empty(steps, batch, recurrent.shape[0])
-        to_context = outer.new_empty(steps, batch, hidden, 1)
-        to_state = torch.zeros_like(states[0])
-        for t in reversed(range(steps)):
-            to_state = to_state + outer[t]
-            to_gates = to_both[t, :, : 3 * hidden]
-            torch.mul(slopes[t], to_state[:, None], out=to_gates.view(batch, 3, hidden))
-            torch.mm(to_gates, attended, out=to_context[t, :, :, 0])
-            weight = weights[t, :, 0]
-            to_weight = torch.bmm(encoded, to_context[t])[:, :, 0] * weight
-            torch.addcmul(
-                to_weight, weight, to_weight.sum(dim=1, keepdim=True), value=-1, out=to_both[t, :, 3 * hidden :]
-            )
-            through = to_both[t] if t > 0 else to_gates
-            to_state = torch.addmm(forget[t] * to_state, through, recurrent[: through.shape[1]])
-        to_scores = to_both[0, :, 3 * hidden :].clone()
-        to_both[0, :, 3 * hidden :] = 0  # the first scores are an argument, not of the recurrence
+        to_gates, to_scores = to_both[..., :gated], to_both[..., gated:]
+        # The gates' gradient goes to the context and to the state before: one product gives both.
+        through_gates, through_scores = torch.cat((attended, recurrent[:gated]), dim=1), recurrent[gated:]
+        products = outer.new_empty(steps, batch, 2 * hidden)
+        to_context = products[..., :hidden].unsqueeze(2)
+        # A row times a matrix is ten times faster than the matrix times a column (16 × 64 × 128, MKL, 2026-11).
+        columns = encoded.transpose(1, 2).contiguous()
+        over_steps = (slopes, to_gates, to_gates.view_as(slopes), to_scores, products, to_context)
+        of_states = (products[..., hidden:], weights[:, :, 0], forget, outer)
+        to_state, later = torch.zeros_like(states[0]), torch.zeros_like(weights[0, :, 0])
+        for slope, gate, gate_blocks, score, product, context, passed, weight, forgotten, from_outside in zip(
+            *(reversed(part.unbind(0)) for part in (*over_steps, *of_states)), strict=True
+        ):
+            to_state = torch.add(to_state, from_outside).addmm_(later, through_scores)
+            torch.mul(slope, to_state[:, None], out=gate_blocks)
+            torch.mm(gate, through_gates, out=product)
+            to_weight = torch.bmm(context, columns)[:, 0].mul_(weight)
+            torch.addcmul(to_weight, weight, to_weight.sum(dim=1, keepdim=True), value=-1, out=score)
+            later = score
+            to_state = torch.addcmul(passed, forgotten, to_state)
+        to_first_scores = to_scores[0].clone()
+        to_scores[0] = 0  # the first scores are an argument, not of the recurrence
         flat = to_both.flatten(0, 1)
-        to_encoded = torch.bmm(weights[:, :, 0].permute(1, 2, 0), to_context[..., 0].transpose(0, 1))
+        to_encoded = torch.bmm(weights[:, :, 0].permute(1, 2, 0), to_context[:, :, 0].transpose(0, 1))
         to_recurrent = flat.t() @ states[:-1].flatten(0, 1)
-        to_attended = flat[:, : 3 * hidden].t() @ contexts.flatten(0, 2)
-        return to_encoded, to_state, to_scores, to_recurrent, flat.sum(dim=0), to_attended, None
+        to_attended = flat[:, :gated].t() @ contexts.flatten(0, 2)
+        return to_encoded, to_state, to_first_scores, to_recurrent, flat.sum(dim=0), to_attended, None
