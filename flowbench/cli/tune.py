@@ -54,5 +54,9 @@ def tune(
         values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
         chosen = " ".join(f"{key}={value}" for key, value in one["chosen"].items())
         typer.echo(f"best: trial {one['number']}: {values}: {chosen}")
+    for line in outcome.recommendation:
+        typer.echo(line)
+    if outcome.page:
+        typer.echo(f"plots: {outcome.page}")
     if outcome.command:
         typer.echo(f"train it in full: {outcome.command}")

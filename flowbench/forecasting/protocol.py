@@ -90,10 +90,7 @@ def fit_scaler(series: Series, data: ForecastData) -> Scaler:
     a leak, which tables mark.
     """
     rows = series.values if data.protocol == "report" else series.values[: parts(series, data)["train"].stop]
-    with np.errstate(over="ignore", invalid="ignore"):
-        std = rows.std(axis=0)
-    for place in np.flatnonzero(~np.isfinite(std)):
-        raise InputError(f"{series.path}: {series.columns[place]}: values too large to be squared: change its unit")
+    std = rows.std(axis=0)
     return Scaler(series.columns, tuple(rows.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
 
 

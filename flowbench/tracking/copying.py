@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from flowbench.errors import InputError
 from flowbench.tracking import content
+from flowbench.tracking.nesting import parent_of, trial_status, trial_tags
 from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, without_credentials, write_state
 from flowbench.tracking.store import artifact_location
 
@@ -80,12 +81,12 @@ class RunCopy:
         run_id: str = self._run.info.run_id
         try:
             result = content.read_object(self._folder / "result.json")
-            self._tag(content.tags(self._folder, content.read_config(self._folder)))
+            self._tag(content.tags(self._folder, content.read_config(self._folder)) | trial_tags(self._folder))
             if result is not None:
                 self._copy_result(result)
             for path, place in content.artifacts(self._folder):
                 self._client.log_artifact(run_id, str(path), place)
-            self._end("KILLED" if result is None else "FINISHED")
+            self._end("FINISHED" if result is not None else trial_status(self._folder) or "KILLED")
             self._write_state(covered)
         except BaseException:
             self._forget()
@@ -134,6 +135,7 @@ class RunCopy:
         self._run = run
         self._write_state(0 if state is None else state.covered_bytes)
         self._describe(config)
+        self._tag(parent_of(self._folder, self._client, experiment_id) | trial_tags(self._folder))
 
     def _experiment(self, name: str) -> str:
         experiment = self._client.get_experiment_by_name(name)

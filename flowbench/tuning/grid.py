@@ -43,7 +43,7 @@ class GridByNumber(BaseSampler):
 
     def exhausted(self, study: "Study") -> bool:
         """Say whether every point has its trial, and none waits to be tried again."""
-        trials = study.get_trials(deepcopy=False)
+        trials = _all_trials(study)
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         return not waiting and sum(not _is_retry(trial) for trial in trials) >= len(self._points)
 
@@ -63,7 +63,7 @@ class GridByNumber(BaseSampler):
         self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: "BaseDistribution"
     ) -> Any:
         """Return the value that the trial's point has for a key; GridExhaustedError where no point is left for it."""
-        before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        before = [other for other in _all_trials(study) if other.number < trial.number]
         place = sum(not _is_retry(other) for other in before)
         if place >= len(self._points):
             raise GridExhaustedError
@@ -99,6 +99,11 @@ def grid_points(name: str, space: Mapping[str, Space]) -> list[dict[str, Any]]:
                 f"{name}: tune: a grid of more than {MAX_POINTS:,} points: fewer values, or another study.sampler"
             )
     return points
+
+
+def _all_trials(study: "Study") -> "list[FrozenTrial]":
+    # Hyperband shows samplers a study that holds the trials of one bracket only (Optuna's issue 2327).
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
 def _is_retry(trial: "FrozenTrial") -> bool:

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from flowbench import atomic
+from flowbench.comparison import compare_study
 from flowbench.config import dump_experiment, load_experiment
 from flowbench.tuning.space import experiment_with
 from flowbench.tuning.trial import SURPLUS
@@ -50,6 +51,10 @@ class Outcome:
     """The best configuration as an experiment file; None: no trial is complete."""
     command: str | None
     """Trains it in full."""
+    page: Path | None
+    """The trials side by side: `compare.html`."""
+    recommendation: list[str]
+    """Which is best, what is tied with it, what to take: in plain words."""
 
 
 def tallied(study: optuna.Study) -> Tally:
@@ -67,7 +72,7 @@ def outcome_of(study: optuna.Study, base: str | Path, overrides: Sequence[str], 
     tally, objectives = tallied(study), tuple(study.metric_names or ())
     counts = (tally.complete, tally.pruned, tally.failed)
     if not tally.complete:
-        return Outcome(study.study_name, folder, *counts, objectives, [], None, None)
+        return Outcome(study.study_name, folder, *counts, objectives, [], None, None, None, [])
     front = sorted(study.best_trials, key=lambda trial: (trial.values, trial.number))
     best = [{"number": one.number, "values": one.values, "chosen": chosen_in(one, base)} for one in front]
     path = folder / "best.yaml"
@@ -75,7 +80,8 @@ def outcome_of(study: optuna.Study, base: str | Path, overrides: Sequence[str], 
     named = tuned.model_copy(update={"name": f"{tuned.name}-tuned", "preset": None})
     atomic.write_text(path, dump_experiment(named))
     command = shlex.join(["flowbench", "train", str(path)])
-    return Outcome(study.study_name, folder, *counts, objectives, best, path, command)
+    page, words = compare_study(study, folder)
+    return Outcome(study.study_name, folder, *counts, objectives, best, path, command, page, words)
 
 
 def chosen_in(trial: FrozenTrial, base: str | Path) -> dict[str, Any]:

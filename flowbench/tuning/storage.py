@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
                 return _open_proxy(url, heartbeat, grace, retry)
             if scheme == "sqlite":
                 return _open_sqlite(url, heartbeat, grace, retry)
-            return _open_database(url, heartbeat, grace, retry, pool_pre_ping=True)
+            return _open_database(_with_driver(url), heartbeat, grace, retry, pool_pre_ping=True)
     except ImportError as error:
         package = "grpcio protobuf" if scheme == "grpc" else _DRIVERS.get(scheme, "its driver")
         raise InputError(f"--storage {shown}: a package is missing: pip install {package}") from error
@@ -158,6 +159,12 @@ def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorag
     # Connections that were opened before the listeners know nothing of them.
     storage.engine.dispose()
     return storage
+
+
+def _with_driver(url: str) -> str:
+    """Name the PostgreSQL driver that is installed: SQLAlchemy 2.1's default is not that of 2.0."""
+    drivers = [name for name in ("psycopg2", "psycopg") if find_spec(name) is not None]
+    return url.replace("postgresql:", f"postgresql+{drivers[0]}:", 1) if drivers else url
 
 
 def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: Any) -> RDBStorage:

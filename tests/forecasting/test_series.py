@@ -4,9 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowbench.config import ForecastData
 from flowbench.errors import InputError
-from flowbench.forecasting.protocol import fit_scaler
 from flowbench.forecasting.series import Series, read_series
 
 GOOD = [
@@ -75,11 +73,3 @@ def test_selecting_reorders_and_names_what_is_missing(make_series: Callable[...,
     np.testing.assert_array_equal(series.select(("OT", "a")).values, series.values[:, [1, 0]])
     with pytest.raises(InputError, match="no column 'OTT'; did you mean OT"):
         series.select(("OTT",))
-
-
-def test_values_too_large_to_be_squared_are_refused(tmp_path: Path) -> None:
-    days = "".join(f"2020-01-{day:02} 00:00:00,{day}e299\n" for day in range(1, 31))
-    (tmp_path / "huge.csv").write_text("date,OT\n" + days)
-    data = ForecastData(csv="huge.csv", protocol="ratio", lookback=2, horizon=1)
-    with pytest.raises(InputError, match=r"huge\.csv: OT: values too large"):
-        fit_scaler(read_series(tmp_path / "huge.csv"), data)

@@ -8,7 +8,6 @@ import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from studies import SPACE
 
 from flowbench.config import Experiment, load_experiment
 from flowbench.errors import InputError
@@ -16,6 +15,7 @@ from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import objectives_of
 from flowbench.tuning.sampling import make_pruner, make_sampler
 from flowbench.tuning.space import suggest
+from tests.studies import SPACE
 
 MIXED = (
     "tune: {model.residual_blocks: {int: [1, 8]}, optim.lr: {float: [1.0e-4, 1.0e-1], log: true}, "

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-from studies import SPACE
 
 from flowbench.config import load_experiment
 from flowbench.errors import InputError
 from flowbench.tuning.grid import grid_points
 from flowbench.tuning.space import check_space, experiment_with, suggest
+from tests.studies import SPACE
 
 
 def written(tmp_path: Path, tune: str) -> Path:

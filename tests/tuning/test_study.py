@@ -9,13 +9,13 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from studies import SPACE, Formula, Lab
 
 from flowbench.config import load_experiment
 from flowbench.data import images as images_module
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.interruption import Interrupted
 from flowbench.tuning.joining import study_folder
+from tests.studies import SPACE, Formula, Lab
 
 
 def test_a_study_gives_runs_the_best_and_the_command_that_trains_it_in_full(lab: Lab, formula: Formula) -> None:
@@ -75,6 +75,7 @@ def test_a_grid_ends_by_itself(lab: Lab, formula: Formula) -> None:
 
 def test_pruned_trials_keep_their_reason_and_count(lab: Lab, formula: Formula) -> None:
     outcome = lab.tune(12, "study.sampler=grid")
+    assert len(set(formula.seen)) == 12
     assert outcome.pruned > 0
     assert outcome.complete + outcome.pruned == 12
     assert outcome.best[0]["chosen"]["model.residual_blocks"] == 3

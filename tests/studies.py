@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
@@ -13,9 +14,10 @@ from flowbench.config import Experiment
 from flowbench.runs import RunFolder
 from flowbench.tracking import Mirror
 from flowbench.tuning import Outcome, tune
+from flowbench.tuning import trial as trial_module
 from flowbench.tuning.joining import find_study, study_folder
 
-__all__ = ["SPACE", "TUNE", "Formula", "Lab"]
+__all__ = ["SPACE", "TUNE", "Formula", "Lab", "formula", "lab"]
 
 SPACE = """
 name: real_nvp/searched
@@ -82,3 +84,18 @@ class Lab:
     def records(self, name: str = "a") -> list[dict[str, Any]]:
         paths = sorted(study_folder(self.study(name)).glob("trial-*/trial.json"))
         return [json.loads(path.read_text()) for path in paths]
+
+
+@pytest.fixture
+def formula(monkeypatch: pytest.MonkeyPatch) -> Formula:
+    trainer = Formula()
+    monkeypatch.setattr(trial_module, "train", trainer)
+    return trainer
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
+    Path("searched.yaml").write_text(SPACE + TUNE)
+    return Lab()

@@ -1,0 +1,168 @@
+"""What is compared: finished runs, and the trials of a study with those that were pruned or failed."""
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowbench.comparison.cost import flops_of
+from flowbench.errors import InputError, did_you_mean
+from flowbench.report.verdict import flat_settings
+from flowbench.runs import RUNS, RunFolder, find_run
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Entry", "Field", "differing", "field_of_runs", "field_of_study", "runs_like"]
+
+_UNTOLD = ("name", "preset", "seed", "data.holdout", "train.log_every", "train.checkpoint_every", "train.keep")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run or trial."""
+
+    name: str
+    path: Path | None
+    """None: its folder is on another machine."""
+    state: str
+    """complete, pruned, failed, running, waiting."""
+    reason: str
+    settings: Mapping[str, Any]
+    """Every setting by its dotted key, the seed left out."""
+    seed: int
+    value: float | None
+    """Of the metric; None unless complete."""
+    stderr: float | None
+    """Over images."""
+    parameters: int | None
+    flops: int | None
+    """Of the log-likelihood of one image, or of the forecast of one window."""
+    speed: float | None
+    """Images or windows per second in training."""
+    steps: int
+    curve: Sequence[tuple[int, float]]
+    """(step, validation figure)."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """All that is compared, and what by."""
+
+    title: str
+    metric: str
+    split: str
+    unit: str
+    """`images` or `windows`."""
+    entries: Sequence[Entry]
+
+
+def runs_like(pattern: str) -> list[str]:
+    """Return the finished runs of the experiments whose names match a shell pattern (`real_nvp/*`), studies left out.
+
+    Raises:
+        InputError: there are none.
+    """
+    found: dict[str, list[str]] = {}
+    for config in sorted(RUNS.glob("**/config.yaml")):
+        if (config.parent / "result.json").is_file() and not (config.parent / "trial.json").is_file():
+            found.setdefault(RunFolder(config.parent).experiment.name, []).append(str(config.parent))
+    chosen = [run for name, runs in found.items() if fnmatch.fnmatchcase(name, pattern) for run in runs]
+    if not chosen:
+        near = did_you_mean(pattern, found) if found else f"; there are no finished runs under {RUNS}/"
+        raise InputError(f"--experiment {pattern}: no finished run of such an experiment{near}")
+    return chosen
+
+
+def field_of_runs(names: Sequence[str], title: str) -> Field:
+    """Return runs to compare.
+
+    Raises:
+        InputError: a run is unknown or not finished; the runs are of different data or share no figure.
+    """
+    runs = [find_run(name) for name in dict.fromkeys(names)]
+    results = [run.result for run in runs]
+    for what in ("kind", "dataset", "data_fingerprint"):
+        if len(different := {str(result.get(what)) for result in results}) > 1:
+            raise InputError(f"the runs are of different {what.replace('_', ' ')}s: {', '.join(sorted(different))}")
+    metric = "bits_per_dim" if results[0]["kind"] == "density" else "mae"
+    splits = [
+        split
+        for split in results[0]["metrics"]
+        if split != "train" and all(metric in result["metrics"].get(split, {}) for result in results)
+    ]
+    if not splits:
+        raise InputError(f"the runs share no part of {results[0]['dataset']} on which all have {metric}")
+    entries = [_of_run(run, str(run.path), "complete", "", metric, splits[0]) for run in runs]
+    unit = "images" if results[0]["kind"] == "density" else "windows"
+    return Field(title, metric, splits[0], unit, entries)
+
+
+def field_of_study(study: "optuna.Study") -> Field:
+    """Return the trials of a study to compare by its first objective."""
+    from flowbench.tuning.joining import study_folder
+    from flowbench.tuning.trial import SURPLUS
+
+    density = study.user_attrs.get("kind") == "density"
+    names = study.metric_names or ["bits_per_dim" if density else "mae"]
+    metric, split = ("bits_per_dim", "holdout") if density else ("mae", "validation")
+    if names[0] in ("bits_per_dim", "mae", "mse"):
+        metric = names[0]
+    entries = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.user_attrs.get(SURPLUS):
+            continue
+        state = {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
+        reason = str(trial.user_attrs.get("reason", "its worker was killed" if state == "failed" else ""))
+        run = RunFolder(study_folder(study) / str(trial.user_attrs.get("run", "none")))
+        name = f"trial {trial.number}"
+        if run.exists:
+            entries.append(_of_run(run, name, state, reason, metric, split))
+        else:
+            value = trial.values[names.index(metric)] if trial.values and metric in names else None
+            entries.append(
+                Entry(name, None, state, reason, trial.params, 0, value, None, None, None, None, 0, ())
+            )  # fmt: skip
+    return Field(f"Study {study.study_name}", metric, split, "images" if density else "windows", entries)
+
+
+def _of_run(run: RunFolder, name: str, state: str, reason: str, metric: str, split: str) -> Entry:
+    experiment = run.experiment
+    result: Mapping[str, Any] = run.result if run.finished else {}
+    figure = result.get("metrics", {}).get(split, {}).get(metric, {}) if state == "complete" else {}
+    rows = run.metrics()
+    key = f"validation/{metric}"
+    told = {key: value for key, value in flat_settings(experiment).items() if not _untold(key)}
+    speeds = [value for key, value in result.get("throughput", {}).items() if key.startswith("train_")]
+    return Entry(
+        name=name,
+        path=run.path,
+        state=state,
+        reason=reason,
+        settings=told,
+        seed=experiment.seed,
+        value=figure.get("value"),
+        stderr=figure.get("stderr"),
+        parameters=result.get("parameters"),
+        flops=flops_of(experiment, run.environment.get("data", {})) if result else None,
+        speed=speeds[0] if speeds else None,
+        steps=max((int(row["step"]) for row in rows), default=0),
+        curve=[(row["step"], row[key]) for row in rows if row.get(key) is not None],
+    )
+
+
+def _untold(key: str) -> bool:
+    return key in _UNTOLD or key.startswith(("tune.", "study."))
+
+
+def differing(entries: Sequence[Entry]) -> list[str]:
+    """Return the settings that are not the same in all entries."""
+    keys = dict.fromkeys(key for entry in entries for key in entry.settings)
+    # A setting that an entry lacks altogether (another model's, another machine's trial) says nothing by itself.
+    return [
+        key
+        for key in keys
+        if len({json.dumps(entry.settings[key], default=str) for entry in entries if key in entry.settings}) > 1
+    ]

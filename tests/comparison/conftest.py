@@ -1,0 +1,5 @@
+"""The fixtures of studies."""
+
+from tests.studies import formula, lab
+
+__all__ = ["formula", "lab"]
