@@ -5,6 +5,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from flowbench.memory import keep_freed_memory
 from flowbench.throughput.formats import result_table
 
 RESULTS = pytest.StashKey[list]()
@@ -18,6 +19,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     torch.set_num_threads(config.getoption("--threads"))
+    keep_freed_memory()  # as training does
     config.stash[RESULTS] = []
     config.stash[RATIOS] = []
 

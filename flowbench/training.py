@@ -20,6 +20,7 @@ from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
 from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
+from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
 from flowbench.processes import agree, from_leader, join, leads, mean_of_all, place, surviving
@@ -60,6 +61,7 @@ def train(
     run = RunFolder(run_dir)
     with fitting_in_memory(experiment.data.batch_size), surviving(run.path), ExitStack() as held:
         fabric = join()
+        keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished
         # Before the folder is touched: missing data must leave nothing behind.

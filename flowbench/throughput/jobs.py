@@ -10,6 +10,7 @@ import torch
 from flowbench.atomic import write_json
 from flowbench.config import Experiment
 from flowbench.errors import InputError, did_you_mean
+from flowbench.memory import keep_freed_memory
 from flowbench.throughput.files import default_path
 from flowbench.throughput.measurement import measure
 from flowbench.throughput.passes import PASSES
@@ -43,6 +44,7 @@ def run_and_store(
     if out is not None:
         # Minutes of measuring are not to end at a folder that cannot be written.
         out.parent.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -34,6 +34,28 @@ def test_kernels_have_the_norm_of_the_magnitude_whatever_the_length_of_the_weigh
     torch.testing.assert_close(before, F.conv2d(x, kernels, padding=size // 2))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("magnitude", [True, False])
+def test_gradients_of_the_kernels_are_those_of_their_formula(magnitude, layout):
+    conv = WeightNormConv(3, 4, 3, magnitude=magnitude).double().to(memory_format=layout)
+    x = torch.randn(2, 3, 5, 5).double()
+    factor = (conv.magnitude if magnitude else 1) / conv.weights.flatten(1).norm(dim=1)
+    expected = F.conv2d(x, conv.weights * factor.view(-1, 1, 1, 1), conv.biases, padding=1)
+    given = [parameter for parameter in conv.parameters() if parameter is not conv.biases]
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), given) for y in (conv(x), expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_compiles_without_graph_breaks_there_and_back():
+    net = ResidualNet(3, 5, features=4, blocks=1)
+    x = torch.randn(2, 3, 6, 6)
+    loss = net(x).square().sum()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")(x).square().sum()
+    torch.testing.assert_close(compiled, loss)
+    ours, theirs = (torch.autograd.grad(value, list(net.parameters())) for value in (loss, compiled))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_residual_block_normalizes_before_it_convolves():
     block = ResidualBlock(4, bottleneck=False, batch_norm=True, dropout=0.0)
     x = torch.randn(2, 4, 5, 5)

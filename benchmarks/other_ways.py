@@ -1,0 +1,130 @@
+"""Two ways to compute the same, each as its users run it: in a process of its own, with its own settings of memory.
+
+`compare(first, second, …)` lets both take turns, so that what disturbs the machine disturbs both.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from plain_real_nvp import PlainRealNVP
+
+from flowbench.config import load_experiment
+from flowbench.memory import keep_freed_memory
+from flowbench.throughput.device import Device
+from flowbench.throughput.passes import PASSES, make_subject
+
+CPU = torch.device("cpu")
+SHAPE = (3, 32, 32)
+Pass = Callable[[], object]
+
+
+def ours(name: str, batch: int, experiment: str, keys: list[str]) -> tuple[Pass, int]:
+    keep_freed_memory()  # as training does
+    subject = make_subject(load_experiment(experiment, keys), batch, CPU)
+    return PASSES[name](subject, compiled=False), subject.parameters
+
+
+def plain(name: str, batch: int) -> tuple[Pass, int]:
+    model = PlainRealNVP(SHAPE, scales=2, features=64, blocks=8)
+    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8)
+    with torch.no_grad():
+        model.log_prob(x)
+    parameters = trained(model)
+    passes = {
+        "train": stepper(
+            model, lambda: 5e-5 * model.penalty() - model.log_prob(x).mean(), torch.optim.Adam(parameters)
+        ),
+        "forward": without_gradients(model, lambda: model.log_prob(x)),
+        "inverse": without_gradients(model, lambda: model.sample(torch.randn(batch, *SHAPE))),
+    }
+    return passes[name](), sum(parameter.numel() for parameter in parameters)
+
+
+def normflows_glow(name: str, batch: int) -> tuple[Pass, int]:
+    import normflows as nf
+
+    levels, steps, hidden, channels = 3, 8, 256, 3
+    bases, merges, flows = [], [], []
+    for level in range(levels):
+        wide = channels * 2 ** (levels + 1 - level)
+        blocks = [nf.flows.GlowBlock(wide, hidden, split_mode="channel", scale=True) for _ in range(steps)]
+        flows.append([*blocks, nf.flows.Squeeze()])
+        side = SHAPE[1] // 2 ** (levels - level)
+        bases.append(nf.distributions.DiagGaussian((wide // 2 if level else wide, side, side)))
+        merges += [nf.flows.Merge()] if level else []
+    model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
+    x = torch.rand(batch, *SHAPE)
+    with torch.no_grad():
+        model.log_prob(x, None)
+    parameters = trained(model)
+    passes = {
+        "train": stepper(model, lambda: model.forward_kld(x), torch.optim.Adamax(parameters, lr=1e-4)),
+        "forward": without_gradients(model, lambda: model.log_prob(x, None)),
+        "inverse": without_gradients(model, lambda: model.sample(batch)),
+    }
+    return passes[name](), sum(parameter.numel() for parameter in parameters)
+
+
+def compare(first: tuple[Any, ...], second: tuple[Any, ...], rounds: int, threads: int) -> tuple[Any, Any, list[Any]]:
+    """Time two ways in turn.
+
+    Args:
+        first, second: function and arguments, as `(plain, "train", 16)`.
+        rounds: of both.
+        threads: of each.
+
+    Returns:
+        Seconds on the wall's clock and of the processor (`Device.time`), both (2, rounds); parameters and peak memory
+        of each.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, facts = [], []
+    for way in (first, second):
+        here, there = context.Pipe()
+        context.Process(target=_work, args=(there, threads, *way), daemon=True).start()
+        facts.append(here.recv())
+        pipes.append(here)
+    rows = []
+    for _ in range(rounds):
+        row = []
+        for pipe in pipes:
+            pipe.send("again")
+            row.append(pipe.recv())
+        rows.append(row)
+    for pipe in pipes:
+        pipe.send("done")
+    wall, work = np.array(rows).transpose(2, 1, 0)
+    return wall, work, facts
+
+
+def _work(pipe: Connection, threads: int, make: Callable[..., tuple[Pass, int]], *arguments: Any) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    clock = Device(CPU)
+    run, parameters = make(*arguments)
+    run()
+    pipe.send((parameters, clock.peak_memory(run)))
+    while pipe.recv() == "again":
+        pipe.send(clock.time(run))
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def stepper(model: torch.nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> Any:
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(trained(model), 100)
+        optimizer.step()
+
+    return lambda: model.train() and step
+
+
+def without_gradients(model: torch.nn.Module, run: Pass) -> Any:
+    return lambda: model.eval() and torch.no_grad()(run)
