@@ -30,6 +30,33 @@ NAIVE = {  # MAE and MSE on the real files, measured apart from this code
     ("ETTh2", "report", 64, 24): {
         "repeat_last": (0.310725, 0.206457), "seasonal_naive": (0.248867, 0.172580), "mean": (0.272279, 0.158418)
     },
+    ("ETTh1", "informer", 336, 24): {
+        "repeat_last": (0.670588, 1.222018), "seasonal_naive": (0.389213, 0.424445), "mean": (0.559218, 0.696378)
+    },
+    ("ETTh1", "informer", 336, 48): {
+        "repeat_last": (0.694535, 1.267472), "seasonal_naive": (0.407311, 0.464964), "mean": (0.562110, 0.699783)
+    },
+    ("ETTh1", "informer", 336, 192): {
+        "repeat_last": (0.733101, 1.324880), "seasonal_naive": (0.469160, 0.580781), "mean": (0.574554, 0.713326)
+    },
+    ("ETTh1", "informer", 336, 336): {
+        "repeat_last": (0.745972, 1.329927), "seasonal_naive": (0.500762, 0.649914), "mean": (0.579159, 0.705943)
+    },
+    ("ETTh2", "informer", 336, 24): {
+        "repeat_last": (0.332126, 0.271186), "seasonal_naive": (0.303600, 0.265927), "mean": (0.398881, 0.352096)
+    },
+    ("ETTh2", "informer", 336, 48): {
+        "repeat_last": (0.373875, 0.343889), "seasonal_naive": (0.338759, 0.322405), "mean": (0.406808, 0.365524)
+    },
+    ("ETTh2", "informer", 336, 96): {
+        "repeat_last": (0.421621, 0.431657), "seasonal_naive": (0.380203, 0.390518), "mean": (0.418609, 0.384626)
+    },
+    ("ETTh2", "informer", 336, 336): {
+        "repeat_last": (0.510865, 0.597277), "seasonal_naive": (0.465584, 0.532354), "mean": (0.428397, 0.392916)
+    },
+    ("ETTh2", "informer", 336, 720): {
+        "repeat_last": (0.518991, 0.594472), "seasonal_naive": (0.473918, 0.525465), "mean": (0.454606, 0.431870)
+    },
 }  # fmt: skip
 
 

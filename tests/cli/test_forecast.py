@@ -1,0 +1,141 @@
+"""Forecasting as people type it: train on a file of one's own, forecast, roll over a second file, test on it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowbench.__main__ import main
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ["data.protocol=ratio", "data.lookback=24", "data.horizon=12", "train.epochs=1"]
+
+
+def write(path: str, rows: int, seed: int) -> pd.DataFrame:
+    hours = np.arange(rows)[:, None]
+    noise = np.random.default_rng(seed).normal(size=(rows, 3))
+    values = (np.sin(2 * np.pi * hours / 24 + np.arange(3)) + 0.3 * noise + seed) * [1, 5, 20]
+    frame = pd.DataFrame(values, columns=["HUFL", "MUFL", "OT"])
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=rows, freq="1h").strftime("%Y-%m-%d %H:%M:%S"))
+    frame.to_csv(path, index=False)
+    return frame
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
+    monkeypatch.setenv("FLOWBENCH_OFFLINE", "1")
+
+    def flowbench(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["flowbench", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return flowbench
+
+
+@pytest.mark.parametrize(("features", "targets"), [("M", ["HUFL", "MUFL", "OT"]), ("MS", ["OT"])])
+def test_forecasts_of_a_file_of_ones_own(call: Call, features: str, targets: list[str]) -> None:
+    write("first.csv", 300, seed=0)
+    second = write("second.csv", 100, seed=1)
+    train = ["train", "etth/nlinear", "data.csv=first.csv", f"data.features={features}", *SMALL, "--run-dir", "a"]
+    assert call(*train)[0] == 0
+
+    code, out, _ = call("forecast", "a", "--json")
+    following = json.loads(out)
+    assert (code, following["rows"], following["mae"]) == (0, 12, None)
+    assert (pd.read_csv(following["csv"]).shape, Path(following["plot"]).is_file()) == (
+        (12, 1 + 2 * len(targets)),
+        True,
+    )
+
+    code, out, _ = call("forecast", "a", "--rolling", "--data", "second.csv", "--json")
+    rolled = json.loads(out)
+    frame = pd.read_csv(rolled["csv"])
+    assert (code, list(frame)) == (0, ["date", *targets, *(f"forecast{target}" for target in targets)])
+    np.testing.assert_allclose(frame[targets], second[targets].iloc[24:])
+    assert list(frame["date"]) == list(second["date"].iloc[24:])
+    error = np.abs(frame[[f"forecast{target}" for target in targets]].to_numpy() - frame[targets].to_numpy())
+    assert rolled["mae_original"] == pytest.approx(error.mean())
+    assert "MAE" in call("forecast", "a", "--rolling", "--data", "second.csv")[1]
+
+    assert call("figures", "a")[0] == 0
+    assert call("report", "a", "--out", "page")[0] == 0
+    page = Path("page/report.html").read_text()
+    for title in ("training loss per epoch", "test part", "fit on the training part", "after the file"):
+        assert title in page
+    assert "rolling forecast of second.csv" in page
+
+
+def test_another_file_is_tested_under_the_trainings_scaler_and_its_own(call: Call) -> None:
+    write("first.csv", 300, seed=0)
+    second = write("second.csv", 300, seed=1)
+    assert call("train", "etth/repeat_last", "data.csv=first.csv", *SMALL[:3], "--run-dir", "a")[0] == 0
+    code, out, _ = call("evaluate", "a", "--data", "second.csv", "--json")
+    metrics = json.loads(out)["metrics"]["test"]
+    values = second[["HUFL", "MUFL", "OT"]].to_numpy()
+    origins = range(240, 300 - 12 + 1)
+    error = np.mean([np.abs(values[o - 1] - values[o : o + 12]).mean(axis=0) for o in origins], axis=0)
+    assert code == 0
+    assert metrics["mae"]["n"] == len(origins)
+    assert metrics["mae_own_scaler"]["value"] == pytest.approx((error / values[:210].std(axis=0)).mean(), rel=1e-5)
+    assert metrics["mae"]["value"] != pytest.approx(metrics["mae_own_scaler"]["value"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "words"),
+    [
+        (1, "date,HUFL,MUFL,OIL", "no column 'OT'"),
+        (1, "hours,HUFL,MUFL,OT", "no date column"),
+        (50, "2020-01-03 00:00:00,1,much,3", "line 50: MUFL: 'much' is no finite number"),
+        (50, "2020-01-03 00:00:00,1,,3", "line 50: MUFL: the cell is empty or NaN"),
+        (50, "2020-01-03 07:00:00,1,2,3", "line 50: date"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_leaves_nothing_behind(call: Call, line: int, text: str, words: str) -> None:
+    write("first.csv", 300, seed=0)
+    lines = Path("first.csv").read_text().splitlines()
+    Path("first.csv").write_text("\n".join([*lines[: line - 1], text, *lines[line:]]))
+    arguments = ["train", "etth/nlinear", "data.csv=first.csv", "data.features=S", *SMALL]
+    code, out, errors = call(*arguments)
+    (said,) = [line for line in errors.splitlines() if line.startswith("flowbench: ")]
+    assert (code, out, "Traceback" in errors) == (2, "", False)
+    assert "first.csv" in said or "data.target" in said
+    assert words in said
+    assert not Path("runs").exists()
+
+
+def test_a_forecast_that_cannot_be_made_is_one_line(call: Call) -> None:
+    write("first.csv", 300, seed=0)
+    write("short.csv", 20, seed=0)
+    assert call("train", "etth/repeat_last", "data.csv=first.csv", *SMALL[:3], "--run-dir", "a")[0] == 0
+    assert call("train", "independent/digits", "--run-dir", "digits")[0] == 0
+    for arguments, words in (
+        (["a", "--data", "short.csv"], "20 rows, but the model needs 24"),
+        (["a", "--data", "none.csv"], "none.csv: cannot be read"),
+        (["digits"], "does not forecast"),
+        (["nothing"], "no run 'nothing'"),
+    ):
+        code, _, errors = call("forecast", *arguments)
+        assert code == 2
+        assert words in errors
+    assert not Path("a/forecasts").exists()
+
+
+@pytest.mark.data
+def test_a_run_on_etth1_is_tested_on_etth2(call: Call, require_data: Callable[[str], Path]) -> None:
+    require_data("etth1")
+    require_data("etth2")
+    assert call("train", "etth/repeat_last", "--run-dir", "a")[0] == 0
+    code, out, _ = call("evaluate", "a", "--data", "etth2", "--json")
+    metrics = json.loads(out)["metrics"]["test"]
+    # Repeating the last row is the same under any scaler: this is ETTh2's own reference figure.
+    assert (code, metrics["mae"]["n"]) == (0, 2_785)
+    assert metrics["mae_own_scaler"]["value"] == pytest.approx(0.421621, abs=1e-6)
