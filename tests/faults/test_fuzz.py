@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from flowbench.config import dump_experiment, load_experiment, shipped_folder
@@ -113,6 +113,7 @@ def fuzz(whole: bytes, check: Callable[[bytes], None]) -> None:
         max_examples=INPUTS,
         deadline=None,
         database=None,
+        phases=[Phase.generate],
         derandomize=INPUTS == 40,
         suppress_health_check=list(HealthCheck),
     )
