@@ -137,8 +137,8 @@ class Train(Section):
     """bf16: autocast of the conditioner networks alone; log-determinants and the prior stay float32."""
     compile: bool = False
     recompute: bool = False
-    """Compute the conditioner networks' activations again for the gradients: less than half the memory, a third more
-    time, the same result."""
+    """Compute the conditioner networks' activations again for the gradients: less memory, more time, the same result
+    (the paper's Real NVP on a CPU at batch 16: 0.67 of the memory, 1.23 times the time)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the exponential moving average of the weights; 0: none."""
     log_every: PositiveInt = 50

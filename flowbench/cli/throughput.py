@@ -47,7 +47,11 @@ def run(
     names = [one for one in experiments if "=" not in one]
     if not names:
         raise InputError("give at least one experiment, for example real_nvp/cifar10")
-    loaded = [load_experiment(name, [one for one in experiments if "=" in one]) for name in names]
+    overrides = [one for one in experiments if "=" in one]
+    # A changed model is not to be taken for the preset: results say what was changed.
+    loaded = [
+        load_experiment(name, overrides).model_copy(update={"name": " ".join([name, *overrides])}) for name in names
+    ]
     content, path = run_and_store(
         loaded,
         passes=check_passes(passes),

@@ -51,7 +51,7 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
         Path("slow.json" if content is before else "even.json").write_text(json.dumps(content))
     code, _, errors = run("gate", "slow.json", "--baseline", "even.json")
     assert code == 1
-    assert "real_nvp/digits forward, batch 2, precision 32: 100.0% slower" in errors
+    assert f"real_nvp/digits {' '.join(TINY)} forward, batch 2, precision 32: 100.0% slower" in errors
     assert "inverse" not in errors
 
 
