@@ -332,7 +332,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: cannot be read as {what}: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: {what} is a mapping of keys to values")
@@ -410,7 +410,7 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
         config = OmegaConf.create(content)
         dotted = OmegaConf.from_dotlist(list(overrides))
         merged = OmegaConf.to_container(OmegaConf.merge(config, dotted), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: the overrides cannot be applied: {_one_line(error)}") from error
     result = cast(dict[str, Any], merged)
     for override in overrides:

@@ -305,6 +305,13 @@ def test_bombs_are_refused_quickly(tmp_path: Path, text: str) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("text", ["88", "null", "x", "[1]", "", "1.5", "true"])
+def test_a_file_of_one_value_is_no_experiment(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"x\.yaml"):
+        load_experiment(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['touch {proof}']", "x: !!python/name:os.system"])
 def test_yaml_constructs_no_objects(tmp_path: Path, text: str) -> None:
     proof = tmp_path / "proof"
