@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,12 +26,21 @@ def tune(
         str, typer.Option(help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT.")
     ] = "sqlite:///optuna.db",
     time_budget: Annotated[str | None, typer.Option(help="Of each trial's steps, e.g. 5m.")] = None,
+    submit: Annotated[Literal["slurm", "local"] | None, typer.Option(help="Run workers as jobs.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs to submit.")] = 4,
+    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Search the experiment's tune: space; a study of that name goes on, and other workers may join it.
 
     Example: `flowbench tune real_nvp/cifar10-small --trials 30`
     """
+    if submit is not None:
+        command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--storage", storage]
+        command += ["--study", study] if study else []
+        command += ["--time-budget", time_budget] if time_budget else []
+        _submit(command, submit, workers, storage, slurm or [])
+        return
     from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study
 
@@ -60,3 +69,19 @@ def tune(
         typer.echo(f"plots: {outcome.page}")
     if outcome.command:
         typer.echo(f"train it in full: {outcome.command}")
+
+
+def _submit(
+    command: list[str], cluster: Literal["slurm", "local"], workers: int, storage: str, slurm: list[str]
+) -> None:
+    from flowbench.tuning.submit import submit_workers
+
+    jobs = submit_workers(command, cluster, workers, storage=storage, settings=slurm)
+    for job in jobs:
+        typer.echo(f"job {job.job_id}: {job.paths.stdout}")
+    if cluster == "slurm":
+        typer.echo("look at the study at any time: flowbench compare --study NAME --storage URL")
+        return
+    # Jobs of this machine end with the process that submitted them.
+    for job in jobs:
+        job.result()

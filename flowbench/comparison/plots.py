@@ -97,7 +97,10 @@ def _parallel(field: Field, _: Ranking) -> "Figure | None":
         for tick in ticks:
             height = (scale(axis.place(tick)) - low) / (high - low) if high > low else 0.5
             words = f"{tick:.4g}" if isinstance(tick, int | float) else str(tick)[:14]
-            axes.annotate(words, (place, height), (-4, 0), textcoords="offset points", ha="right", va="center", size=7)
+            axes.annotate(
+                words, (place, height), (-4, 0), textcoords="offset points", ha="right", va="center", size=7, zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+            )  # fmt: skip
         axes.axvline(place, color="#444444", linewidth=0.8, zorder=1)
     order = sorted(range(len(complete)), key=lambda row: -values[row])
     for row in order:

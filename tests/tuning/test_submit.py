@@ -1,0 +1,47 @@
+"""Workers as jobs: submitit's local executor runs the real command; what a cluster lacks is said at once."""
+
+import os
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+import flowbench
+from flowbench.errors import InputError
+from flowbench.tuning.joining import find_study
+from flowbench.tuning.storage import open_storage
+from flowbench.tuning.submit import submit_workers
+from tests.studies import Lab
+
+TINY = [
+    "study.pruner=none",
+    "train.steps=2",
+    "train.validate_every=2",
+    "model.features=2",
+    "study.sampler=grid",
+    "evaluate.draws=1",
+]
+
+
+def test_what_a_cluster_lacks_is_said_before_anything_is_submitted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    with pytest.raises(InputError, match=r"cannot share sqlite:///optuna\.db.*postgresql://"):
+        submit_workers(["tune", "a"], "slurm", 2, storage="sqlite:///optuna.db")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="no sbatch here"):
+        submit_workers(["tune", "a"], "slurm", 2, storage="grpc://localhost:13000")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_local_jobs_share_a_study(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    root = str(Path(flowbench.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    command = ["tune", "searched.yaml", *TINY, "--trials", "4", "--study", "a"]
+    jobs = submit_workers(command, "local", 2, storage="sqlite:///optuna.db")
+    outputs = [job.result() for job in jobs]
+    study = find_study("a", open_storage("sqlite:///optuna.db"))
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
+    assert sorted(trial.params["model.residual_blocks"] for trial in study.trials) == [1, 2, 3, 4]
+    assert all("train it in full" in output for output in outputs)
