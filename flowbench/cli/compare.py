@@ -71,7 +71,7 @@ def _many(
         from flowbench.tuning.storage import explained, open_storage
 
         with explained(storage):
-            return compare_study(find_study(study, open_storage(storage)), out)
+            return compare_study(find_study(study, open_storage(storage, make=False)), out)
     from flowbench.comparison.entries import runs_like
 
     found = runs_like(experiment) if experiment is not None else []

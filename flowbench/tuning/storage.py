@@ -36,13 +36,16 @@ _DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL"}
 _SHAPES = f"{DEFAULT_STORAGE}, postgresql://USER@HOST/NAME or grpc://HOST:PORT"
 
 
-def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> BaseStorage:
+def open_storage(
+    url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS, make: bool = True
+) -> BaseStorage:  # fmt: skip
     """Open the storage at `url`: `sqlite:///FILE`, `postgresql://…`, another SQLAlchemy URL, or `grpc://HOST:PORT`.
 
     Args:
         url: of the storage.
         heartbeat: seconds between a running trial's signs of life.
         grace: seconds without one after which another worker takes a trial for dead and tries its point again.
+        make: make an SQLite file that is not there.
 
     Raises:
         InputError: no such storage, a missing driver, a server that does not answer.
@@ -51,6 +54,8 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
     scheme, shown = urlsplit(url).scheme.partition("+")[0], without_credentials(url)
     if not scheme or "://" not in url:
         raise InputError(f"--storage {shown}: write a URL: {_SHAPES}")
+    if not make and scheme == "sqlite" and not Path(sqlalchemy.make_url(url).database or "").is_file():
+        raise InputError(f"--storage {shown}: there is no such file: say where the study is kept")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

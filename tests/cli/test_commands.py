@@ -120,6 +120,12 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["data", "prepare", "cifar1"], "cifar10"),
         (["data", "prepare", "cifar10", "--source", "nowhere"], "nowhere"),
         (["data", "verify", "imagenet32"], "not prepared"),
+        (["compare"], "name two models"),
+        (["compare", "--experiment", "real_nvp/*"], "no finished runs"),
+        (["compare", "--study", "a"], "no such file"),
+        (["tune", "etth/mean", "--trials", "2"], "searches nothing"),
+        (["tune", "real_nvp/digits", "study.sampler=best"], "study.sampler"),
+        (["tune", "real_nvp/digits", "--storage", "optuna.db"], "postgresql://"),
         (["trainn"], "trainn"),
     ],
 )
