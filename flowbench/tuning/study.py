@@ -1,5 +1,6 @@
 """A whole study: workers take trials until enough are done; the best becomes an experiment file."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from flowbench.config import Experiment, load_experiment
-from flowbench.errors import WorkFailedError
+from flowbench.errors import InputError, WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
@@ -59,6 +60,10 @@ def tune(
         WorkFailedError: `trials` trials failed, or the storage did.
         Interrupted: Ctrl-C or SIGTERM; finished trials are kept, the running one goes on with the next call.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "tune: torchrun's processes would each take trials of their own: start one worker for each GPU"
+        )
     experiment, changes = _resolve(base, overrides)
     objectives = objectives_of(experiment)
     check_space(base, changes, experiment)

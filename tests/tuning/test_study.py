@@ -117,6 +117,12 @@ def test_as_many_failures_end_a_study(lab: Lab, formula: Formula) -> None:
     assert len(formula.seen) == 3
 
 
+def test_several_processes_for_one_trial_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one worker for each GPU"):
+        lab.tune(1)
+
+
 def test_missing_data_leave_no_study_behind(lab: Lab, data_folder: Path) -> None:
     with pytest.raises(InputError, match="prepare"):
         lab.tune(3, "data.name=cifar10", storage="sqlite:///optuna.db")
