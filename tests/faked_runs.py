@@ -26,7 +26,8 @@ class FakeTrainer:
     calls: list[tuple[str, int]] = field(default_factory=list)
     budget: str = "quick"
     dirty: bool = False
-    metric: str = "bits_per_dim"
+    metric: str | None = None
+    """None: bits/dim or MAE, by the kind of experiment."""
 
     def __call__(self, experiment: Experiment[Any, Any], path: Path) -> Mapping[str, Any]:
         run = RunFolder(path)
@@ -39,9 +40,10 @@ class FakeTrainer:
             )
         if isinstance(value, BaseException):
             raise value
+        metric = self._metric(experiment)
         for step in range(0, 200, 10):
-            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"train/{self.metric}": 4 - step / 100})
-            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"validation/{self.metric}": 4.1 - step / 100})
+            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"train/{metric}": 4 - step / 100})
+            run.append_metrics({"step": step, "epoch": 0, "time": 0.0, f"validation/{metric}": 4.1 - step / 100})
         run.figures.mkdir(exist_ok=True)
         (run.figures / "samples.png").write_bytes(PIXEL)
         result = self.result(experiment, value)
@@ -64,7 +66,14 @@ class FakeTrainer:
             "parameters": 12345,
             "steps": 200,
             "train_seconds": 12.3,
-            "metrics": {"test": {self.metric: {"value": value, "stderr": 0.02, "n": 360, **labels, "weights": "raw"}}},
+            "metrics": {
+                "test": {
+                    self._metric(experiment): {"value": value, "stderr": 0.02, "n": 360, **labels, "weights": "raw"}
+                }
+            },
             "config_sha256": config_sha256(experiment),
             "numerics": {"model": experiment.model.numerics, "data": 1},
         }
+
+    def _metric(self, experiment: Experiment[Any, Any]) -> str:
+        return self.metric or ("mae" if experiment.kind == "forecast" else "bits_per_dim")
