@@ -30,7 +30,8 @@ def run(
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="[default: cuda where there is one]")] = None,
     repeats: Annotated[int, typer.Option(min=5, help="Samples of each figure.")] = 40,
     out: Annotated[
-        Path | None, typer.Option(help="[default: reports/throughput/<device>/<time>-<commit>.json]")
+        Path | None,
+        typer.Option(help="The result file [default: one under reports/throughput/, by device, time and commit]."),
     ] = None,
     as_json: JSON = False,
 ) -> None:

@@ -66,7 +66,7 @@ class WeightNormConv(nn.Module):
 
     def _normalize(self) -> Tensor:
         magnitude = self.weights.new_ones(len(self.weights)) if self.magnitude is None else self.magnitude
-        kernels: Tensor = _WeightNorm.apply(self.weights, magnitude)
+        kernels: Tensor = _WeightNorm.apply(self.weights, magnitude)[0]
         return kernels
 
     def _fold(self, normalization: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -78,15 +78,21 @@ class WeightNormConv(nn.Module):
 class _WeightNorm(torch.autograd.Function):
     """w = magnitude · W / ‖W‖ per output channel, with half the passes over memory that autograd would take back."""
 
+    generate_vmap_rule = True  # Jacobians are taken through it
+
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, magnitude: Tensor) -> Tensor:
+    def forward(weights: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         inverse = torch.rsqrt(weights.square().sum(dim=(1, 2, 3)))
-        ctx.save_for_backward(weights, magnitude, inverse)
-        return weights * (inverse * magnitude).view(-1, 1, 1, 1)
+        return weights * (inverse * magnitude).view(-1, 1, 1, 1), inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
+        gradient = gradients[0]
         weights, magnitude, inverse = ctx.saved_tensors
         scale = inverse * magnitude
         # One value a channel: how the gradient lies along the weights, where the norm lets nothing move.

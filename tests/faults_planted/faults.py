@@ -272,7 +272,7 @@ FAULTS = [
     ),
     Fault(
         "a 1x1 convolution's log-determinant of one pixel only",
-        "flowbench.flows.conv1x1._Mixing._log_det",
+        "flowbench.flows.conv1x1.Mixing._log_det",
         log_det_of_one_pixel,
         f"{BIJECTIONS}[1x1 convolution]",
     ),
