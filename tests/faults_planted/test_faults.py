@@ -46,14 +46,16 @@ def run(node_ids: list[str]) -> Recorder:
     recorder = Recorder()
     # A module that was imported earlier holds the functions of that time under its own names.
     files = {str(ROOT / node_id.partition("::")[0]) for node_id in node_ids}
-    for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in files:
-            del sys.modules[name]
+    earlier = {name: module for name, module in sys.modules.items() if getattr(module, "__file__", None) in files}
+    for name in earlier:
+        del sys.modules[name]
     # Shrinking a counterexample takes a hundred times as long as finding it.
     settings.load_profile("planted")
     plugins = ["terminal", "xdist", "randomly", "cacheprovider", "benchmark"]
     options = [part for plugin in plugins for part in ("-p", f"no:{plugin}")]
     pytest.main(["-o", "addopts=", f"--rootdir={ROOT}", *options, *(str(ROOT / node) for node in node_ids)], [recorder])
+    # Tests of this process that go on with the modules they were collected from find them under their names again.
+    sys.modules.update(earlier)
     return recorder
 
 
