@@ -24,8 +24,9 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import InputError, did_you_mean, one_line
 from flowbench.registry import density_models, forecasters
+from flowbench.yaml_files import read_mapping
 
 __all__ = [
     "DensityData",
@@ -45,13 +46,8 @@ __all__ = [
     "experiment_names",
     "explain",
     "load_experiment",
-    "read_mapping",
     "shipped_folder",
 ]
-
-MAX_FILE_BYTES = 100_000
-MAX_DEPTH = 40
-"""Of brackets and indentations: YAML's scanner takes time with the square of it."""
 
 
 class Section(BaseModel):
@@ -317,48 +313,6 @@ def config_id(experiment: Experiment[Any, Any]) -> str:
     return config_sha256(experiment.model_copy(update={"seed": 0}))[:12]
 
 
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; `what` it should be (`an experiment file`) stands in the errors.
-
-    Raises:
-        InputError: the file is missing, too large, no YAML, or no mapping.
-    """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this {what}?")
-        text = path.read_text(encoding="utf-8")
-        _refuse_bombs(text, path)
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
-        raise InputError(f"{path}: cannot be read as {what}: {_one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: {what} is a mapping of keys to values")
-    return cast(dict[str, Any], content)
-
-
-def _refuse_bombs(text: str, path: Path) -> None:
-    depth = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        # Aliases could expand without bound ("billion laughs"), and no experiment needs them.
-        if isinstance(token, yaml.AliasToken):
-            raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if depth > MAX_DEPTH:
-            raise InputError(f"{path}: nested deeper than {MAX_DEPTH} levels: no experiment is")
-
-
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-
 def explain(error: ValidationError, schema: type[BaseModel], path: Path, overridden: Collection[str] = ()) -> str:
     """Return one line for the first problem of a file: file, key, what is wrong, the nearest valid key."""
     # An unknown key explains a missing one, never the other way round: it comes first.
@@ -411,7 +365,7 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
         dotted = OmegaConf.from_dotlist(list(overrides))
         merged = OmegaConf.to_container(OmegaConf.merge(config, dotted), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
-        raise InputError(f"{path}: the overrides cannot be applied: {_one_line(error)}") from error
+        raise InputError(f"{path}: the overrides cannot be applied: {one_line(error)}") from error
     result = cast(dict[str, Any], merged)
     for override in overrides:
         key = override.partition("=")[0]
@@ -456,7 +410,3 @@ def _fields(schema: Any) -> dict[str, FieldInfo]:
     while get_origin(schema) in (Annotated, Union, UnionType):
         schema = get_args(schema)[0]
     return schema.model_fields if isinstance(schema, type) and issubclass(schema, BaseModel) else {}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

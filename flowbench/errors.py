@@ -70,3 +70,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; one of: {', '.join(names)}" if names else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
