@@ -87,7 +87,8 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.path}: the run folder cannot be written: {error.strerror}") from error
         try:
-            atomic.sweep(self.path)
+            for folder in (self.path, self.figures, self.evaluations):
+                atomic.sweep(folder)
             yield
         finally:
             lock.release()

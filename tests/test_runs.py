@@ -95,3 +95,15 @@ def test_runs_are_found_by_folder_by_id_and_by_experiment(run: RunFolder) -> Non
 def test_an_unwritable_folder_is_one_line() -> None:
     with pytest.raises(InputError, match="cannot be written"), RunFolder(Path("/proc/flowbench")).lock():
         pass
+
+
+def test_whoever_trains_next_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    leftovers = [folder / ".name.json.x1y2.partial.json" for folder in (run.path, run.figures, run.evaluations)]
+    kept = [leftover.with_name("name.json") for leftover in leftovers]
+    for path in (*leftovers, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with run.lock():
+        assert [path.exists() for path in leftovers] == [False] * 3
+    assert [path.read_text() for path in kept] == ["{}"] * 3
