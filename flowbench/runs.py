@@ -130,6 +130,8 @@ class RunFolder:
 
     def cut_metrics(self, step: int) -> None:
         """Remove the rows past `step`, which a resumed run will write again."""
+        if not self._metrics.exists():
+            return
         rows = [row for row in self.metrics() if row["step"] <= step]
         atomic.write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
 

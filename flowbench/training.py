@@ -140,6 +140,7 @@ class _Session:
         self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
         self.average = WeightAverage(task.model, config.ema) if config.ema else None
         self.step = 0
+        self.resumed = False
         self.seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
@@ -190,6 +191,7 @@ class _Session:
     def restore(self) -> None:
         """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
         state = from_leader(self._stored)
+        self.resumed = state is not None
         if state is None:
             if self.task.prepare():
                 self.total_steps = 0
@@ -247,7 +249,9 @@ class _Session:
             if self.average:
                 self.average.load_state_dict(self.best["ema"])
         self.population = self.task.population(self.average)
-        self.save()
+        # A model that is fitted without steps is saved once: going on with it adds nothing.
+        if self.step or not self.resumed:
+            self.save()
 
     def log(self, values: Mapping[str, float | int]) -> None:
         if not leads():
