@@ -1,11 +1,16 @@
 """Ctrl-C and SIGTERM during a training: finish the step, save, then leave with the signal's exit code."""
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
 __all__ = ["Interrupted", "StopRequest"]
+
+INSIST_SECONDS = 0.05
 
 
 class Interrupted(BaseException):
@@ -27,6 +32,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._message: str | None = None
+        self._hook: Callable[[Any], object] | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -37,10 +43,14 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        if self._hook is not None:
+            sys.unraisablehook, self._hook = self._hook, None
 
     def at_once(self, message: str) -> None:
         """Raise `Interrupted` with this message at a signal, also at one that came before."""
         self._message = message
+        if self._previous:
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._insist
         if self.signal is not None:
             raise Interrupted(message, self.signal)
 
@@ -52,6 +62,15 @@ class StopRequest:
             outer._note(number, None)
         if self._message is not None:
             raise Interrupted(self._message, number)
+
+    def _insist(self, lost: Any) -> None:
+        """Send the signal again: what it raised inside a destructor or a weak reference's callback was dropped."""
+        if lost.exc_type is not Interrupted or self.signal is None or self._hook is None:
+            (self._hook or sys.__unraisablehook__)(lost)
+            return
+        self._previous[self.signal] = signal.signal(self.signal, self._note)
+        # Not from here: an exception inside this hook would be dropped as well.
+        threading.Timer(INSIST_SECONDS, os.kill, (os.getpid(), self.signal)).start()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
