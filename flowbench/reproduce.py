@@ -305,7 +305,7 @@ class _Job:
 def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> None:
     """Run what is not done; what another process has claimed is left to it, or taken over when that one dies."""
     waiting = job.waiting
-    if not waiting and _stored(job.out) == job.results and (job.out / "report.html").is_file():
+    if not waiting and _stored(job.out) == job.results and _shown(job.out):
         return
     job.write()
     while waiting:
@@ -370,6 +370,12 @@ def _finished(run: Path, experiment: Experiment[Any, Any]) -> bool:
         return folder.finished and folder.result.get("config_sha256") == config_sha256(experiment)
     except InputError:
         return False
+
+
+def _shown(folder: Path) -> bool:
+    """Whether the page, which is written last, is of the results as they are: a kill may have come between the two."""
+    results, page = folder / "results.json", folder / "report.html"
+    return page.is_file() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _stored(folder: Path) -> Mapping[str, Any]:

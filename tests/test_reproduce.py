@@ -36,6 +36,27 @@ def test_a_table_is_run_written_and_skipped_the_second_time(tmp_path: Path) -> N
     assert (tmp_path / "report.html").stat().st_mtime_ns == written
 
 
+def test_a_kill_between_results_and_page_does_not_leave_the_page_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, build, left = FakeTrainer(), module.report.build, iter([True, True])
+
+    def dying(*arguments: Any, **options: Any) -> Path:
+        if next(left, False):
+            return build(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.report, "build", dying)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce("quick", only=["etth1"], out=tmp_path, trainer=trainer)
+    assert [row["status"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]].count("done") == 2
+    assert (tmp_path / "table.csv").read_text().count(",done,") == 1
+    reproduce("quick", only=["etth1"], out=tmp_path, trainer=trainer)
+    assert (tmp_path / "table.csv").read_text().count(",done,") == 2
+    assert len(trainer.calls) == 2
+
+
 def test_a_killed_call_leaves_a_valid_state_and_goes_on_in_the_same_folders(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): KeyboardInterrupt()}))
