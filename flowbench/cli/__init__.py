@@ -38,7 +38,9 @@ def _options(
 ) -> None:
     """Reproduce, compare and time likelihood models."""
     if context.invoked_subcommand != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-        raise InputError(f"torchrun: flowbench {context.invoked_subcommand} is for one process; train takes several")
+        name = context.invoked_subcommand
+        remedy = "tune has --nproc-per-node instead" if name == "tune" else "train takes several"
+        raise InputError(f"torchrun: flowbench {name} is for one process; {remedy}")
 
 
 # A module here is a command: it enters itself into `app`, and nothing else is edited.

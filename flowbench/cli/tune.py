@@ -26,6 +26,9 @@ def tune(
         str, typer.Option(help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT.")
     ] = "sqlite:///optuna.db",
     time_budget: Annotated[str | None, typer.Option(help="Of each trial's steps, e.g. 5m.")] = None,
+    processes: Annotated[
+        int, typer.Option("--nproc-per-node", min=1, help="Train each trial by so many processes: one for each GPU.")
+    ] = 1,
     submit: Annotated[Literal["slurm", "local"] | None, typer.Option(help="Run workers as jobs.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Jobs to submit.")] = 4,
     slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
@@ -39,6 +42,7 @@ def tune(
         command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--storage", storage]
         command += ["--study", study] if study else []
         command += ["--time-budget", time_budget] if time_budget else []
+        command += ["--nproc-per-node", str(processes)] if processes > 1 else []
         _submit(command, submit, workers, storage, slurm or [])
         return
     from flowbench.tracking import Mirror
@@ -52,6 +56,7 @@ def tune(
             study=study,
             storage=storage,
             time_budget=parse_duration(time_budget),
+            processes=processes,
             mirror=mirror,
             show=lambda line: print(line, file=sys.stderr),
         )

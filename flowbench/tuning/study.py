@@ -38,6 +38,7 @@ def tune(
     study: str | None = None,
     storage: str | BaseStorage = DEFAULT_STORAGE,
     time_budget: float | None = None,
+    processes: int = 1,
     mirror: "Mirror",
     show: Callable[[str], None],
 ) -> Outcome:
@@ -53,8 +54,10 @@ def tune(
         study: its name [default: the experiment's, with `/` as `-`].
         storage: a URL, see `open_storage`, or an open one.
         time_budget: seconds of each trial's steps.
+        processes: that train each trial together, through torchrun; 1: this one.
         mirror: brings the runs into MLflow.
         show: told what happens, line by line.
+
     Raises:
         InputError: a bad space, objective or storage; missing data; a study of the same name with other settings.
         WorkFailedError: `trials` trials failed, or the storage did.
@@ -62,12 +65,13 @@ def tune(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "tune: torchrun's processes would each take trials of their own: start one worker for each GPU"
+            "tune: start it without torchrun: --nproc-per-node has each trial trained by several processes"
         )
     experiment, changes = _resolve(base, overrides)
     objectives = objectives_of(experiment)
     check_space(base, changes, experiment)
     _check_data(experiment)
+    _check_processes(experiment, processes)
     if len(objectives) > 1 and experiment.study.pruner != "none":
         show("several objectives: Optuna cannot prune, every trial runs to its end")
     url = storage if isinstance(storage, str) else "storage"
@@ -77,7 +81,7 @@ def tune(
         joined = join_study(study or experiment.name.replace("/", "-"), opened, experiment, objectives)
         folder = study_folder(joined)
         job = Trials(
-            base, changes, experiment, folder, study_uid(joined), objectives, time_budget, mirror, show, stop
+            base, changes, experiment, folder, study_uid(joined), objectives, time_budget, mirror, show, stop, processes
         )  # fmt: skip
         _work(joined, job, trials)
         tally = tallied(joined)
@@ -146,3 +150,15 @@ def _check_data(experiment: Experiment[Any, Any]) -> None:
     from flowbench.task import make_task
 
     make_task(experiment, torch.device("cpu"))
+
+
+def _check_processes(experiment: Experiment[Any, Any], processes: int) -> None:
+    """Refuse a number of processes with which every trial would fail."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise InputError(f"--nproc-per-node {processes}: there are {gpus} GPUs here")
+    batch_size = experiment.data.batch_size
+    if batch_size % processes and "data.batch_size" not in experiment.tune:
+        raise InputError(f"--nproc-per-node {processes}: data.batch_size={batch_size} does not divide among them")

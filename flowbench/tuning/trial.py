@@ -19,6 +19,7 @@ from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.space import experiment_with, suggest
 from flowbench.tuning.storage import retried
+from flowbench.tuning.together import train_together
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -47,6 +48,7 @@ class Trials:
         mirror: brings the runs into MLflow.
         show: told what became of each trial, in one line.
         stop: what asks this worker to stop.
+        processes: that train each trial together, through torchrun; 1: this one.
     """
 
     base: str | Path
@@ -59,6 +61,7 @@ class Trials:
     mirror: "Mirror"
     show: Callable[[str], None]
     stop: StopRequest
+    processes: int = 1
 
     def __call__(self, trial: "Trial") -> float | Sequence[float]:
         """Train with suggested values and return the objectives.
@@ -131,9 +134,20 @@ class Trials:
                 raise TrialPruned(f"{name} {figures[name]:.4f} at step {step}")
 
         experiment = experiment_with(self.base, self.overrides, chosen)
-        result = train(
-            experiment, run.path, resume=run.exists, time_budget=self.time_budget, mirror=self.mirror, watch=watch
-        )
+        if self.processes > 1:
+            result = train_together(
+                experiment,
+                run,
+                self.processes,
+                time_budget=self.time_budget,
+                watch=watch,
+                mirror=self.mirror,
+                stop=self.stop,
+            )
+        else:
+            result = train(
+                experiment, run.path, resume=run.exists, time_budget=self.time_budget, mirror=self.mirror, watch=watch
+            )
         return [objective.read(result) for objective in self.objectives.values()]
 
     def _shown(self, values: Sequence[float] | None) -> str:
