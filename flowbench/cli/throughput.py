@@ -19,6 +19,7 @@ _throughput = typer.Typer(no_args_is_help=True, help="Time the passes of a model
 app.add_typer(_throughput, name="throughput")
 
 _ALL = "train,forward,inverse"
+_PAGE = Path("results") / "throughput"
 
 
 @_throughput.command()
@@ -38,10 +39,12 @@ def run(
     """Time the passes on random images (no data set is needed), each in alternation with its own convolutions.
 
     floor ratio = time of a pass / time of its convolutions alone: 1 is the floor. It follows the code, not the machine.
+    The report in results/throughput/ shows what was measured, and this device's history where there is one.
 
     Example: `flowbench throughput run real_nvp/cifar10 glow/cifar10 --batch 16 --threads 1 --out now.json`
     """
     from flowbench.config import load_experiment
+    from flowbench.report import build_from
     from flowbench.throughput.formats import result_table
     from flowbench.throughput.jobs import check_passes, run_and_store
 
@@ -62,11 +65,14 @@ def run(
         repeats=repeats,
         out=out,
     )
+    # A folder of our own making holds one device: the page then has its history.
+    page = build_from([str(path if out else path.parent)], _PAGE)
     if as_json:
         typer.echo(json.dumps(content))
     else:
         _print(result_table(content["results"]))
         typer.echo(f"written to {path}")
+        typer.echo(f"report: {page}")
 
 
 @_throughput.command()

@@ -34,6 +34,9 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
     assert (code, "floor ratio" in out, "written to a.json" in out) == (0, True, True)
     before = json.loads(Path("a.json").read_text())
     assert [result["pass"] for result in before["results"]] == ["forward", "inverse"]
+    page = Path("results/throughput/report.html").read_text()
+    assert page.count("real_nvp/digits model.features=2") >= 2
+    assert "report: results/throughput/report.html" in out
 
     code, out, _ = run("compare", "a.json", "a.json", "--json")
     assert code == 0
