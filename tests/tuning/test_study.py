@@ -117,9 +117,9 @@ def test_as_many_failures_end_a_study(lab: Lab, formula: Formula) -> None:
     assert len(formula.seen) == 3
 
 
-def test_several_processes_for_one_trial_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_around_a_study_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one worker for each GPU"):
+    with pytest.raises(InputError, match="without torchrun: --nproc-per-node"):
         lab.tune(1)
 
 
