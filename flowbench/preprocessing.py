@@ -19,7 +19,9 @@ def dequantize(images: Tensor, noise: Tensor, levels: int) -> Tensor:
         levels: grey levels.
     """
     # In place: the converted images are nobody else's, and the batch stays in the processor's cache.
-    return images.to(noise.dtype).add_(noise).div_(levels)
+    x = images.to(noise.dtype).add_(noise)
+    # For a power of two both are the same number, and the product is the faster one.
+    return x.mul_(1 / levels) if levels.bit_count() == 1 else x.div_(levels)
 
 
 class Preprocessing(nn.Module, ABC):
