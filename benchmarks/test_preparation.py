@@ -7,6 +7,7 @@ what counts.
 """
 
 import io
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -35,7 +36,16 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """An LMDB of COUNT JPEGs, 96 pixels high and 128 wide: 500 different photographs, each under many keys."""
-    folder = tmp_path_factory.mktemp("lsun")
+    folder: Path = tmp_path_factory.mktemp("lsun")
+    # In a process of its own: a transaction of all images is the largest thing that this one would ever hold.
+    work = multiprocessing.get_context("spawn").Process(target=write_source, args=(folder,))
+    work.start()
+    work.join()
+    assert work.exitcode == 0
+    return folder
+
+
+def write_source(folder: Path) -> None:
     generator = np.random.default_rng(0)
     photographs = []
     for _ in range(DIFFERENT):
@@ -50,7 +60,6 @@ def source(tmp_path_factory) -> Path:
         ):
             for number in range(count):
                 transaction.put(f"{number:040x}".encode(), photographs[number % DIFFERENT], append=True)
-    return folder
 
 
 def test_preparing_scales_with_the_cores_in_bounded_memory(benchmark, source, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from flowbench.config import ModelConfig
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.flows.actnorm import initializing
 from flowbench.flows.bijection import Bijection
-from flowbench.preprocessing import Center, Logit, Preprocessing
+from flowbench.preprocessing import Center, Logit, Preprocessing, dequantize
 
 __all__ = ["DensityConfig", "DensityModel", "FlowConfig", "FlowDensity", "Terms", "evaluating"]
 
@@ -162,8 +162,7 @@ class FlowDensity(DensityModel):
     def flow_input(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, dequantized and preprocessed, (batch, channels, height, width), and its log-Jacobian, (batch,)."""
         self.check(images)
-        x = (images.to(noise.dtype) + noise) / self.levels
-        y, jacobian = self.preprocessing(x)
+        y, jacobian = self.preprocessing(dequantize(images, noise, self.levels))
         return y, jacobian
 
     @torch.no_grad()
@@ -257,6 +256,8 @@ class DensityConfig(ModelConfig):
 
 class FlowConfig(DensityConfig):
     """The keys that all flows share."""
+
+    numerics = 2  # 2: another training noise on the CPU, another choice of the mirrored images
 
     logit: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.05
     """α of the logit; None: no logit, pixels are centred at 0 (x − 1/2), as in Glow."""

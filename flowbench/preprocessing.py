@@ -7,7 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Center", "Logit", "Preprocessing", "Unit"]
+__all__ = ["Center", "Logit", "Preprocessing", "Unit", "dequantize"]
+
+
+def dequantize(images: Tensor, noise: Tensor, levels: int) -> Tensor:
+    """Return x = (images + noise) / levels in [0, 1) (Dinh et al. 2017, section 4.1; Theis et al. 2016).
+
+    Args:
+        images: uint8, below `levels`.
+        noise: in [0, 1), same shape; its dtype is that of the result.
+        levels: grey levels.
+    """
+    # In place: the converted images are nobody else's, and the batch stays in the processor's cache.
+    x = images.to(noise.dtype).add_(noise)
+    # For a power of two both are the same number, and the product is the faster one.
+    return x.mul_(1 / levels) if levels.bit_count() == 1 else x.div_(levels)
 
 
 class Preprocessing(nn.Module, ABC):

@@ -35,14 +35,15 @@ def list_(as_json: JSON = False) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Data root: {data_root()}\n", markup=False)
     for row in rows:
-        counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items())
+        counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items()) or "as many images as you have"
         here = f"here, {row.status}" if row.present else "not here"
         console.print(f"{row.name}: {row.title} ({here})", style="bold", markup=False)
         details = [
             f"{counts}; {_size(row.download_bytes)} to download, {_size(row.disk_bytes)} on disk",
             f"published: {row.published}",
-            f"terms: {row.licence}; cite: {row.citation}",
-            *([f"prepare: {row.command}"] if row.command else []),
+            f"terms: {row.licence}" + (f"; cite: {row.citation}" if row.citation else ""),
+            *(["flowbench never downloads it: get it from its publisher"] if row.by_hand else []),
+            *([f"prepare: {row.command}{_or_source(row.command)}; PATH: {row.sources}"] if row.command else []),
         ]
         for line in details:
             console.print(f"  {line}", markup=False)
@@ -88,8 +89,12 @@ def _print_states(states: "Sequence[SplitState]", *, as_json: bool) -> None:
         typer.echo(json.dumps([asdict(state) for state in states]))
         return
     for state in states:
-        skipped = f", {state.skipped} broken images left out" if state.skipped else ""
+        skipped = f", {state.skipped} broken image{'s' * (state.skipped > 1)} left out" if state.skipped else ""
         typer.echo(f"{state.name} {state.split}: {state.count:,}, {state.status}{skipped} ({state.fingerprint[:16]}…)")
+
+
+def _or_source(command: str) -> str:
+    return ", or --source PATH" if command.endswith("--download") else ""
 
 
 def _size(count: int) -> str:

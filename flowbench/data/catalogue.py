@@ -69,6 +69,10 @@ class SetRow:
     """`verified`, `counts match`, `unverified` (the least sure of the splits), `damaged`, or nothing."""
     command: str
     """What prepares it."""
+    sources: str
+    """What PATH in `--source PATH` may be."""
+    by_hand: bool
+    """Whether one must get it oneself: its publisher asks for registration or consent, or it is very large."""
 
 
 def prepare(
@@ -247,6 +251,8 @@ def _image_row(known: ImageSet) -> SetRow:
         present=present,
         status=status,
         command="" if known.embedded else f"flowbench data prepare {known.name}{way}",
+        sources=known.sources,
+        by_hand=known.download_bytes > 0 and known.download is None,
     )
 
 
@@ -264,6 +270,8 @@ def _series_row(known: SeriesSet) -> SetRow:
         present=present,
         status=series_status(known.name) if present else "",
         command=f"flowbench data prepare {known.name} --download",
+        sources=known.file,
+        by_hand=False,
     )
 
 

@@ -99,7 +99,8 @@ class _Draw:
     """What a rank's batch is made of; all on the CPU, rows by place in the batch."""
 
     indices: NDArray[np.int64]
-    flips: NDArray[np.bool_] | None
+    mirrored: int
+    """How many images, the first of the batch, are mirrored."""
     places: NDArray[np.float64] | None
 
 
@@ -109,23 +110,27 @@ class _Plan:
     def __init__(self, count: int, batch_size: int, seed: int, flip: bool, crop: bool, rank: int, ranks: int) -> None:
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._flip, self._crop = flip, crop
+        self._steps = count // batch_size
         self._local = batch_size // ranks
         self._first = rank * self._local
         # Two epochs: prefetching looks across the border while the last batches of the old one are still asked for.
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def draw(self, step: int) -> _Draw:
-        epoch, place = divmod(step, self._count // self._batch_size)
+        epoch, place = divmod(step, self._steps)
         start = place * self._batch_size + self._first
         part = slice(start, start + self._local)
-        order, flips, places = self._epoch(epoch)
-        return _Draw(order[part], None if flips is None else flips[part], None if places is None else places[part])
+        order, mirrored, places = self._epoch(epoch)
+        own = min(max(int(mirrored[place]) - self._first, 0), self._local)
+        return _Draw(order[part], own, None if places is None else places[part])
 
-    def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None, NDArray[np.float64] | None]:
+    def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64] | None]:
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, STREAM + epoch], np.uint64)))
         order = generator.permutation(self._count)
-        flips = generator.random(self._count) < 0.5 if self._flip else None
-        return order, flips, generator.random((self._count, 2)) if self._crop else None
+        # Which images come first in a batch is a matter of chance already: mirroring the first k of it, k binomial,
+        # is mirroring each with probability 1/2, and these lie together.
+        mirrored = generator.binomial(self._batch_size, 0.5 if self._flip else 0.0, self._steps)
+        return order, mirrored, generator.random((self._count, 2)) if self._crop else None
 
 
 class _Source(Protocol):
@@ -147,7 +152,7 @@ class _Resident:
     def batch(self, step: int) -> Tensor:
         draw = self._plan.draw(step)
         batch = self._images.index_select(0, _to_device(draw.indices, self._device))
-        return _flip(batch, draw.flips)
+        return _flip(batch, draw.mirrored)
 
 
 class _ResidentWindows:
@@ -192,7 +197,7 @@ class _ResidentWindows:
         batch = self._lines.index_select(0, _to_device(lines.reshape(-1), self._device)).view(self._shape)
         if self._divisor != 1:
             batch = torch.div(batch, self._divisor, rounding_mode="floor")
-        return _flip(batch, draw.flips)
+        return _flip(batch, draw.mirrored)
 
 
 class _Streamed:
@@ -201,7 +206,7 @@ class _Streamed:
     def __init__(self, images: Images, plan: _Plan, device: torch.device) -> None:
         self._images, self._plan, self._device = images, plan, device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._ahead: dict[int, Future[tuple[Tensor, NDArray[np.bool_] | None]]] = {}
+        self._ahead: dict[int, Future[tuple[Tensor, int]]] = {}
 
     def batch(self, step: int) -> Tensor:
         wanted = range(step, step + 1 + PREFETCH)
@@ -210,15 +215,15 @@ class _Streamed:
         for ahead in wanted:
             if ahead not in self._ahead:
                 self._ahead[ahead] = self._thread.submit(self._read, ahead)
-        batch, flips = self._ahead.pop(step).result()
-        return _flip(batch.to(self._device, non_blocking=True), flips)
+        batch, mirrored = self._ahead.pop(step).result()
+        return _flip(batch.to(self._device, non_blocking=True), mirrored)
 
-    def _read(self, step: int) -> tuple[Tensor, NDArray[np.bool_] | None]:
+    def _read(self, step: int) -> tuple[Tensor, int]:
         draw = self._plan.draw(step)
         # Crops are cut here, before the copy: a window has a third of the bytes of its image.
         tensor = torch.from_numpy(self._images.take(draw.indices, draw.places))
         # The pinned buffer goes back to torch's cache only when the copy to the device is done: no ring of our own.
-        return (tensor.pin_memory() if self._device.type == "cuda" else tensor), draw.flips
+        return (tensor.pin_memory() if self._device.type == "cuda" else tensor), draw.mirrored
 
 
 def _channels_last(shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -230,9 +235,6 @@ def _to_device(values: NDArray[np.int64], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _flip(batch: Tensor, flips: NDArray[np.bool_] | None) -> Tensor:
-    if flips is None:
-        return batch
-    # The list of images to mirror is known on the CPU: no mask, no synchronization, half the bytes moved.
-    mirrored = _to_device(np.flatnonzero(flips), batch.device)
-    return batch.index_copy_(0, mirrored, batch.index_select(0, mirrored).flip(2))
+def _flip(batch: Tensor, mirrored: int) -> Tensor:
+    batch[:mirrored] = batch[:mirrored].flip(2)
+    return batch

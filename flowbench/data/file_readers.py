@@ -10,13 +10,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from flowbench.data.pictures import MAX_ENCODED_BYTES
 from flowbench.data.readers import Payload, damaged
 from flowbench.errors import InputError
 
-__all__ = ["FolderReader", "TarReader", "ZipReader", "image_names", "refuse_unsafe", "tar_images", "zip_images"]
+__all__ = [
+    "FolderReader",
+    "TarReader",
+    "ZipReader",
+    "bounded_tar",
+    "image_names",
+    "refuse_unsafe",
+    "tar_images",
+    "zip_images",
+]
 
+MAX_HEADER_BYTES = 2**20
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
 
@@ -106,6 +117,48 @@ class _TarPiece:
                 yield f"{self.path}: {name}", file.read(size)
 
 
+def bounded_tar(file: IO[bytes], path: Path, at_once: int, end: int | None = None) -> tarfile.TarFile:
+    """Open a tar whose headers may not make `tarfile` read without bounds: it takes each at the size that it declares.
+
+    Args:
+        file: the archive's bytes, unpacked.
+        path: the archive, to be named in the InputError that reading further raises.
+        at_once: bytes that may be read in one piece.
+        end: where reading must stop at last; None: where the file ends.
+    """
+    return tarfile.open(fileobj=cast(IO[bytes], _BoundedFile(file, path, at_once, end)), mode="r:")
+
+
+class _BoundedFile:
+    def __init__(self, file: IO[bytes], path: Path, at_once: int, end: int | None) -> None:
+        self._file, self._path, self._at_once, self._end = file, path, at_once, end
+
+    def read(self, size: int) -> bytes:
+        # A negative size, which a header may declare too, would be all there is.
+        if not 0 <= size <= self._at_once:
+            self._refuse(size)
+        self._check(self._file.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, place: int) -> int:
+        # A compressed file is unpacked on the way there.
+        self._check(place)
+        return self._file.seek(place)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def _check(self, place: int) -> None:
+        if place < 0 or (self._end is not None and place > self._end):
+            self._refuse(place)
+
+    def _refuse(self, size: int) -> None:
+        raise InputError(f"{self._path}: declares {size:,} bytes: refused as a decompression bomb")
+
+
 def tar_images(path: Path) -> TarReader:
     """List the images of an uncompressed tar by one walk over its headers.
 
@@ -114,7 +167,7 @@ def tar_images(path: Path) -> TarReader:
     """
     members = []
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file, bounded_tar(file, path, MAX_HEADER_BYTES) as archive:
             while (member := archive.next()) is not None:
                 refuse_unsafe(path, member.name)
                 if not (member.isfile() or member.isdir()):

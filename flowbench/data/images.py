@@ -64,7 +64,8 @@ class FixedPixels:
 
     def crop(self, rows: NDArray[np.int64], corners: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         """Return the size × size window at each image's (top, left) corner: (k, size, size, channels)."""
-        return _windows((self.array[row] for row in rows), corners, size, self.channels)
+        array = np.asarray(self.array)
+        return _windows((array[row] for row in rows.tolist()), corners, size, self.channels)
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ class VariedPixels:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one whole image, (height, width, channels), without a copy."""
-        shard, offset, height, width = (int(value) for value in self.index[row])
+        shard, offset, height, width = self.index[row].tolist()
         end = offset + height * width * self.channels
-        return self.shards[shard][offset:end].reshape(height, width, self.channels)
+        # A plain array: slices of a memory map are memory maps again, and take 4 times as long to make.
+        return np.asarray(self.shards[shard])[offset:end].reshape(height, width, self.channels)
 
     def crop(self, rows: NDArray[np.int64], corners: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         """Return the size × size window at each image's (top, left) corner: (k, size, size, channels)."""
-        return _windows((self.image(int(row)) for row in rows), corners, size, self.channels)
+        return _windows((self.image(row) for row in rows.tolist()), corners, size, self.channels)
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,6 @@ def _windows(
     images: Iterable[NDArray[np.uint8]], corners: NDArray[np.int64], size: int, channels: int
 ) -> NDArray[np.uint8]:
     result = np.empty((len(corners), size, size, channels), np.uint8)
-    for target, image, (top, left) in zip(result, images, corners, strict=True):
+    for target, image, (top, left) in zip(result, images, corners.tolist(), strict=True):
         target[:] = image[top : top + size, left : left + size]
     return result

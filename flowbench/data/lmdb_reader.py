@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -13,6 +14,7 @@ from flowbench.errors import InputError
 __all__ = ["LmdbReader", "lmdb_images"]
 
 STRIDE = 256
+LISTED_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,22 @@ class _LmdbPiece:
 
 def lmdb_images(path: Path) -> LmdbReader:
     """Count the entries of an LMDB and note every 256th key; InputError if it cannot be read."""
+    starts: list[bytes] = []
+    count, last = 0, None
     try:
-        with _opened(path) as database, database.begin() as transaction:
-            _refuse_truncated(path / "data.mdb", database)
-            cursor = transaction.cursor()
-            starts, count = [], 0
-            for key in cursor.iternext(keys=True, values=False):
-                if count % STRIDE == 0:
-                    starts.append(bytes(key))
-                count += 1
+        while True:
+            # Opened again and again: pages that were looked at count as this process's memory until it is closed.
+            with _opened(path) as database, database.begin() as transaction:
+                _refuse_truncated(path / "data.mdb", database)
+                cursor = transaction.cursor()
+                if not (cursor.first() if last is None else cursor.set_key(last) and cursor.next()):
+                    return LmdbReader(path, count, tuple(starts))
+                for key in islice(cursor.iternext(keys=True, values=False), LISTED_AT_ONCE):
+                    if count % STRIDE == 0:
+                        starts.append(bytes(key))
+                    count, last = count + 1, bytes(key)
     except lmdb.Error as error:
         raise _damaged(path, error) from error
-    return LmdbReader(path, count, tuple(starts))
 
 
 def _refuse_truncated(file: Path, database: lmdb.Environment) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowbench.__main__ import main
 from flowbench.tracking.state import MirrorState, write_state
@@ -162,3 +163,31 @@ def test_version_and_help_load_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Example" in done.stdout
     assert done.stderr.strip() == "set()"
+
+
+def test_the_list_says_which_sets_one_must_get_oneself_and_what_to_give(run) -> None:
+    code, out, _ = run("data", "list")
+    blocks = {block.partition(":")[0]: block for block in out.split("\n\n", 1)[1].replace("\n  ", "  ").splitlines()}
+    assert code == 0
+    for name in ("imagenet32", "imagenet64-chrabaszcz", "lsun-bedroom", "celeba"):
+        assert "never downloads it" in blocks[name]
+        assert f"flowbench data prepare {name} --source PATH; PATH: " in blocks[name]
+    for name in ("cifar10", "folder", "digits", "etth1"):
+        assert "never downloads it" not in blocks[name]
+    assert "--download, or --source PATH; PATH: train.npy + test.npy" in blocks["cifar10"]
+    assert "; cite: \n" not in out
+    assert "\n  ;" not in out
+
+
+def test_one_broken_image_is_counted_in_the_singular(run) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        for number in range(count):
+            path = Path("images", split, f"{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(path)
+    Path("images/train/1.png").write_bytes(b"no image")
+    assert "1.png" in mistake(run, "data", "prepare", "cifar10", "--source", "images")
+    code, out, _ = run("data", "prepare", "cifar10", "--source", "images", "--skip-broken")
+    assert code == 0
+    assert "train: 2, unverified, 1 broken image left out" in out
+    assert run("data", "verify", "cifar10")[1] == out

@@ -99,16 +99,38 @@ def test_ranks_see_disjoint_parts_of_the_same_batch():
         feed(images, ranks=3)
 
 
-def test_half_the_images_are_mirrored():
+@pytest.mark.parametrize("resident", [True, False])
+def test_each_image_is_mirrored_with_probability_one_half(resident):
     images = fixed()
-    plain, mirrored = feed(images, flip=False), feed(images)
-    turned = 0
-    for step in range(60):
+    known = {image.tobytes(): number for number, image in enumerate(images.array)}
+    plain, mirrored = feed(images, flip=False, resident=resident), feed(images, resident=resident)
+    seen, turned, by_batch = np.zeros(COUNT), np.zeros(COUNT), []
+    for step in range(600):
         # The same order with and without flips, so that the two can be compared.
-        for one, other in zip(plain.batch(step), mirrored.batch(step), strict=True):
-            assert torch.equal(one, other) or torch.equal(one.flip(2), other)
-            turned += not torch.equal(one, other)
-    assert turned == pytest.approx(240, abs=50)
+        one, other = plain.batch(step), mirrored.batch(step)
+        by_batch.append(0)
+        for whole, image in zip(one, other, strict=True):
+            number = known[whole.permute(1, 2, 0).numpy().tobytes()]
+            assert torch.equal(whole, image) or torch.equal(whole.flip(2), image)
+            turn = not torch.equal(whole, image)
+            seen[number] += 1
+            turned[number] += turn
+            by_batch[-1] += turn
+    # 4,800 coins, 96 to an image, 8 to a batch: sums of fair and independent ones spread by n/4.
+    assert turned.sum() == pytest.approx(2400, abs=140)
+    assert (((turned - seen / 2) ** 2) / (seen / 4)).sum() == pytest.approx(COUNT, abs=4 * np.sqrt(2 * COUNT))
+    assert np.var(by_batch) == pytest.approx(2, abs=0.5)
+
+
+def test_ranks_mirror_what_one_process_mirrors():
+    whole, plain = feed(fixed()), feed(fixed(), flip=False)
+    counts = set()
+    for step in range(30):
+        batch = whole.batch(step)
+        parts = [feed(fixed(), rank=rank, ranks=2).batch(step) for rank in range(2)]
+        assert torch.equal(torch.cat(parts), batch)
+        counts.add(sum(not torch.equal(*pair) for pair in zip(batch, plain.batch(step), strict=True)))
+    assert {count > 4 for count in counts} == {True, False}
 
 
 def test_crops_are_windows_of_their_images_at_all_places():

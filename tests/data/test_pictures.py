@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowbench.data import open_split, prepare
+from flowbench.data import lmdb_reader, open_split, prepare
 from flowbench.data.pictures import CropAndResize, Exactly, ShortSide, decode, tf1_bilinear
 from flowbench.data.readers import BrokenImageError
 from flowbench.errors import InputError
@@ -115,6 +115,22 @@ def test_lsun_from_a_real_lmdb_is_cropped_afresh_in_training_only(data_folder, s
     ends = images.take(np.array([2, 2]), corner)
     assert np.array_equal(ends[0], images.pixels.image(2)[:64, :64])
     assert np.array_equal(ends[1], images.pixels.image(2)[-64:, -64:])
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 50])
+def test_an_lmdb_is_listed_in_parts_without_losing_a_key(source, monkeypatch, count):
+    monkeypatch.setattr(lmdb_reader, "LISTED_AT_ONCE", 7)
+    monkeypatch.setattr(lmdb_reader, "STRIDE", 3)
+    # The longest keys that there can be, and one of a single zero.
+    keys = [b"\0", *(bytes([number + 1]) * 511 for number in range(count - 1))][:count]
+    with lmdb.open(str(source), map_size=2**24) as database, database.begin(write=True) as transaction:
+        for number, key in enumerate(keys):
+            transaction.put(key, b"%d" % number)
+    reader = lmdb_reader.lmdb_images(source)
+    assert len(reader) == count
+    assert reader.starts == tuple(keys[::3])
+    for first in {0, count // 2} if count else ():
+        assert [payload for _, payload in reader.piece(first, count)] == [b"%d" % n for n in range(first, count)]
 
 
 def test_lsun_from_folders(data_folder, source):

@@ -1,10 +1,14 @@
 import errno
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from flowbench.config import DensityData
 from flowbench.data import list_sets, open_images, open_split, preparation, prepare, verify
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.errors import CheckFailedError, InputError, WorkFailedError
+from flowbench.registry import image_sets
 
 from .make import cifar_batches, encoded, planes, random_images, same_set, write_folder, write_tar, write_zip
 
@@ -142,8 +147,6 @@ def test_the_other_imagenet_is_refused_by_its_count(data_folder, source):
 
 
 def test_counts_as_published_are_said_to_match():
-    from flowbench.registry import image_sets
-
     assert image_sets["imagenet32"].status("train", 1_281_149, "0" * 64) == "counts match"
     assert image_sets["imagenet32"].status("train", 1_281_148, "0" * 64) == "unverified"
     assert image_sets["cifar10"].status("train", 50_000, "0" * 64) == "unverified"
@@ -400,6 +403,43 @@ def test_a_manifest_cannot_lead_elsewhere(data_folder, source):
 def test_sets_with_terms_are_never_downloaded(data_folder, name):
     with pytest.raises(InputError, match="--source PATH"):
         prepare(name, download=True)
+
+
+def test_the_official_archive_is_downloaded_checked_and_prepared(data_folder, source, monkeypatch):
+    monkeypatch.delenv("FLOWBENCH_OFFLINE")
+    write_archive(source)
+    content = (source / "cifar-10-python.tar.gz").read_bytes()
+    known = image_sets["cifar10"]
+    asked = []
+
+    class Publisher(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    def publish(server, md5):
+        url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+        there = replace(known, download=replace(known.download, url=url, checksum=f"md5:{md5}"))
+        monkeypatch.setitem(image_sets._entries, "cifar10", there)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Publisher) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        publish(server, "0" * 32)
+        with pytest.raises(InputError, match="another checksum"):
+            prepare("cifar10", download=True)
+        assert not (data_folder / "cifar10").exists()
+        publish(server, hashlib.md5(content).hexdigest())
+        assert [state.count for state in prepare("cifar10", download=True)] == [40, 10]
+        server.shutdown()
+    assert len(asked) == 2
+    assert same_set(open_split("cifar10", "train"), TRAIN)
+    assert not list((data_folder / ".downloads").iterdir())
 
 
 def test_missing_data_says_how_to_get_it(data_folder, source):

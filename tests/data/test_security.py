@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import pickle
@@ -127,6 +128,37 @@ def test_a_zip_bomb_of_a_batch_is_refused(tmp_path, data_folder):
     write_zip(tmp_path / "Imagenet32_train.zip", {"train_data_batch_1": bytes(2**22)})
     with pytest.raises(InputError, match="bomb"):
         prepare("imagenet32-chrabaszcz", tmp_path)
+
+
+def tar_header(name, size, kind):
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [2**27, -512])
+def test_a_header_of_unreasonable_size_is_refused_unread(tmp_path, data_folder, kind, size):
+    # tarfile takes such a header in one piece: 3 MB of .tar.gz became 3 GB of memory.
+    content = tar_header("x", size, kind) + bytes(2**21) + tar_header("y", 0, tarfile.REGTYPE) + bytes(1024)
+    with gzip.open(tmp_path / "cifar-10-python.tar.gz", "wb") as file:
+        file.write(content)
+    with pytest.raises(InputError, match=r"python\.tar\.gz.*bomb"):
+        prepare("cifar10", tmp_path)
+    (tmp_path / "train_32x32.tar").write_bytes(content)
+    with pytest.raises(InputError, match=r"train_32x32\.tar.*bomb"):
+        tar_images(tmp_path / "train_32x32.tar")
+
+
+def test_an_archive_of_many_large_files_is_not_unpacked_to_its_end(tmp_path, data_folder):
+    with gzip.open(tmp_path / "cifar-10-python.tar.gz", "wb", compresslevel=1) as file:
+        for number in range(9):
+            file.write(tar_header(f"x{number}", 2**26, tarfile.REGTYPE))
+            for _ in range(64):
+                file.write(bytes(2**20))
+        file.write(bytes(1024))
+    with pytest.raises(InputError, match="bomb"):
+        prepare("cifar10", tmp_path)
 
 
 # 4,096: between the first image and the second, where a tar looks whole.

@@ -241,6 +241,18 @@ def raw_weights(_: Any) -> Any:
     return lambda average, weights: nullcontext()
 
 
+def noise_finer_than_its_sum(training_noise: Any) -> Any:
+    def wrong(*arguments: Any, **options: Any) -> Tensor:
+        noise: Tensor = training_noise(*arguments, **options)
+        return noise + (1 - 2**-7) * 2**-16
+
+    return wrong
+
+
+def mirrored_first_of_each_part(draw: Any) -> Any:
+    return lambda plan, step: replace(draw(plan, step), mirrored=plan._local // 2)
+
+
 def holdout_in_training(training_parts: Any) -> Any:
     def wrong(data: Any) -> Any:
         train, holdout = training_parts(data)
@@ -300,6 +312,18 @@ FAULTS = [
         f"{_EVALUATION}.evaluation_noise",
         noise_of_the_place_in_the_batch,
         f"{_TESTS}::test_noise_belongs_to_the_image_whatever_part_of_the_split_is_measured",
+    ),
+    Fault(
+        "training noise that rounds the brightest pixel up to 1",
+        "flowbench.noise.training_noise",
+        noise_finer_than_its_sum,
+        "tests/test_noise.py::test_the_brightest_pixel_stays_below_one_with_all_training_noise",
+    ),
+    Fault(
+        "each process mirrors the first images of its own part",
+        "flowbench.data.feed._Plan.draw",
+        mirrored_first_of_each_part,
+        "tests/data/test_feed.py::test_ranks_mirror_what_one_process_mirrors",
     ),
     Fault(
         "noise of a whole unit added to floats",

@@ -1,11 +1,14 @@
 """CIFAR-10: 50,000 + 10,000 colour images of 32×32 (Krizhevsky 2009)."""
 
+import gzip
 import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from flowbench.data.array_readers import ArrayAt, ArrayHere, ArrayReader, npy_images, pickled_images, planar_images
+from flowbench.data.file_readers import bounded_tar
 from flowbench.data.image_set import Download, ImageSet, Options, Split
 from flowbench.data.places import equal_images, folder_images, places
 from flowbench.data.readers import Reader, SplitSource, damaged
@@ -23,6 +26,7 @@ BATCHES: dict[Split, tuple[str, ...]] = {
 PLANES = (3, 32, 32)
 SHAPE = (32, 32, 3)
 MAX_MEMBER_BYTES = 2**26
+MAX_UNPACKED_BYTES = 2**29
 MAX_MEMBERS = 1000
 
 
@@ -78,7 +82,10 @@ def _read_archive(path: Path) -> dict[str, ArrayAt | ArrayHere]:
     wanted = {name for names in BATCHES.values() for name in names}
     found: dict[str, ArrayAt | ArrayHere] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with (
+            gzip.open(path, "rb") as unpacked,
+            bounded_tar(cast(IO[bytes], unpacked), path, MAX_MEMBER_BYTES, MAX_UNPACKED_BYTES) as archive,
+        ):
             for number, member in enumerate(archive):
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
