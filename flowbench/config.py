@@ -304,6 +304,8 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
     if not experiment.optim.hold:
         del content["optim"]["hold"]
+    if content["model"].get("network") == "convolutions":
+        del content["model"]["network"]
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ from flowbench.errors import InputError
 from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.flows.conv1x1 import Mixing, Permutation, permutation
-from flowbench.flows.glow_layers import ConditionalPrior, GlowCoupling, ZeroConv
+from flowbench.flows.glow_layers import ConditionalPrior, CouplingNetwork, GlowCoupling, ZeroConv
 from flowbench.flows.squeeze import Squeeze
 from flowbench.registry import density_models
 
@@ -46,6 +46,9 @@ class GlowConfig(FlowConfig):
     """What mixes the channels: an LU-decomposed or plain 1x1 convolution, their reversal, a fixed shuffle."""
     learn_top: bool = True
     """Learn mean and scale of the coarsest latents, per channel (and at the border); else they are N(0, 1)."""
+    network: CouplingNetwork = "convolutions"
+    """The couplings' networks: the paper's three convolutions, or a residual block of Real NVP; `optim.scale_l2` then
+    weighs the squares of its weight-normalization scales. Not in the paper."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability in the couplings' networks; not in the paper."""
 
@@ -59,6 +62,7 @@ class GlowConfig(FlowConfig):
             affine=self.coupling == "affine",
             mixing=self.permutation,
             learn_top=self.learn_top,
+            network=self.network,
             dropout=self.dropout,
         )
 
@@ -72,11 +76,13 @@ class GlowStep(Compose):
 
     Args:
         channels: of the image, even.
-        hidden, affine, mixing, dropout: see `Glow`.
+        hidden, affine, mixing, network, dropout: see `Glow`.
     """
 
-    def __init__(self, channels: int, hidden: int, affine: bool, mixing: Permutation, dropout: float) -> None:
-        coupling = GlowCoupling(channels, hidden, affine=affine, dropout=dropout)
+    def __init__(
+        self, channels: int, hidden: int, affine: bool, mixing: Permutation, network: CouplingNetwork, dropout: float
+    ) -> None:
+        coupling = GlowCoupling(channels, hidden, affine=affine, network=network, dropout=dropout)
         super().__init__([ActNorm(channels), permutation(mixing, channels), coupling])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +107,7 @@ class Glow(Bijection):
 
     Args:
         image_shape: (channels, height, width).
-        levels, steps, hidden, learn_top, dropout: see `GlowConfig`.
+        levels, steps, hidden, learn_top, network, dropout: see `GlowConfig`.
         affine: False is `coupling: additive`.
         mixing: `permutation` of `GlowConfig`.
 
@@ -119,6 +125,7 @@ class Glow(Bijection):
         affine: bool = True,
         mixing: Permutation = "lu",
         learn_top: bool = False,
+        network: CouplingNetwork = "convolutions",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -134,7 +141,9 @@ class Glow(Bijection):
 
         def level(number: int, channels: int) -> Conjugate:
             squeezed = 4 * channels
-            parts: list[Bijection] = [GlowStep(squeezed, hidden, affine, mixing, dropout) for _ in range(steps)]
+            parts: list[Bijection] = [
+                GlowStep(squeezed, hidden, affine, mixing, network, dropout) for _ in range(steps)
+            ]
             if number < levels - 1:
                 parts += [ConditionalPrior(squeezed), OnFirstHalf(level(number + 1, squeezed // 2))]
             return Conjugate(Squeeze(), Compose(parts))
@@ -170,6 +179,11 @@ class Glow(Bijection):
     def layers(self) -> Iterator[Bijection]:
         """Yield activation normalizations, channel mixings, couplings and conditional priors."""
         yield from self.flow.layers()
+
+    def regularization(self) -> Tensor:
+        """Return the sum of squares of the residual networks' magnitudes; 0 without such networks."""
+        scales: list[Tensor] = [parameter for name, parameter in self.named_parameters() if name.endswith(".magnitude")]
+        return torch.cat(scales).square().sum() if scales else super().regularization()
 
     def by_scale(self, z: Tensor) -> list[Tensor]:
         """Return what `unpack` gives, in one list: the ε of each level, then z_top."""

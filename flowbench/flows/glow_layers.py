@@ -3,6 +3,8 @@
 Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +13,21 @@ from flowbench.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.flows.bijection import Bijection
 from flowbench.flows.conditioner import Conditioner
 from flowbench.flows.derived import Derived
+from flowbench.flows.resnet import ResidualNet
 
-__all__ = ["ConditionalPrior", "ConvNet", "GlowCoupling", "NormConv", "PriorNet", "ZeroConv"]
+__all__ = [
+    "ConditionalPrior",
+    "ConvNet",
+    "CouplingNetwork",
+    "GlowCoupling",
+    "NormConv",
+    "PriorNet",
+    "ZeroConv",
+    "ZeroResidualNet",
+]
 
+CouplingNetwork = Literal["convolutions", "residual"]
+"""What decides in a coupling: the paper's `ConvNet`, or a `ZeroResidualNet`."""
 
 _Folded = tuple[Tensor, Tensor, Tensor | None]
 """Kernels, bias, and the kernels of the border apart (`_apart`)."""
@@ -109,24 +123,61 @@ class ConvNet(Conditioner):
         return y
 
 
+class ZeroResidualNet(ResidualNet):
+    """One residual block of Real NVP (Dinh et al. 2017, section 4.1), zero at first; not in Glow's paper.
+
+    As in Real NVP's couplings the block sees relu([x, −x]) and stands between weight-normalized convolutions with a
+    skip connection; as in Glow's the output is zero at first: the magnitudes of its convolution are.
+
+    Args:
+        channels_in, channels_out: of input and output.
+        hidden: width.
+        dropout: probability with which an input of the block's last convolution is dropped in training.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, hidden: int, *, dropout: float = 0.0) -> None:
+        super().__init__(2 * channels_in, channels_out, features=hidden, blocks=1, batch_norm=False, dropout=dropout)
+        assert self.out.magnitude is not None
+        nn.init.zeros_(self.out.magnitude)
+
+    def net(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        return super().net(torch.cat((x, -x), dim=1).relu_())
+
+
 class GlowCoupling(Bijection):
     """The first half a of the channels is passed and decides what happens to the second, b.
 
     Affine: z_b = (b + t) · s with s = sigmoid(h + 2), where t and h are the even and the odd channels of the authors'
-    net(a); additive: z_b = b + net(a).
+    net(a), or the halves of a residual one's; additive: z_b = b + net(a).
 
     Args:
         channels: of the image, even.
         hidden: width of the network.
         affine: whether there is a scale.
+        network: its kind.
         dropout: of the network.
     """
 
-    def __init__(self, channels: int, hidden: int, *, affine: bool, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        affine: bool,
+        network: CouplingNetwork = "convolutions",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         half = channels // 2
+        channels_out = channels if affine else half
         self.affine = affine
-        self.f1 = ConvNet(half, channels if affine else half, hidden, paired=affine, dropout=dropout)
+        self.f1: Conditioner
+        match network:
+            case "convolutions":
+                self.f1 = ConvNet(half, channels_out, hidden, paired=affine, dropout=dropout)
+            case "residual":
+                self.f1 = ZeroResidualNet(half, channels_out, hidden, dropout=dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Transform x, (batch, channels, height, width)."""

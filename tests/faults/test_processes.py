@@ -21,8 +21,15 @@ REAL_NVP = [
     *("train.steps=4", "train.log_every=1", "train.validate_every=2", "train.checkpoint_every=1"),
 ]
 GLOW = [
-    *("glow/digits", "model.levels=1", "model.steps=2", "model.hidden=8", "model.dropout=0", "data.batch_size=120"),
-    *("evaluate.draws=1", "train.steps=3", "train.log_every=1", "train.checkpoint_every=1"),
+    *(
+        "glow/digits",
+        "model.levels=1",
+        "model.steps=2",
+        "model.hidden=8",
+        "model.network=convolutions",
+        "model.dropout=0",
+    ),
+    *("data.batch_size=120", "evaluate.draws=1", "train.steps=3", "train.log_every=1", "train.checkpoint_every=1"),
 ]
 FORECAST = ["data.protocol=ratio", "data.lookback=24", "data.horizon=4", "data.batch_size=32", "train.log_every=1"]
 

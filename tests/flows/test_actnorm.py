@@ -81,7 +81,14 @@ def test_every_process_gets_the_values_of_the_whole_batch():
 
 
 def test_a_resumed_training_keeps_its_values_and_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    changes = ["model.steps=1", "model.hidden=4", "train.steps=6", "train.checkpoint_every=2", "evaluate.draws=1"]
+    changes = [
+        "model.steps=1",
+        "model.hidden=4",
+        "model.network=convolutions",
+        "train.steps=6",
+        "train.checkpoint_every=2",
+        "evaluate.draws=1",
+    ]
     experiment = load_experiment("glow/digits", changes)
     whole = train(experiment, tmp_path / "whole")
     from flowbench.density_task import DensityTask

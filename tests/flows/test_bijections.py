@@ -77,6 +77,10 @@ BIJECTIONS = {
     "shuffle": Case(lambda s: permutation("shuffle", s[0])),
     "glow coupling": Case(lambda s: GlowCoupling(s[0], 4, affine=True), channels=EVEN),
     "glow coupling, additive": Case(lambda s: GlowCoupling(s[0], 4, affine=False), channels=EVEN),
+    "glow coupling, residual": Case(lambda s: GlowCoupling(s[0], 4, affine=True, network="residual"), channels=EVEN),
+    "glow coupling, residual, additive": Case(
+        lambda s: GlowCoupling(s[0], 4, affine=False, network="residual"), channels=EVEN
+    ),
     "conditional prior": Case(lambda s: ConditionalPrior(s[0]), channels=EVEN),
     # Glow's log-scales count three times: with larger ones its Jacobians are too ill-conditioned for float64.
     "glow, one level": Case(lambda s: small_glow(s, levels=1), sides=EVEN, perturbation=0.1),
@@ -89,6 +93,9 @@ BIJECTIONS = {
     ),
     "glow, reversed": Case(
         lambda s: small_glow(s, levels=2, mixing="reverse"), channels=(1,), sides=(4,), perturbation=0.1
+    ),
+    "glow, residual": Case(
+        lambda s: small_glow(s, levels=2, network="residual"), channels=(1,), sides=(4,), perturbation=0.1
     ),
     "diagonal scaling": Case(DiagonalScaling),
     "nice": Case(lambda s: NICEConfig(couplings=2, residual_blocks=1, features=2).flow(s)),

@@ -12,7 +12,7 @@ from flowbench.throughput.passes import make_subject
 
 SMALL = {
     "real_nvp/digits": ["model.features=8", "model.batch_norm=true", "model.dropout=0.2"],
-    "glow/digits": ["model.steps=2", "model.hidden=16"],
+    "glow/digits": ["model.steps=2", "model.hidden=16", "model.network=convolutions", "model.dropout=0.3"],
 }
 CPU = torch.device("cpu")
 

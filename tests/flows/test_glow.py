@@ -88,12 +88,23 @@ def test_additive_coupling_only_shifts():
     assert not torch.equal(z[:, 2:], x[:, 2:])
 
 
-def test_affine_coupling_starts_by_scaling_with_the_sigmoid_of_2():
+@pytest.mark.parametrize("network", ["convolutions", "residual"])
+def test_affine_coupling_starts_by_scaling_with_the_sigmoid_of_2(network):
     x = torch.randn(3, 4, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    z, log_det = GlowCoupling(4, 4, affine=True).double()(x)
+    z, log_det = GlowCoupling(4, 4, affine=True, network=network).double()(x)
     factor = 1 / (1 + math.exp(-2))
     torch.testing.assert_close(z[:, 2:].detach(), factor * x[:, 2:])
     torch.testing.assert_close(log_det.detach(), torch.full((3,), 8 * math.log(factor)).double())
+
+
+def test_regularization_counts_the_magnitudes_of_residual_networks_alone():
+    assert glow().regularization() == 0
+    flow = glow(network="residual")
+    magnitudes = [p for name, p in flow.named_parameters() if name.endswith("magnitude")]
+    # In each of the four networks: the block's, the two skips' and the output's.
+    assert len(magnitudes) == 16
+    expected = sum(float(p.detach().square().sum()) for p in magnitudes)
+    assert float(flow.regularization().detach()) == pytest.approx(expected)
 
 
 def test_the_conditional_prior_starts_standard_normal():
