@@ -42,7 +42,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "flowbench"
-        return f"{error.format_message()} (see {command} --help)", int(error.exit_code)
+        what = error.format_message() or "name a command"  # without one the help was printed, and the error is empty
+        return f"{what} (see {command} --help)", int(error.exit_code)
     if is_out_of_memory(error):
         return "out of memory: give a smaller data.batch_size, for example half of it (data.batch_size=32)", 3
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -103,6 +103,8 @@ def write_bounds(results: Path, table: str | None = None) -> tuple[Path, list[st
             if row["status"] == "done" and len(row["values"]) >= 3 and "stale" not in row["badges"]
         }
         name = table or content["table"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: flowbench reproduce TABLE --seeds 0,1,2 writes it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no results of flowbench reproduce ({type(error).__name__})") from error
     if not usable:

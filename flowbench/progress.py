@@ -6,6 +6,7 @@ from typing import ClassVar, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 __all__ = ["PATIENCE", "TrainingBar", "counted"]
 
@@ -34,10 +35,12 @@ class TrainingBar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
+            # They take the width that is left: a narrow terminal cuts the figures, never the percentage or the times.
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
             disable=not (shown and console.is_terminal),
             transient=True,
         )

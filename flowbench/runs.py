@@ -234,6 +234,7 @@ def find_run(run: str) -> RunFolder:
     if finished:
         return finished[0]
     known = {path.parent.parent.relative_to(RUNS).as_posix() for path in RUNS.glob("*/*/*/config.yaml")}
+    known |= {path.parent.as_posix() for path in RUNS.glob("*/config.yaml")}  # of `--run-dir runs/first`
     hint = did_you_mean(run, known) if known else f"; there are no runs under {RUNS}/ yet: flowbench train EXPERIMENT"
     raise InputError(f"no run {run!r}: neither a run folder nor an experiment with a finished run{hint}")
 

@@ -108,8 +108,11 @@ def test_too_few_seeds_and_tables_without_bounds_are_refused(table: Path, tmp_pa
         write_bounds(tmp_path / "out", str(table))
     with pytest.raises(InputError, match="no row of table mine has bounds"):
         outside(load_table(str(table)), results)
-    with pytest.raises(InputError, match="no results of flowbench reproduce"):
+    with pytest.raises(InputError, match="no such file: flowbench reproduce"):
         write_bounds(tmp_path / "nowhere")
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(InputError, match="no results of flowbench reproduce"):
+        write_bounds(tmp_path / "other.json")
     assert table.read_text() == TABLE
 
 

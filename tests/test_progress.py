@@ -2,6 +2,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from flowbench import progress
 from flowbench.progress import TrainingBar, counted
@@ -59,3 +60,16 @@ def test_an_error_takes_the_bar_away(clock: list[float]) -> None:
         items.throw(ValueError("inside"))
     with console.status("free again"):
         assert not TrainingBar.drawing
+
+
+def test_a_narrow_terminal_cuts_the_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, target = screen(terminal=True)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    figures = {f"train/figure_{number}": 1.0 for number in range(9)}
+    with TrainingBar("real_nvp/digits", "images", shown=True) as bar:
+        bar.show(0.25, {**figures, "images_per_second": 560.0})
+    last = [line for line in Text.from_ansi(target.getvalue()).plain.splitlines() if "images/s" in line][-1]
+    assert last.startswith("real_nvp/digits ")
+    assert " 25% 560 images/s" in last
+    assert last.split()[-1].count(":") == 2  # the time left
+    assert len(last) <= 80

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_metrics_survive_a_torn_line_and_are_cut_at_a_step(run: RunFolder) -> No
 def test_one_training_per_folder(run: RunFolder) -> None:
     with run.lock(), pytest.raises(InputError, match="another process"), run.lock():
         pass
+
+
+def test_a_run_beside_the_named_ones_is_suggested(run: RunFolder) -> None:
+    shutil.copytree(run.path, "runs/first")
+    shutil.rmtree("runs/real_nvp")
+    with pytest.raises(InputError, match=r"did you mean runs/first\?"):
+        find_run("runs/frist")
+    shutil.rmtree("runs")
+    with pytest.raises(InputError, match="no runs under runs/ yet"):
+        find_run("runs/first")
 
 
 def test_runs_are_found_by_folder_by_id_and_by_experiment(run: RunFolder) -> None:

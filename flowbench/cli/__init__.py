@@ -14,7 +14,8 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="flowbench",
-    help="Reproduce, compare and time likelihood models.",
+    help="Reproduce, compare and time likelihood models.\n\n"
+    "Example: `flowbench reproduce quick`, then open results/quick/report.html",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

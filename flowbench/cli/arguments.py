@@ -75,7 +75,7 @@ DATASET = Annotated[
 ]
 
 OVERRIDES = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. model.features=32.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, e.g. model.features=32.")
 ]
 RUN = Annotated[
     str,

@@ -14,7 +14,7 @@ from flowbench.cli.arguments import DATASET, JSON
 if TYPE_CHECKING:
     from flowbench.data import SplitState
 
-_data = typer.Typer(no_args_is_help=True, help="Data sets: list, prepare, verify.")
+_data = typer.Typer(no_args_is_help=True, help="Data sets: list, prepare, verify.\n\nExample: `flowbench data list`")
 app.add_typer(_data, name="data")
 
 
@@ -81,16 +81,17 @@ def verify(name: DATASET, as_json: JSON = False) -> None:
     """
     from flowbench.data import verify as verify_set
 
-    _print_states(verify_set(name), as_json=as_json)
+    _print_states(verify_set(name), as_json=as_json, whole=True)
 
 
-def _print_states(states: "Sequence[SplitState]", *, as_json: bool) -> None:
+def _print_states(states: "Sequence[SplitState]", *, as_json: bool, whole: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states]))
         return
     for state in states:
         skipped = f", {state.skipped} broken image{'s' * (state.skipped > 1)} left out" if state.skipped else ""
-        typer.echo(f"{state.name} {state.split}: {state.count:,}, {state.status}{skipped} ({state.fingerprint[:16]}…)")
+        fingerprint = state.fingerprint if whole else f"{state.fingerprint[:16]}…"
+        typer.echo(f"{state.name} {state.split}: {state.count:,}, {state.status}{skipped} ({fingerprint})")
 
 
 def _or_source(command: str) -> str:

@@ -18,7 +18,7 @@ def reproduce(
         str, typer.Argument(help="A table's name or YAML file.", autocompletion=complete("tables"))
     ] = "quick",
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides for the selected rows.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides for the selected rows.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A row's title or a data set's name; may be given several times.")

@@ -15,7 +15,11 @@ from flowbench.errors import CheckFailedError, InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-_throughput = typer.Typer(no_args_is_help=True, help="Time the passes of a model, compare results, catch regressions.")
+_throughput = typer.Typer(
+    no_args_is_help=True,
+    help="Time the passes of a model, compare results, catch regressions.\n\n"
+    "Example: `flowbench throughput run real_nvp/cifar10-small --threads 1 --out now.json`",
+)
 app.add_typer(_throughput, name="throughput")
 
 _ALL = "train,forward,inverse"

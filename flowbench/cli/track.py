@@ -6,7 +6,9 @@ import typer
 
 from flowbench.cli import app
 
-_track = typer.Typer(no_args_is_help=True, help="Put runs made offline into MLflow; look at them.")
+_track = typer.Typer(
+    no_args_is_help=True, help="Put runs made offline into MLflow; look at them.\n\nExample: `flowbench track ui`"
+)
 app.add_typer(_track, name="track")
 
 

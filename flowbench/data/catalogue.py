@@ -148,7 +148,7 @@ def verify(name: str) -> list[SplitState]:
     known = _image_set(name)
     if known.embedded:
         states = [_state(known, split, open_split(name, split).fingerprint) for split in known.counts]
-        changed = [state.split for state in states if state.status != "verified"]
+        changed = [state.split for state in states if state.status == "unverified"]
         if changed:
             raise CheckFailedError(f"{name}: {', '.join(changed)}: other images than flowbench knows")
         return states

@@ -78,7 +78,9 @@ def draw_log_det(subject: Subject) -> Path:
         axes.set(xlabel="layer, in the order of the forward pass", ylabel="log|det|, bits/dim")
         axes.set_xlim(0.4, len(kinds) + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False, title=f"sum {per_dimension.sum():+.3f} bits/dim")
+        # Beside the bars: they fill the axes in either direction, and a legend over them cannot be read.
+        sum_of_all = f"sum {per_dimension.sum():+.3f} bits/dim"
+        axes.legend(frameon=False, title=sum_of_all, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         entitle(figure, title)
         text = f"Means over {len(images):,} {images.split} images; positive: the layer spreads the data"
         return save(figure, subject.file("log_det.svg"), f"{title}. {text}.")

@@ -32,6 +32,8 @@ def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure
     if not keys:
         return None
     key = keys[0]
+    from matplotlib.ticker import MaxNLocator
+
     with themed():
         drawing = new_figure(6.4, 3.2)
         axes = drawing.subplots()
@@ -44,6 +46,7 @@ def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure
             margin = 0.05 * (late[-1] - late[0])
             axes.set_ylim(late[0] - margin, late[-1] + margin)
         axes.set(xlabel="training step", ylabel=unit(key) if key == metric else "loss")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(frameon=False)
     return drawing
@@ -59,7 +62,10 @@ def _draw_run(axes: "Axes", run: Metrics, key: str, model: str, *, first: bool, 
     if alone:
         seaborn.lineplot(x=train[0], y=train[1], ax=axes, color=color, alpha=0.3, linewidth=0.8)
     label = "train, smoothed" if alone else "train, smoothed, each seed"
-    seaborn.lineplot(x=train[0], y=smooth, ax=axes, color=color, linewidth=1.5, label=label if first else None)
+    dot = "o" if len(train[0]) == 1 else None  # a line through one point draws nothing
+    seaborn.lineplot(
+        x=train[0], y=smooth, ax=axes, color=color, linewidth=1.5, marker=dot, label=label if first else None
+    )
     if validation[0]:
         seaborn.lineplot(
             x=validation[0], y=validation[1], ax=axes, color="#333333", linestyle="--", linewidth=1.2,

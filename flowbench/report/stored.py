@@ -85,9 +85,16 @@ def runs_table(runs: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: one is no run, or not finished.
     """
-    rows = [_row(find_run(run)) for run in runs]
+    rows = [_row(_found(run)) for run in runs]
     title = f"Runs on {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
     return {"schema": 1, "table": slug(title), "title": title, "description": "Single runs.", "rows": rows}
+
+
+def _found(source: str) -> RunFolder:
+    try:
+        return find_run(source)
+    except InputError as error:  # it might have been meant as results or throughput: nothing says that it is a run
+        raise InputError(f"{source}: no results.json and no throughput file; {error}") from error
 
 
 def _row(run: RunFolder) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["data", "prepare", "cifar10", "--source", "nowhere"], "nowhere"),
         (["data", "verify", "imagenet32"], "not prepared"),
         (["compare"], "name two models"),
+        ([], "name a command (see flowbench --help)"),
+        (["data"], "name a command (see flowbench data --help)"),
         (["compare", "--experiment", "real_nvp/*"], "no finished runs"),
         (["compare", "--study", "a"], "no such file"),
         (["tune", "etth/mean", "--trials", "2"], "searches nothing"),

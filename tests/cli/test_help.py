@@ -38,6 +38,14 @@ def test_every_command_shows_an_example_of_itself_and_explains_its_arguments(nam
         assert not any("<" in part for part in text[::2]), f"{name}: {parameter.name}"
 
 
+def test_groups_show_an_example_too_and_repeated_arguments_one_pair_of_brackets() -> None:
+    whole = typer.main.get_command(app)
+    groups = [whole, *(command for command in whole.commands.values() if hasattr(command, "commands"))]
+    assert all("Example: `flowbench " in group.help for group in groups)
+    for _, command in commands():
+        assert not any("[" in (parameter.metavar or "") for parameter in command.params)
+
+
 @pytest.mark.parametrize(
     ("typed", "wanted"),
     [

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flowbench.config import DensityData
-from flowbench.data import open_images, open_split, training_parts
+from flowbench.data import open_images, open_split, training_parts, verify
 from flowbench.data.manifest import content_sha256, image_digests
-from flowbench.errors import InputError
+from flowbench.errors import CheckFailedError, InputError
+from flowbench.registry import image_sets
 
 
 def test_the_digits_are_those_that_flowbench_knows():
@@ -78,3 +81,17 @@ def test_levels_that_do_not_belong_to_the_set_are_refused(data):
 def test_an_unknown_split_names_those_there_are():
     with pytest.raises(InputError, match="one of: train, test"):
         open_split("digits", "validation")
+
+
+def test_a_set_of_ones_own_without_fingerprints_is_verified_by_its_counts(monkeypatch):
+    mine = replace(image_sets["digits"], fingerprints={})
+    monkeypatch.setitem(image_sets._entries, "digits", mine)
+    states = verify("digits")
+    assert [state.status for state in states] == ["counts match", "counts match"]
+    monkeypatch.setitem(
+        image_sets._entries, "digits", replace(mine, fingerprints={state.split: state.fingerprint for state in states})
+    )
+    assert [state.status for state in verify("digits")] == ["verified", "verified"]
+    monkeypatch.setitem(image_sets._entries, "digits", replace(mine, fingerprints={"test": "0" * 64}))
+    with pytest.raises(CheckFailedError, match="digits: test: other images"):
+        verify("digits")

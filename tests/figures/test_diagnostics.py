@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowbench.figures import diagnostics
 from flowbench.figures.diagnostics import log_det_by_layer
 from flowbench.figures.encoded import report_images
 from flowbench.noise import evaluation_noise
@@ -18,3 +19,13 @@ def test_the_layers_log_determinants_add_up_to_the_flows(subject, model, layers)
         terms = one.model.terms(torch.from_numpy(images.array.transpose(0, 3, 1, 2).copy()), noise)
     assert values.sum() == pytest.approx(float(terms.log_det.mean()), abs=1e-3)
     assert all(not layer._forward_hooks for layer in found)
+
+
+def test_the_legend_of_the_log_determinants_stands_beside_the_bars(subject, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(diagnostics, "save", lambda figure, path, text: drawn.append(figure) or path)
+    diagnostics.draw_log_det(subject("glow"))
+    axes = drawn[0].axes[0]
+    drawn[0].canvas.draw()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+    assert axes.get_legend().get_window_extent().x1 <= drawn[0].bbox.x1

@@ -88,6 +88,8 @@ def test_two_tables_are_not_mixed_and_unknown_sources_are_one_line(table: Path, 
         keep(["nowhere"], tmp_path / "out")
     with pytest.raises(InputError, match="no run 'nowhere'"):
         build_from(["nowhere"], tmp_path / "out")
+    with pytest.raises(InputError, match=r"nowhere: no results\.json and no throughput file"):
+        build_from(["nowhere"], tmp_path / "out")
     (table / "results.json").write_text('{"rows": 3}')
     with pytest.raises(InputError, match=r"results\.json: not a results file"):
         build_from([str(table)], tmp_path / "out")
