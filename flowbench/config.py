@@ -61,6 +61,8 @@ class ModelConfig(Section):
 
     numerics: ClassVar[int] = 1
     """Raised by hand when a change alters the model's results: stored results with another value are stale."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came after results were stored: at their defaults they are no part of a config's hash."""
 
     name: str
 
@@ -304,6 +306,10 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
     if not experiment.optim.hold:
         del content["optim"]["hold"]
+    fields = type(experiment.model).model_fields
+    for key in experiment.model.added:
+        if getattr(experiment.model, key) == fields[key].default:
+            del content["model"][key]
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

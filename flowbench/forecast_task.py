@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from flowbench.atomic import replacing, write_json
 from flowbench.config import Experiment, ForecastData
 from flowbench.data.series import series_path, series_status
 from flowbench.errors import InputError
-from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig
+from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
@@ -46,19 +46,20 @@ def run_scaler(data: dict[str, Any]) -> Scaler:
     return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
 
 
-class SquaredError(nn.Module):
-    """The loss of a batch: the mean squared error on normalized values."""
+class ForecastLoss(nn.Module):
+    """The loss of a batch: the mean squared or absolute error on normalized values."""
 
-    def __init__(self, model: Forecaster, generator: torch.Generator) -> None:
+    def __init__(self, model: Forecaster, generator: torch.Generator, loss: Literal["mse", "mae"]) -> None:
         super().__init__()
         self.model = model
         self._generator = generator
+        self._loss = loss
 
     def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and what is logged of it; windows as in `Windows.batch`."""
         error = self.model.training_forward(history, future, self._generator) - future
-        loss = error.square().mean()
-        return loss, {"mae": error.abs().mean()}
+        absolute = error.abs().mean()
+        return absolute if self._loss == "mae" else error.square().mean(), {"mae": absolute}
 
 
 class ForecastTask:
@@ -72,7 +73,6 @@ class ForecastTask:
     """
 
     unit: ClassVar[str] = "windows"
-    monitor: ClassVar[str] = "mse"
 
     def __init__(
         self, experiment: ForecastExperiment, device: torch.device, trained: dict[str, Any] | None = None
@@ -110,7 +110,8 @@ class ForecastTask:
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
-        self.objective = SquaredError(self.model, self._generator)
+        self.monitor = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
+        self.objective = ForecastLoss(self.model, self._generator, self.monitor)
 
     def prepare(self) -> bool:
         """Fit in closed form, where the model has one or nothing to learn."""
