@@ -97,12 +97,21 @@ class ForecastData(Section):
     features: Literal["M", "S", "MS"] = "M"
     target: str = "OT"
     batch_size: PositiveInt = 32
+    test_on: str | None = None
+    """Another known set with the same columns, whose test part is tested on instead, scaled as the training was."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ForecastData":
         if (self.name is None) == (self.csv is None):
             raise ValueError("give either data.name (a known set) or data.csv (a file), one of the two")
         return self
+
+    @property
+    def tested(self) -> "ForecastData":
+        """The section of the file whose test part is tested on."""
+        if self.test_on is None:
+            return self
+        return self.model_copy(update={"name": self.test_on, "csv": None, "test_on": None})
 
 
 class Optim(Section):
@@ -304,6 +313,8 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     content["data"].pop("csv", None)
     content["train"].pop("recompute")  # where memory goes is no part of what is computed
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
+    if content["data"].get("test_on") is None:
+        content["data"].pop("test_on", None)
     if not experiment.optim.hold:
         del content["optim"]["hold"]
     fields = type(experiment.model).model_fields
