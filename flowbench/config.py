@@ -61,6 +61,8 @@ class ModelConfig(Section):
 
     numerics: ClassVar[int] = 1
     """Raised by hand when a change alters the model's results: stored results with another value are stale."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came after results were stored: at their defaults they are no part of a config's hash."""
 
     name: str
 
@@ -95,12 +97,21 @@ class ForecastData(Section):
     features: Literal["M", "S", "MS"] = "M"
     target: str = "OT"
     batch_size: PositiveInt = 32
+    test_on: str | None = None
+    """Another known set with the same columns, whose test part is tested on instead, scaled as the training was."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ForecastData":
         if (self.name is None) == (self.csv is None):
             raise ValueError("give either data.name (a known set) or data.csv (a file), one of the two")
         return self
+
+    @property
+    def tested(self) -> "ForecastData":
+        """The section of the file whose test part is tested on."""
+        if self.test_on is None:
+            return self
+        return self.model_copy(update={"name": self.test_on, "csv": None, "test_on": None})
 
 
 class Optim(Section):
@@ -302,10 +313,14 @@ def config_sha256(experiment: Experiment[Any, Any]) -> str:
     content["data"].pop("csv", None)
     content["train"].pop("recompute")  # where memory goes is no part of what is computed
     # Keys that came later and are not set leave the hashes of earlier runs as they were.
+    if content["data"].get("test_on") is None:
+        content["data"].pop("test_on", None)
     if not experiment.optim.hold:
         del content["optim"]["hold"]
-    if content["model"].get("network") == "convolutions":
-        del content["model"]["network"]
+    fields = type(experiment.model).model_fields
+    for key in experiment.model.added:
+        if getattr(experiment.model, key) == fields[key].default:
+            del content["model"][key]
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from flowbench.atomic import replacing, write_json
 from flowbench.config import Experiment, ForecastData
 from flowbench.data.series import series_path, series_status
 from flowbench.errors import InputError
-from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig
+from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
-from flowbench.forecasting.windows import WindowFeed, open_windows
+from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
@@ -46,19 +47,30 @@ def run_scaler(data: dict[str, Any]) -> Scaler:
     return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
 
 
-class SquaredError(nn.Module):
-    """The loss of a batch: the mean squared error on normalized values."""
+class ForecastLoss(nn.Module):
+    """The loss of a batch: the mean squared or absolute error on normalized values."""
 
-    def __init__(self, model: Forecaster, generator: torch.Generator) -> None:
+    def __init__(self, model: Forecaster, generator: torch.Generator, loss: Literal["mse", "mae"]) -> None:
         super().__init__()
         self.model = model
         self._generator = generator
+        self._loss = loss
 
     def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and what is logged of it; windows as in `Windows.batch`."""
         error = self.model.training_forward(history, future, self._generator) - future
-        loss = error.square().mean()
-        return loss, {"mae": error.abs().mean()}
+        absolute = error.abs().mean()
+        return absolute if self._loss == "mae" else error.square().mean(), {"mae": absolute}
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A file that is measured on."""
+
+    windows: ForecastWindows
+    name: str
+    own: Scaler | None
+    """What its own training would scale its targets by, where it is not the file of the training."""
 
 
 class ForecastTask:
@@ -72,7 +84,6 @@ class ForecastTask:
     """
 
     unit: ClassVar[str] = "windows"
-    monitor: ClassVar[str] = "mse"
 
     def __init__(
         self, experiment: ForecastExperiment, device: torch.device, trained: dict[str, Any] | None = None
@@ -83,7 +94,7 @@ class ForecastTask:
         self._windows = open_windows(
             series, config, device=device, scaler=None if trained is None else run_scaler(trained)
         )
-        self._own = None if trained is None else fit_scaler(series, config).select(self._windows.targets)
+        own = None if trained is None else fit_scaler(series, config).select(self._windows.targets)
         scaler = self._windows.scaler
         self.data: dict[str, Any] = {
             "name": config.name or series.path.stem,
@@ -98,6 +109,11 @@ class ForecastTask:
             "std": list(scaler.std),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
         }
+        self._here = self._test = _Measured(self._windows, self.data["name"], own)
+        if config.test_on is not None:
+            other = open_series(config.tested)
+            windows = open_windows(other, config.tested, device=device, scaler=scaler)
+            self._test = _Measured(windows, config.test_on, fit_scaler(other, config.tested).select(windows.targets))
         self.model = build_forecaster(experiment, trained or self.data).to(device)
         self._rank, ranks = place()
         self._feed = WindowFeed(
@@ -110,7 +126,8 @@ class ForecastTask:
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
-        self.objective = SquaredError(self.model, self._generator)
+        self.monitor = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
+        self.objective = ForecastLoss(self.model, self._generator, self.monitor)
 
     def prepare(self) -> bool:
         """Fit in closed form, where the model has one or nothing to learn."""
@@ -141,8 +158,11 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
+        config = self._experiment.data
+        if config.test_on is not None:
+            return measured, [f"tested on {config.test_on}, scaled as {self.data['name']} was in training"]
         notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
-        return measured, notes if self._experiment.data.protocol == "report" else []
+        return measured, notes if config.protocol == "report" else []
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure every window of the validation part."""
@@ -166,13 +186,14 @@ class ForecastTask:
 
     def _measured(self, run: RunFolder, average: WeightAverage | None, split: str) -> tuple[dict[str, Any], Path]:
         """Measure one split and write it, with the errors of every window, into the run's evaluations."""
-        windows, name = self._windows, self.data["name"]
+        measured = self._test if split == "test" else self._here
+        windows, name = measured.windows, measured.name
         with self._weights(average):
             errors = measure(self.model, windows.splits[_split(split)])
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler)
-        if self._own is not None:
-            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, self._own)}
+        if measured.own is not None:
+            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, measured.own)}
         path = run.evaluations / f"{split}-{name}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
@@ -208,7 +229,7 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     """
     experiment = run.experiment
     is_file = data.lower().endswith(".csv")
-    changes = {"name": None, "csv": data} if is_file else {"name": data, "csv": None}
+    changes = {"name": None, "csv": data, "test_on": None} if is_file else {"name": data, "csv": None, "test_on": None}
     config = experiment.data.model_copy(update=changes)
     return ForecastTask(experiment.model_copy(update={"data": config}), device, run.environment["data"])
 

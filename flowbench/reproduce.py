@@ -13,7 +13,7 @@ from typing import Any
 
 import flowbench
 from flowbench import atomic, report
-from flowbench.config import Experiment, config_sha256, load_experiment
+from flowbench.config import Experiment, config_id, config_sha256, load_experiment
 from flowbench.data.image_set import data_root
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.results import done_row, empty_row
@@ -293,11 +293,13 @@ class _Job:
             for row in stored.get("rows", [])
             if (row.get("row"), row.get("experiment"), row.get("status")) == (line.row.row, line.entry.name, "done")
         ]
-        # A row that is not asked for keeps the figure of an earlier call with other overrides.
-        if (
-            earlier
-            and not line.selected
-            and all((self.out / run / "result.json").is_file() for run in earlier[0]["runs"])
+        if not earlier or line.selected:
+            return
+        # A row that is not asked for keeps the figure of an earlier call with other overrides, and that of runs which
+        # did not come along (see `report --keep`) where today's config and seeds are the same.
+        same = earlier[0].get("config"), earlier[0].get("seeds")
+        if same == (config_id(line.experiments[0]), [one.seed for one in line.experiments]) or all(
+            (self.out / run / "result.json").is_file() for run in earlier[0]["runs"]
         ):
             line.content = earlier[0]
 

@@ -33,10 +33,12 @@ class Task(Protocol):
     def data(self) -> dict[str, Any]:
         """Name, fingerprint and status of the data, its `numerics`, and what the model must know of it."""
 
+    @property
+    def monitor(self) -> str:
+        """The key of `validate()` that chooses the best weights; lower is better."""
+
     unit: ClassVar[str]
     """What a batch is made of: `images` or `windows`."""
-    monitor: ClassVar[str]
-    """The key of `validate()` that chooses the best weights; lower is better."""
     batch_size: int
     steps_per_epoch: int
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flowbench.config import config_sha256, dump_experiment, experiment_names, load_experiment
+from flowbench.config import config_id, config_sha256, dump_experiment, experiment_names, load_experiment
 from flowbench.errors import InputError
 
 MINIMAL = """
@@ -54,6 +54,15 @@ def test_resolved_config_is_a_valid_experiment_with_the_same_hash(experiment_fil
     assert load_experiment(copy) == experiment
     assert config_sha256(load_experiment(copy)) == config_sha256(experiment)
     assert config_sha256(load_experiment(copy, ["seed=1"])) != config_sha256(experiment)
+
+
+def test_a_models_later_keys_at_their_defaults_leave_earlier_hashes_as_they_were() -> None:
+    default = load_experiment("etth/lstm2lstm")
+    content = default.model_dump(mode="json", by_alias=True)["model"]
+    assert default.model.added == {"channels", "positions", "loss"} < set(content)
+    assert config_id(load_experiment("etth/lstm2lstm", ["data.name=etth1"])) == "5fd624d0aa88"
+    for override in ("model.channels=independent", "model.positions=true", "model.loss=mae"):
+        assert config_sha256(load_experiment("etth/lstm2lstm", [override])) != config_sha256(default)
 
 
 @pytest.mark.parametrize(

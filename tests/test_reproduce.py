@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_only_runs_the_named_rows(tmp_path: Path) -> None:
     assert {row["status"] for row in results["rows"] if row["row"] != "CelebA"} == {"not_run"}
     with pytest.raises(InputError, match="did you mean celeba"):
         reproduce("real_nvp", only=["celeb"], out=tmp_path, trainer=trainer)
+
+
+def test_rows_not_asked_for_keep_a_stored_figure_of_the_same_config_and_seeds(tmp_path: Path) -> None:
+    stored = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): 1.95}))
+    shutil.rmtree(tmp_path / "runs")
+    again = rows_of(reproduce("quick", only=["etth1"], out=tmp_path, trainer=FakeTrainer()))
+    assert again[FLOW] == rows_of(stored)[FLOW]
+    for key, other in (("config", "0" * 12), ("seeds", [0, 1])):
+        content = {**stored, "rows": [{**row, key: other} for row in stored["rows"]]}
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        again = rows_of(reproduce("quick", only=["etth1"], out=tmp_path, trainer=FakeTrainer()))
+        assert (again[FLOW]["status"], again[FLOW]["value"]) == ("not_run", None)
 
 
 def test_a_figure_that_is_not_finite_never_reaches_the_table(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def _concise_dates(axes: "Axes") -> None:
 
 
 def _draw_part(subject: Subject, split: Split, name: str, what: str) -> Path:
-    config = subject.experiment.data
+    config = subject.experiment.data.tested if split == "test" else subject.experiment.data
     series = open_series(config)
     scaler = run_scaler(subject.run.environment["data"])
     opened = open_windows(series, config, device=subject.device, scaler=scaler)

@@ -5,7 +5,7 @@ but for the last level, factors out half of the channels under a learned prior g
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class GlowConfig(FlowConfig):
     name: Literal["glow"] = "glow"
     logit: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     """α of a logit before the flow; None, as in the paper: pixels are centred at 0."""
+    added: ClassVar[frozenset[str]] = frozenset({"network"})
+
     levels: PositiveInt = 3
     """Levels of the multi-scale architecture; each halves height and width."""
     steps: PositiveInt = 32

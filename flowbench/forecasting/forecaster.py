@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +74,12 @@ class ForecasterConfig(ModelConfig):
 class LearnedConfig(ForecasterConfig):
     """The `model:` section of a forecaster with parameters."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"loss"})
+
     normalize: Normalization = "none"
     """Of each window by itself, undone after the forecast: see InstanceNormalized."""
+    loss: Literal["mse", "mae"] = "mse"
+    """What training minimizes on normalized values, and what the best epoch is best in."""
 
     def build(
         self, *, lookback: int, horizon: int, inputs: int, outputs: int, rows_per_day: int = 24

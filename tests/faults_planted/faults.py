@@ -261,6 +261,14 @@ def holdout_in_training(training_parts: Any) -> Any:
     return wrong
 
 
+def rows_dealt_out_to_columns(_: Any) -> Any:
+    return lambda values: values.reshape(-1, values.shape[1], 1)
+
+
+def each_file_by_its_own_scaler(open_windows: Any) -> Any:
+    return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
@@ -408,6 +416,18 @@ FAULTS = [
         "flowbench.forecasting.metrics.measure",
         teacher_forcing_at_test_time,
         f"{_METRICS}::test_measuring_feeds_no_future_back",
+    ),
+    Fault(
+        "columns torn apart along the wrong axis",
+        "flowbench.forecasting.models.lstm2lstm._apart",
+        rows_dealt_out_to_columns,
+        "tests/forecasting/test_lstm2lstm.py::test_independent_is_the_one_column_model_on_each_column",
+    ),
+    Fault(
+        "the tested file scaled by its own scaler",
+        "flowbench.forecast_task.open_windows",
+        each_file_by_its_own_scaler,
+        "tests/test_forecast_task.py::test_another_sets_test_part_is_measured_as_the_training_was_scaled",
     ),
     Fault(
         "Glow's actnorm initialized twice",

@@ -87,6 +87,9 @@ def test_faithful_never_sees_the_future_in_training() -> None:
     for wrong in ({"dropout": 0.1}, {"teacher_forcing": 0.5}):
         with pytest.raises(ValidationError, match="neither dropout nor teacher_forcing"):
             LSTM2LSTMConfig(name="lstm2lstm", faithful=True, **wrong)
+    for wrong in ({"channels": "independent"}, {"positions": True}, {"loss": "mae"}):
+        with pytest.raises(ValidationError, match="mixes the columns, has no positions and is trained on mse"):
+            LSTM2LSTMConfig(name="lstm2lstm", faithful=True, **wrong)
 
 
 def test_faithful_applies_its_last_layer_to_single_targets_only() -> None:
@@ -133,3 +136,46 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+INDEPENDENT: dict[str, Any] = {"channels": "independent", "positions": True}
+
+
+def test_independent_is_the_one_column_model_on_each_column() -> None:
+    model, alone, x = build(**INDEPENDENT), build(1, 1, positions=True), history()
+    alone.load_state_dict(model.state_dict())
+    each = [alone(x[..., [column]]) for column in range(3)]
+    torch.testing.assert_close(model(x), torch.cat(each, dim=2))
+
+
+def test_independent_forecasts_a_target_from_its_own_history_alone() -> None:
+    model, x = build(3, 1, **INDEPENDENT), history()
+    before = model(x)
+    assert before.shape == (4, 6, 1)
+    others = x.clone()
+    others[..., :2] += 1
+    assert torch.equal(model(others), before)
+
+
+def test_independent_columns_are_forced_together_at_the_rate() -> None:
+    model, x = build(**INDEPENDENT, teacher_forcing=0.5), history()
+    future = torch.randn(4, 6, 3, dtype=torch.float64)
+    forecast = model.training_forward(x, future, torch.Generator().manual_seed(1))
+    order = [2, 0, 1]
+    other = model.training_forward(x[..., order], future[..., order], torch.Generator().manual_seed(1))
+    torch.testing.assert_close(other, forecast[..., order])
+    assert not torch.allclose(forecast, model(x))
+
+
+def test_positions_start_without_effect_and_can_choose_one_row() -> None:
+    model, x = build(positions=True), history()
+    torch.testing.assert_close(model(x), build()(x))
+    with torch.no_grad():
+        model.positions[:, :, 4] = 1e9
+    encoded, _ = model.encoder(x)
+    seen = []
+    model.cell.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, :8]))
+    model(x)
+    assert len(seen) == 6
+    for context in seen:
+        torch.testing.assert_close(context, encoded[:, 4])
