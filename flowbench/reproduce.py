@@ -301,7 +301,7 @@ class _Job:
         if same == (config_id(line.experiments[0]), [one.seed for one in line.experiments]) or all(
             (self.out / run / "result.json").is_file() for run in earlier[0]["runs"]
         ):
-            line.content = earlier[0]
+            line.content = {**earlier[0], "note": line.row.note}
 
 
 def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> None:
