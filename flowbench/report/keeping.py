@@ -45,9 +45,16 @@ def keep(sources: Sequence[str], out: Path) -> list[Path]:
 
 
 def _keep_table(results: Mapping[str, Any], base: Path, out: Path) -> Path:
-    rows = [{**row, "runs": [_keep_run(base / run, out) for run in row["runs"]]} for row in results["rows"]]
-    atomic.write_json(out / "results.json", {**results, "rows": rows})
+    atomic.write_json(out / "results.json", {**results, "rows": [_keep_row(row, base, out) for row in results["rows"]]})
     return out / "results.json"
+
+
+def _keep_row(row: Mapping[str, Any], base: Path, out: Path) -> dict[str, Any]:
+    command, kept = row.get("command"), [_keep_run(base / run, out) for run in row["runs"]]
+    for run, copy in zip(row["runs"], kept, strict=True):
+        # The command of a single run names its folder, which is this machine's: from now on, the copy's.
+        command = command and command.replace(str(base / run / "config.yaml"), str(out / copy / "config.yaml"))
+    return {**row, "runs": kept, "command": command}
 
 
 def _keep_run(run: Path, out: Path) -> str:

@@ -77,7 +77,10 @@ def test_runs_and_throughput_are_kept_too(tmp_path: Path) -> None:
     stored(tmp_path / "measured" / "cpu" / "0.json", "ab")
     out = tmp_path / "kept"
     assert keep([str(run)], out / "runs-of-mine") == [out / "runs-of-mine" / "results.json"]
-    assert (out / "runs-of-mine" / "runs" / "real_nvp-mine" / "result.json").is_file()
+    copy = out / "runs-of-mine" / "runs" / "real_nvp-mine"
+    assert (copy / "result.json").is_file()
+    (row,) = json.loads((out / "runs-of-mine" / "results.json").read_text())["rows"]
+    assert row["command"] == f"flowbench train {copy / 'config.yaml'}"
     assert keep([str(tmp_path / "measured")], out / "throughput") == [out / "throughput" / "cpu" / "0.json"]
 
 
