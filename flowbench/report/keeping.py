@@ -50,11 +50,12 @@ def _keep_table(results: Mapping[str, Any], base: Path, out: Path) -> Path:
 
 
 def _keep_row(row: Mapping[str, Any], base: Path, out: Path) -> dict[str, Any]:
-    command, kept = row.get("command"), [_keep_run(base / run, out) for run in row["runs"]]
-    for run, copy in zip(row["runs"], kept, strict=True):
+    kept = [_keep_run(base / run, out) for run in row["runs"]]
+    command = row.get("command") or ""
+    if command.endswith("config.yaml"):
         # The command of a single run names its folder, which is this machine's: from now on, the copy's.
-        command = command and command.replace(str(base / run / "config.yaml"), str(out / copy / "config.yaml"))
-    return {**row, "runs": kept, "command": command}
+        command = f"flowbench train {out / kept[0] / 'config.yaml'}"
+    return {**row, "runs": kept, "command": command or None}
 
 
 def _keep_run(run: Path, out: Path) -> str:
