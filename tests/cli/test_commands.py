@@ -192,4 +192,4 @@ def test_one_broken_image_is_counted_in_the_singular(run) -> None:
     code, out, _ = run("data", "prepare", "cifar10", "--source", "images", "--skip-broken")
     assert code == 0
     assert "train: 2, unverified, 1 broken image left out" in out
-    assert run("data", "verify", "cifar10")[1] == out
+    assert "train: 2, unverified, 1 broken image left out" in run("data", "verify", "cifar10")[1]
