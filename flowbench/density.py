@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowbench.bases import Base, StandardNormal
-from flowbench.config import ModelConfig
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.flows.actnorm import initializing
 from flowbench.flows.bijection import Bijection
 from flowbench.preprocessing import Center, Logit, Preprocessing, dequantize
+from flowbench.schema import ModelConfig
 
 __all__ = ["DensityConfig", "DensityModel", "FlowConfig", "FlowDensity", "Terms", "evaluating"]
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowbench.config import DensityData, Experiment
 from flowbench.data import Images, Split, open_images, training_parts
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.density import DensityConfig, DensityModel
@@ -25,6 +24,7 @@ from flowbench.processes import gather, leads, place
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
 from flowbench.sample_quality import inception, sample_quality
+from flowbench.schema import DensityData, Experiment
 
 __all__ = ["DensityTask", "build_density", "reported_setting"]
 

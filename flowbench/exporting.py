@@ -7,10 +7,11 @@ from typing import Any
 
 from flowbench import atomic
 from flowbench.bundle import write_manifest, write_state
-from flowbench.config import Experiment, dump_experiment
+from flowbench.config import dump_experiment
 from flowbench.errors import InputError
 from flowbench.model_card import model_card
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 
 __all__ = ["export_run"]
 

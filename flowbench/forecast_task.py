@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from flowbench.atomic import replacing, write_json
-from flowbench.config import Experiment, ForecastData
 from flowbench.data.series import series_path, series_status
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
@@ -25,6 +24,7 @@ from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment, ForecastData
 
 __all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from flowbench.config import Experiment
 from flowbench.registry import image_sets, series_sets
+from flowbench.schema import Experiment
 
 __all__ = ["model_card"]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from flowbench.config import Optim
+from flowbench.schema import Optim
 
 __all__ = ["WeightAverage", "learning_rate", "make_optimizer", "take_step"]
 

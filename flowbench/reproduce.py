@@ -13,11 +13,12 @@ from typing import Any
 
 import flowbench
 from flowbench import atomic, report
-from flowbench.config import Experiment, config_id, config_sha256, load_experiment
+from flowbench.config import config_id, config_sha256, load_experiment
 from flowbench.data.image_set import data_root
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.results import done_row, empty_row
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.sharing import claim
 from flowbench.submission import Jobs
 from flowbench.tables import Entry, Row, Table, load_table

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowbench.config import Experiment, config_id, config_sha256
+from flowbench.config import config_id, config_sha256
 from flowbench.data.image_set import data_root
 from flowbench.data.images import open_split
 from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
@@ -15,6 +15,7 @@ from flowbench.data.series import series_path
 from flowbench.errors import FlowbenchError
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.tables import Entry, Row
 
 __all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]

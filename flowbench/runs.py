@@ -15,8 +15,9 @@ import filelock
 import torch
 
 from flowbench import atomic, bundle
-from flowbench.config import Experiment, config_sha256, dump_experiment, load_experiment
+from flowbench.config import config_sha256, dump_experiment, load_experiment
 from flowbench.errors import InputError, did_you_mean
+from flowbench.schema import Experiment
 
 __all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from flowbench.config import Experiment, dump_experiment
+from flowbench.config import dump_experiment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 
 __all__ = ["Jobs", "RunJob"]
 

@@ -15,8 +15,9 @@ from pydantic import (
 )
 from pydantic import model_validator as whole
 
-from flowbench.config import Section, experiment_folders, explain
+from flowbench.config import experiment_folders, explain
 from flowbench.errors import InputError, did_you_mean
+from flowbench.schema import Section
 from flowbench.yaml_files import read_mapping
 
 __all__ = ["Bounds", "Entry", "Metric", "Published", "Row", "Table", "load_table", "table_names", "table_path"]

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from flowbench.config import Experiment
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 
 __all__ = ["Task", "Watch", "build_model", "make_task"]
 

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from flowbench.config import Experiment, config_sha256, load_experiment, shipped_folder
+from flowbench.config import config_sha256, load_experiment, shipped_folder
 from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
 from flowbench.figures.drawing import draw_at_end
@@ -26,6 +26,7 @@ from flowbench.optimization import WeightAverage, learning_rate, make_optimizer,
 from flowbench.processes import agree, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flowbench.config import Experiment
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 
 __all__ = ["Watch", "Watched", "look", "watch_until_done"]
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowbench.config import Experiment, config_sha256
+from flowbench.config import config_sha256
 from flowbench.data import open_split
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 
 __all__ = ["FakeTrainer"]
 

@@ -10,8 +10,8 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
-from flowbench.config import Experiment
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.tracking import Mirror
 from flowbench.tuning import Outcome, tune
 from flowbench.tuning import trial as trial_module

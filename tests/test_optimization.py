@@ -2,8 +2,8 @@
 
 import pytest
 
-from flowbench.config import Optim
 from flowbench.optimization import learning_rate
+from flowbench.schema import Optim
 
 
 def test_exponential_decay_begins_after_the_epochs_that_hold_the_rate() -> None:

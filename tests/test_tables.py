@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from flowbench.config import ForecastData, load_experiment
+from flowbench.config import load_experiment
 from flowbench.errors import InputError
 from flowbench.registry import image_sets
+from flowbench.schema import ForecastData
 from flowbench.tables import Table, load_table, table_names
 
 MINE = {

@@ -17,9 +17,10 @@ from torch import Tensor
 
 import flowbench
 from flowbench import density_task
-from flowbench.config import Experiment, load_experiment
+from flowbench.config import load_experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.training import train
 
 TINY = ["model.features=4", "train.steps=12", "train.log_every=2", "train.checkpoint_every=4", "evaluate.draws=1"]

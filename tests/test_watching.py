@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flowbench.config import Experiment, load_experiment
+from flowbench.config import load_experiment
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.watching import Watched, as_table, look, watch_until_done
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from flowbench.config import Experiment
+    from flowbench.schema import Experiment
 
 __all__ = ["print_plans"]
 

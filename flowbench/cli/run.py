@@ -11,7 +11,7 @@ from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, T
 from flowbench.errors import InputError
 
 if TYPE_CHECKING:
-    from flowbench.config import Experiment
+    from flowbench.schema import Experiment
     from flowbench.tracking import Mirror
 
 

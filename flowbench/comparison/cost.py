@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flowbench.config import Experiment
 from flowbench.errors import FlowbenchError
+from flowbench.schema import Experiment
 
 __all__ = ["flops_of"]
 

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flowbench.config import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.series import Series
+from flowbench.schema import ForecastData
 
 __all__ = ["SPLITS", "Part", "Scaler", "Split", "fit_scaler", "parts"]
 

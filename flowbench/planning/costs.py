@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowbench.config import Experiment
 from flowbench.data.image_set import data_root
 from flowbench.density_task import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
 from flowbench.errors import InputError
 from flowbench.evaluation import POPULATION_BATCHES
 from flowbench.flows.normalization import BatchStatistics
 from flowbench.registry import image_sets, series_sets
+from flowbench.schema import Experiment
 from flowbench.task import make_task
 
 __all__ = ["Counted", "count", "data_here", "image_format"]

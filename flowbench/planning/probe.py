@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowbench.config import Experiment, load_experiment
+from flowbench.config import load_experiment
 from flowbench.data import Images
 from flowbench.data.images import FixedPixels
 from flowbench.density import DensityModel
@@ -26,6 +26,7 @@ from flowbench.evaluation import Setting, evaluate
 from flowbench.noise import training_noise
 from flowbench.optimization import WeightAverage, make_optimizer, take_step
 from flowbench.planning.costs import image_format
+from flowbench.schema import Experiment
 from flowbench.task import make_task
 
 __all__ = ["measure"]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowbench.config import Experiment
 from flowbench.errors import InputError
 from flowbench.report.build import write_report
 from flowbench.report.comparison import comparison_sheet
@@ -16,6 +15,7 @@ from flowbench.report.table_section import table_section
 from flowbench.report.throughput_section import is_throughput, throughput_section
 from flowbench.results import done_row, rechecked_row
 from flowbench.runs import RunFolder, find_run
+from flowbench.schema import Experiment
 from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table"]

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flowbench.config import Experiment, load_experiment
+from flowbench.config import load_experiment
 from flowbench.errors import InputError
 from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
+from flowbench.schema import Experiment
 
 __all__ = ["changed_settings", "flat_settings", "noise", "shortfall", "verdict"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowbench.config import Experiment
 from flowbench.environment import describe_environment
+from flowbench.schema import Experiment
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
 from flowbench.throughput.passes import PASSES, make_subject

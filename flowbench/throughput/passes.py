@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from flowbench.config import DensityData, Experiment
 from flowbench.density import DensityConfig, DensityModel, evaluating
 from flowbench.density_task import NegativeLogLikelihood, build_density
 from flowbench.errors import InputError
@@ -15,6 +14,7 @@ from flowbench.flows.normalization import population_statistics
 from flowbench.noise import training_noise
 from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
 from flowbench.registry import image_sets
+from flowbench.schema import DensityData, Experiment
 
 __all__ = ["PASSES", "Subject", "image_shape", "make_subject"]
 

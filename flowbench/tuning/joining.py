@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from flowbench.config import Experiment
 from flowbench.errors import InputError
+from flowbench.schema import Experiment
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.sampling import make_pruner, make_sampler
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbench.config import Experiment, Space, load_experiment
+from flowbench.config import load_experiment
 from flowbench.errors import InputError, did_you_mean
+from flowbench.schema import Experiment, Space
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -10,9 +10,10 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from flowbench.config import Experiment, load_experiment
+from flowbench.config import load_experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
+from flowbench.schema import Experiment
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
 from flowbench.tuning.objectives import objectives_of

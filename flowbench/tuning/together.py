@@ -21,10 +21,11 @@ from typing import IO, Any, Self
 from optuna.exceptions import TrialPruned
 
 from flowbench import atomic
-from flowbench.config import Experiment, dump_experiment
+from flowbench.config import dump_experiment
 from flowbench.errors import WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.task import Watch
 from flowbench.tracking import Mirror
 

@@ -10,10 +10,10 @@ from optuna.exceptions import TrialPruned
 from optuna.trial import TrialState
 
 from flowbench import atomic
-from flowbench.config import Experiment
 from flowbench.errors import FlowbenchError, WorkFailedError
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.training import train
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import Objective

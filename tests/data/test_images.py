@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowbench.config import DensityData
 from flowbench.data import open_images, open_split, training_parts, verify
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.errors import CheckFailedError, InputError
 from flowbench.registry import image_sets
+from flowbench.schema import DensityData
 
 
 def test_the_digits_are_those_that_flowbench_knows():

@@ -17,11 +17,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from flowbench.config import DensityData
 from flowbench.data import list_sets, open_images, open_split, preparation, prepare, verify
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.errors import CheckFailedError, InputError, WorkFailedError
 from flowbench.registry import image_sets
+from flowbench.schema import DensityData
 
 from .make import cifar_batches, encoded, planes, random_images, same_set, write_folder, write_tar, write_zip
 

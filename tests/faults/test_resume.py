@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from flowbench.config import Experiment, experiment_names, load_experiment
+from flowbench.config import experiment_names, load_experiment
 from flowbench.density_task import DensityTask
 from flowbench.forecast_task import ForecastTask
 from flowbench.interruption import Interrupted
 from flowbench.runs import RunFolder
+from flowbench.schema import Experiment
 from flowbench.training import train
 
 VARYING = ("train_seconds", "throughput", "mlflow_run_id")

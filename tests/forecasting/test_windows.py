@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowbench.config import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.protocol import fit_scaler, parts
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.windows import WindowFeed, open_windows
+from flowbench.schema import ForecastData
 
 MakeSeries = Callable[..., Series]
 
