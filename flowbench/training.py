@@ -375,6 +375,7 @@ def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[s
         "steps": session.step,
         "epochs": session.step / task.steps_per_epoch,
         "train_seconds": seconds,
+        "time_budget": session.budget,
         "device": session.fabric.device.type,
         "precision": experiment.train.precision,
         "skipped_steps": int(session.skipped.item()),

@@ -210,7 +210,7 @@ def test_a_closed_form_needs_no_steps(tmp_path: Path) -> None:
 def test_a_time_budget_ends_the_steps_and_is_custom(tmp_path: Path) -> None:
     result = train(tiny("train.steps=100000"), tmp_path / "run", time_budget=1.0)
     assert 0 < result["steps"] < 100_000
-    assert result["budget"] == "custom"
+    assert (result["budget"], result["time_budget"]) == ("custom", 1.0)
 
 
 def dying_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

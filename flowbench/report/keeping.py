@@ -9,7 +9,8 @@ from typing import Any
 
 from flowbench import atomic
 from flowbench.errors import InputError
-from flowbench.report.stored import is_known, runs_table
+from flowbench.report.stored import is_known, runs_table, train_command
+from flowbench.runs import RunFolder
 
 __all__ = ["keep"]
 
@@ -52,9 +53,9 @@ def _keep_table(results: Mapping[str, Any], base: Path, out: Path) -> Path:
 def _keep_row(row: Mapping[str, Any], base: Path, out: Path) -> dict[str, Any]:
     kept = [_keep_run(base / run, out) for run in row["runs"]]
     command = row.get("command") or ""
-    if command.endswith("config.yaml"):
+    if command.startswith("flowbench train "):
         # The command of a single run names its folder, which is this machine's: from now on, the copy's.
-        command = f"flowbench train {out / kept[0] / 'config.yaml'}"
+        command = train_command(RunFolder(out / kept[0]))
     return {**row, "runs": kept, "command": command or None}
 
 

@@ -18,7 +18,7 @@ from flowbench.runs import RunFolder, find_run
 from flowbench.schema import Experiment
 from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
-__all__ = ["READERS", "build_from", "is_known", "runs_table"]
+__all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
 
 
 def build_from(sources: Sequence[str], out: Path) -> Path:
@@ -90,6 +90,12 @@ def runs_table(runs: Sequence[str]) -> dict[str, Any]:
     return {"schema": 1, "table": slug(title), "title": title, "description": "Single runs.", "rows": rows}
 
 
+def train_command(run: RunFolder) -> str:
+    """Return the command that trains a finished run anew."""
+    budget = run.result.get("time_budget")
+    return f"flowbench train {run.path / 'config.yaml'}" + (f" --time-budget {budget:g}s" if budget else "")
+
+
 def _found(source: str) -> RunFolder:
     try:
         return find_run(source)
@@ -101,7 +107,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     experiment, result = run.experiment, run.result
     row, entry = _known_row(experiment, result) or _row_of_its_own(experiment, result)
     content = done_row(row, entry, [experiment], [run.path], Path())
-    content["command"] = f"flowbench train {run.path / 'config.yaml'}"
+    content["command"] = train_command(run)
     return content
 
 

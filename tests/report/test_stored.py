@@ -8,6 +8,7 @@ from flowbench.config import load_experiment
 from flowbench.errors import InputError
 from flowbench.report import build_from, keep
 from flowbench.reproduce import reproduce
+from flowbench.runs import RunFolder
 from tests.faked_runs import FakeTrainer
 from tests.report.test_throughput_section import stored
 
@@ -81,6 +82,11 @@ def test_runs_and_throughput_are_kept_too(tmp_path: Path) -> None:
     assert (copy / "result.json").is_file()
     (row,) = json.loads((out / "runs-of-mine" / "results.json").read_text())["rows"]
     assert row["command"] == f"flowbench train {copy / 'config.yaml'}"
+    # A run that a clock ended is made again by the same clock.
+    (run / "result.json").write_text(json.dumps(RunFolder(run).result | {"time_budget": 480.0}))
+    keep([str(run)], out / "runs-of-mine")
+    (row,) = json.loads((out / "runs-of-mine" / "results.json").read_text())["rows"]
+    assert row["command"] == f"flowbench train {copy / 'config.yaml'} --time-budget 480s"
     assert keep([str(tmp_path / "measured")], out / "throughput") == [out / "throughput" / "cpu" / "0.json"]
 
 
