@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.study import Study as OptunaStudy
     from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["make_pruner", "make_sampler"]
+__all__ = ["make_pruner", "make_sampler", "validations"]
 
 REDUCTION = 3
 """Hyperband keeps one in so many (Li et al. 2018, section 3: 3 or 4)."""
@@ -98,7 +98,15 @@ def make_pruner(experiment: Experiment[Any, Any], objectives: Sequence[str]) -> 
         return NopPruner()
     if experiment.study.pruner == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
-    return HyperbandPruner(min_resource=1, max_resource=_validations(experiment), reduction_factor=REDUCTION)
+    return HyperbandPruner(min_resource=1, max_resource=validations(experiment), reduction_factor=REDUCTION)
+
+
+def validations(experiment: Experiment[Any, Any]) -> int | str:
+    """Return how often a whole training validates, Hyperband's largest resource; auto: Optuna waits for the first."""
+    train = experiment.train
+    if train.validate_every == "epoch":
+        return train.epochs or "auto"
+    return max(1, train.steps // train.validate_every) if train.steps else "auto"
 
 
 def _tpe(seed: int, conditional: bool) -> BaseSampler:
@@ -112,11 +120,3 @@ _SAMPLERS: dict[str, Callable[[int, bool], BaseSampler]] = {
     "cmaes": lambda seed, _: CmaEsSampler(seed=seed, warn_independent_sampling=False),
     "gp": lambda seed, _: GPSampler(seed=seed, warn_independent_sampling=False),
 }
-
-
-def _validations(experiment: Experiment[Any, Any]) -> int | str:
-    """Return how often a whole training validates, Hyperband's largest resource; auto: Optuna waits for the first."""
-    train = experiment.train
-    if train.validate_every == "epoch":
-        return train.epochs or "auto"
-    return max(1, train.steps // train.validate_every) if train.steps else "auto"

@@ -17,6 +17,7 @@ from flowbench.schema import Experiment
 from flowbench.training import train
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import Objective
+from flowbench.tuning.sampling import validations
 from flowbench.tuning.space import experiment_with, suggest
 from flowbench.tuning.storage import retried
 from flowbench.tuning.together import train_together
@@ -128,9 +129,10 @@ class Trials:
             if others or name not in figures:
                 return
             # From the file, not counted here: a training that goes on has validated before.
-            validations = sum(f"validation/{name}" in row for row in run.metrics())
-            trial.report(figures[name], validations)
-            if trial.should_prune():
+            done = sum(f"validation/{name}" in row for row in run.metrics())
+            trial.report(figures[name], done)
+            # The last one: all is paid for, and what was paid for is kept.
+            if done != validations(experiment) and trial.should_prune():
                 raise TrialPruned(f"{name} {figures[name]:.4f} at step {step}")
 
         experiment = experiment_with(self.base, self.overrides, chosen)

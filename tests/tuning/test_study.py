@@ -84,6 +84,17 @@ def test_pruned_trials_keep_their_reason_and_count(lab: Lab, formula: Formula) -
     assert all("bits_per_dim" in record["reason"] and "at step" in record["reason"] for record in pruned)
 
 
+def test_a_trial_that_is_trained_to_its_end_is_kept(
+    lab: Lab, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_last(trial: optuna.Trial) -> bool:
+        return 4 in trial.study._storage.get_trial(trial._trial_id).intermediate_values
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", at_last)
+    outcome = lab.tune(3)
+    assert (outcome.complete, outcome.pruned) == (3, 0)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
