@@ -274,7 +274,9 @@ def _curves(field: Field, _: Ranking) -> "Figure | None":
             axes.plot(steps[-1], values[-1], marker="x", color="#666666", markersize=5)
         seen.add(kind)
     late = [value for entry in drawn for _, value in entry.curve[len(entry.curve) // 4 :]]
-    low, high = min(late), float(np.quantile(late, 0.95))
+    # Where trials were given up is seen too, but for the one in twenty that ran away.
+    ends = np.quantile([entry.curve[-1][1] for entry in drawn], 0.95, method="lower")
+    low, high = min(late), float(max(np.quantile(late, 0.95), ends))
     if high > low:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
     axes.set(xlabel="training step", ylabel=f"{unit(field.metric)}, validation")
