@@ -114,7 +114,7 @@ def _dates(cells: pd.Series, column: str, path: Path) -> pd.DatetimeIndex:
     # The most frequent step is the file's own: a gap right at the start must not pass for it.
     steps, counts = np.unique(gaps, return_counts=True)
     expected = steps[np.argmax(counts)]
-    for row in np.flatnonzero((gaps != expected) | (gaps <= np.timedelta64(0))):
+    for row in np.flatnonzero((gaps != expected) | (gaps <= np.timedelta64(0, "ns"))):
         here, gap = index[int(row) + 1], pd.Timedelta(gaps[row])
         if gap == pd.Timedelta(0):
             raise InputError(f"{path}: line {row + 3}: {column}: {here} stands there twice")
