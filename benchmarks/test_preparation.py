@@ -118,7 +118,7 @@ for of in tasks.values():
         np.savez(task.record, digests=digests, originals=digests, places=places, skipped=none, reasons=none)
         (folder / shard_name(task.split, task.number)).write_bytes(b"pixels")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-manifest = preparation._finish(folder, image_sets["lsun-bedroom"], sources, tasks, {folder / "data.mdb": "0" * 64})
+manifest = preparation._finish(folder, image_sets["lsun-bedroom"], sources, tasks, {folder / "data.mdb": "0" * 64}, 2)
 assert manifest.splits["train"].shape[0] == count
 print(len(tasks["train"]), before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -6,8 +6,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,8 +73,9 @@ def build(
         try:
             tasks = {split: _tasks(folder, split, source, skip_broken) for split, source in sources.items()}
             files = sorted({path for source in sources.values() for path in source.reader.files})
+            processes = processes or _cores()
             hashes = _work(known.name, tasks, files, progress, processes)
-            manifest = _finish(folder, known, sources, tasks, hashes)
+            manifest = _finish(folder, known, sources, tasks, hashes, processes)
         except BaseException:
             if not any(folder.glob("*.npz")):
                 # Nothing is done that a second call could use.
@@ -163,7 +164,7 @@ def _work(
     tasks: Mapping[Split, list[Task]],
     files: list[Path],
     progress: Progress | None,
-    processes: int | None,
+    processes: int,
 ) -> dict[Path, str]:
     """Do what is not done yet and hash the source's files; return the hashes."""
     every = [task for split in tasks.values() for task in split]
@@ -173,7 +174,7 @@ def _work(
     if progress is not None:
         progress(name, done, total)
     hashes: dict[Path, str] = {}
-    for result in _results(left, files, processes or _cores()):
+    for result in _results(left, files, processes):
         if isinstance(result, int):
             done += result
             if progress is not None:
@@ -246,6 +247,7 @@ def _finish(
     sources: Mapping[Split, SplitSource],
     tasks: Mapping[Split, list[Task]],
     hashes: Mapping[Path, str],
+    processes: int,
 ) -> Manifest:
     splits: dict[Split, SplitRecord] = {}
     originals: list[NDArray[np.uint8]] = []
@@ -260,7 +262,7 @@ def _finish(
         height, width = (None, None) if source.shape is None else source.shape[:2]
         splits[split] = SplitRecord(
             shape=(len(digests), height, width, source.channels),
-            files={name: file_sha256(folder / name) for name in files},
+            files=dict(zip(files, _hashes([folder / name for name in files], processes), strict=True)),
             content_sha256=content_sha256(digests),
             skipped=[skipped for piece in done for skipped in piece.skipped],
         )
@@ -280,6 +282,12 @@ def _finish(
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
     return manifest
+
+
+def _hashes(paths: Sequence[Path], threads: int) -> list[str]:
+    # Threads are enough: hashing lets go of the interpreter.
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(file_sha256, paths))
 
 
 def _gather(folder: Path, split: Split, tasks: list[Task], done: list[Done]) -> list[str]:
