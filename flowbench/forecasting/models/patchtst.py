@@ -22,6 +22,7 @@ __all__ = ["PatchTST", "PatchTSTConfig"]
 class PatchTSTConfig(LearnedConfig):
     """`name: patchtst`."""
 
+    numerics = 2
     normalize: Normalization = "revin"
     patch: PositiveInt = 16
     """Rows of a patch."""
@@ -33,6 +34,7 @@ class PatchTSTConfig(LearnedConfig):
     """Width of the feed-forward layers."""
     layers: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Of embeddings, residuals and feed-forward layers, not of the attention weights."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -61,6 +63,7 @@ class PatchTST(Forecaster):
         layer = nn.TransformerEncoderLayer(
             config.width, config.heads, config.hidden, config.dropout, activation="gelu", batch_first=True
         )
+        layer.self_attn.dropout = 0.0  # as in the authors' code (`attn_dropout`); torch can fuse the attention then
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.head = nn.Linear(patches * config.width, shape.horizon)
 
