@@ -11,6 +11,8 @@ from flowbench.report.sheet import Cell, Sheet
 
 __all__ = ["FORMATS", "csv_lines", "sheet_csv", "sheet_latex", "sheet_markdown", "write_sheet"]
 
+LONG = 40
+"""Rows from which on a LaTeX table runs over several pages."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": "\\textbackslash{}",
@@ -72,29 +74,23 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 
 def sheet_latex(sheet: Sheet) -> str:
-    """Return the sheet as a LaTeX table (needs booktabs), without the small print."""
+    """Return the sheet as a LaTeX table (needs booktabs, and longtable from 40 rows on), without the small print."""
     head = [f"\\textbf{{{_latex(column.name)}}}" for column in sheet.columns]
     body = [[_bold(cell) for cell in row] for row in sheet.rows]
     kinds = "".join("r" if column.numeric else "l" for column in sheet.columns)
     lines = [" & ".join(line) + " \\\\" for line in body]
-    return "\n".join(
-        [
-            "% \\usepackage{booktabs} \\usepackage[T1]{fontenc}",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(sheet.caption)}}}",
-            f"\\label{{tab:{_label(sheet.name)}}}",
-            f"\\begin{{tabular}}{{{kinds}}}",
-            "\\toprule",
-            " & ".join(head) + " \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-            "",
-        ]
-    )
+    top = ["\\toprule", " & ".join(head) + " \\\\", "\\midrule"]
+    title = [f"\\caption{{{_latex(sheet.caption)}}}", f"\\label{{tab:{_label(sheet.name)}}}"]
+    if len(lines) > LONG:
+        # A float is never broken: what does not fit on one page would be cut off.
+        first = [f"\\begin{{longtable}}{{{kinds}}}", *title, "\\\\", *top, "\\endfirsthead"]
+        packages, begin = "booktabs,longtable", [*first, *top, "\\endhead"]
+        end = ["\\end{longtable}"]
+    else:
+        packages, begin = "booktabs", ["\\begin{table}", "\\centering", *title, f"\\begin{{tabular}}{{{kinds}}}", *top]
+        end = ["\\end{tabular}", "\\end{table}"]
+    note = f"% \\usepackage{{{packages}}} \\usepackage[T1]{{fontenc}}"
+    return "\n".join([note, *begin, *lines, "\\bottomrule", *end, ""])
 
 
 FORMATS = {"csv": sheet_csv, "md": sheet_markdown, "tex": sheet_latex}

@@ -1,6 +1,9 @@
 import csv
 import io
 import re
+import subprocess
+from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -55,6 +58,21 @@ def test_latex_is_booktabs_with_every_special_character_escaped_and_the_values_r
     assert not set(bare) & set("%#_^~")
     assert all(word in text for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrl}"))
     assert r"A table \& its errors" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("rows", [1, 100])
+def test_latex_compiles_and_no_row_is_cut_off(tmp_path: Path, rows: int) -> None:
+    nasty = '50% & $x_1^2$ #{a} ~b <3 |x| "y" ± − × ≤ ≥ α – …'
+    table = sheet_latex(sheet(*[[Cell(nasty), Cell("1.955", strong=True), Cell("quick")]] * rows))
+    packages = re.findall(r"\\usepackage\S+", table.splitlines()[0])
+    body = "\n".join([r"\documentclass{article}", *packages, r"\begin{document}", table, r"\end{document}"])
+    (tmp_path / "a.tex").write_text(body)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:]
+    assert "too large" not in done.stdout
 
 
 def test_a_sheet_is_written_in_every_form(tmp_path) -> None:
