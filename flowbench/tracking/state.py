@@ -75,7 +75,8 @@ def new_uid() -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """Return the URI without user name and password, fit for files and messages."""
+    """Return the URI without user name, password and control characters, fit for files and messages."""
+    uri = "".join(c if c.isprintable() else " " for c in uri)
     try:
         parts = urlsplit(uri)
     except ValueError:

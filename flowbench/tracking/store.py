@@ -29,8 +29,8 @@ def tracking_uri() -> str | None:
     if given:
         return given
     path = Path.cwd() / _DATABASE
-    # In a URI a "?" begins the options: such a folder can only be named relatively.
-    return f"sqlite:///{_DATABASE}" if "?" in str(path) else f"sqlite:///{path}"
+    # In a URI a "?" begins the options and a "%" a character's number: such a folder is named relatively.
+    return f"sqlite:///{_DATABASE}" if set("?%") & set(str(path)) else f"sqlite:///{path}"
 
 
 def is_installed() -> bool:
@@ -62,6 +62,7 @@ def patience(seconds: int, retries: int) -> Iterator[None]:
 def open_client(uri: str) -> Any:
     """Return an `MlflowClient` for the URI; an SQLite store that is not there yet is made."""
     from mlflow.tracking import MlflowClient
+    from sqlalchemy.engine import make_url
 
     database = _sqlite_path(uri)
     if database is None:
@@ -73,7 +74,7 @@ def open_client(uri: str) -> Any:
             # Made beside and renamed: a process killed in the middle leaves no half-made store.
             unfinished = database.with_name(f"{database.name}.new")
             unfinished.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+            MlflowClient(str(make_url(uri).set(database=str(unfinished)))).search_experiments(max_results=1)
             unfinished.replace(database)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
@@ -136,5 +137,10 @@ def ui(port: int = 5000) -> None:
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    prefix, path = "sqlite:///", uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(path) if uri.startswith(prefix) and path and path != ":memory:" else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    # As the library reads it: from its version 2.1 on, "%20" is a space.
+    path = make_url(uri).database
+    return Path(path) if path and path != ":memory:" else None

@@ -6,12 +6,14 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from tracked_runs import wait_for
 
 from flowbench.errors import InputError
 from flowbench.tracking import tracking_uri, ui
+from flowbench.tracking.state import without_credentials
 from flowbench.tracking.store import artifact_location, explain, open_client, patience
 
 
@@ -46,6 +48,25 @@ def test_patience_gives_way_to_the_user_and_leaves_no_trace(monkeypatch: pytest.
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["ü %20 #x", 'a b";c'])  # not an apostrophe: mlflow puts its folder into SQL as it is
+def test_a_store_may_have_an_odd_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for uri in (tracking_uri(), f"sqlite:///{tmp_path}/{quote(name)}.db"):
+        assert uri is not None
+        client = open_client(uri)
+        assert client.get_experiment(client.create_experiment("mine")).name == "mine"
+    assert {path.name for path in folder.iterdir()} >= {"mlflow.db"}
+    assert f"{name}.db" in {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_uri_is_shown_without_secrets_and_control_characters() -> None:
+    assert without_credentials("http://me:secret@host:5") == "http://host:5"
+    assert without_credentials("http://\x1b[31mred:5") == "http:// [31mred:5"
 
 
 def test_a_half_made_store_is_made_anew(tmp_path: Path) -> None:
