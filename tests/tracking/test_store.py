@@ -50,8 +50,9 @@ def test_patience_gives_way_to_the_user_and_leaves_no_trace(monkeypatch: pytest.
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-@pytest.mark.parametrize("name", ["ü %20 #x", 'a b";c'])  # not an apostrophe: mlflow puts its folder into SQL as it is
-def test_a_store_may_have_an_odd_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.slow
+def test_a_store_may_have_an_odd_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = 'ü %20 #x; "y"'  # no apostrophe: mlflow puts its working folder into SQL as it is
     folder = tmp_path / name
     folder.mkdir()
     monkeypatch.chdir(folder)
