@@ -67,8 +67,10 @@ def prepare(
     """
     from flowbench.data import prepare as prepare_set
     from flowbench.data import progress_bar
+    from flowbench.interruption import StopRequest
 
-    with progress_bar() as progress:
+    with StopRequest() as stop, progress_bar() as progress:
+        stop.at_once(f"{name}: stopped: the same command goes on with what is prepared")
         states = prepare_set(name, source, download, skip_broken, resample, size=size, progress=progress)
     _print_states(states, as_json=as_json)
 

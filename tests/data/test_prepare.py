@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -273,26 +274,31 @@ def test_pieces_of_another_size_are_not_gone_on_with(data_folder, source, monkey
 
 
 SMALL_PIECES = """
-import pathlib, sys
-from flowbench.data import preparation, prepare
-preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES = 5, 0
+from flowbench.__main__ import main
+from flowbench.data import preparation
+preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES, preparation._cores = 5, 0, lambda: 2
 if __name__ == "__main__":
-    prepare("cifar10", pathlib.Path(sys.argv[1]), processes=2)
+    main()
 """
 
 
-def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(data_folder, source, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle_it_leaves_no_process_and_goes_on(data_folder, source, monkeypatch, number):
     write_folders(source)
     script = source / "prepare.py"
     script.write_text(SMALL_PIECES)
-    work = subprocess.Popen([sys.executable, str(script), str(source)])
+    command = [sys.executable, str(script), "data", "prepare", "cifar10", "--source", str(source)]
+    work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((data_folder / ".preparing-cifar10").glob("*.npz")):
         assert work.poll() is None
         assert time.monotonic() < deadline
     children = psutil.Process(work.pid).children(recursive=True)
-    work.kill()
-    work.wait()
+    work.send_signal(number)
+    out, said = work.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert (work.returncode, out) == (128 + number, "")
+        assert said == "flowbench: cifar10: stopped: the same command goes on with what is prepared\n"
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert not (data_folder / "cifar10").exists()
     monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 5)
