@@ -3,7 +3,6 @@
 The loop knows nothing of what is modelled: a `Task` gives losses and figures.
 """
 
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from flowbench.config import config_sha256, load_experiment, shipped_folder
-from flowbench.environment import describe_environment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
 from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
-from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
+from flowbench.optimization import learning_rate, take_step
 from flowbench.processes import agree, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
+from flowbench.session import Session
 from flowbench.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 
@@ -71,7 +69,7 @@ def train(
         # Another process may have been here while the data were opened.
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished
-        session = _Session(experiment, run, task, fabric, time_budget, watch)
+        session = Session(experiment, run, task, fabric, time_budget, watch)
         session.restore()
         from_leader(session.begin)
         if mirror is not None and leads():
@@ -121,146 +119,7 @@ class _Window:
         return {f"train/{key}": value / good for key, value in values.items()} if good else {}
 
 
-class _Session:
-    """The state of one training: everything that a checkpoint holds."""
-
-    def __init__(
-        self,
-        experiment: Experiment[Any, Any],
-        run: RunFolder,
-        task: Task,
-        fabric: Fabric,
-        budget: float | None,
-        watch: Watch | None,
-    ) -> None:
-        self.experiment, self.run, self.task, self.fabric, self.budget = experiment, run, task, fabric, budget
-        self.watch = watch
-        config = experiment.train
-        self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
-        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
-        self.average = WeightAverage(task.model, config.ema) if config.ema else None
-        self.step = 0
-        self.resumed = False
-        self.seconds = 0.0
-        self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
-        self.population: dict[str, Tensor] = {}
-        self.skipped = torch.zeros((), device=fabric.device)
-        self.skipped_in_a_row = torch.zeros((), device=fabric.device)
-
-    @property
-    def epoch(self) -> int:
-        return self.step // self.task.steps_per_epoch
-
-    @property
-    def progress(self) -> float:
-        """Part of the training that is done, in steps or in time, whichever is further."""
-        done = self.step / self.total_steps if self.total_steps else 1.0
-        return min(max(done, self.seconds / self.budget if self.budget else 0.0), 1.0)
-
-    @property
-    def done(self) -> bool:
-        """Whether no step is left, or validation has not improved for too long."""
-        patience = self.experiment.train.patience
-        return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
-
-    def begin(self) -> None:
-        """Write what the run is, unless it goes on."""
-        if not self.run.exists:
-            environment = describe_environment(self.fabric.device)
-            self.run.begin(self.experiment, {**environment, "data": self.task.data})
-
-    def save(self) -> None:
-        if not leads():
-            return
-        cuda = self.fabric.device.type == "cuda"
-        self.run.save_checkpoint(
-            {
-                "model": self.task.model.state_dict(),
-                "ema": self.average.state_dict() if self.average else {},
-                "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-                "schedule": {"seconds": self.seconds, "budget": self.budget},
-                "step": self.step,
-                "epoch": self.epoch,
-                "generators": {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if cuda else {})},
-                "best": self.best,
-                "skipped": int(self.skipped.item()),
-                "population": self.population,
-            }
-        )
-
-    def restore(self) -> None:
-        """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
-        state = from_leader(self._stored)
-        self.resumed = state is not None
-        if state is None:
-            if self.task.prepare():
-                self.total_steps = 0
-            return
-        with self.run.reading_checkpoint():
-            self.task.model.load_state_dict(state["model"])
-            if self.average:
-                self.average.load_state_dict(state["ema"])
-            if self.optimizer:
-                self.optimizer.load_state_dict(state["optimizer"])
-            self.seconds = state["schedule"]["seconds"]
-            # A run begun under a time budget stays one: its rates have followed the clock.
-            self.budget = self.budget or state["schedule"]["budget"]
-            self.step, self.best = state["step"], state["best"]
-            self.skipped.fill_(state["skipped"])
-            torch.set_rng_state(state["generators"]["cpu"])
-            if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
-                torch.cuda.set_rng_state(state["generators"]["cuda"])
-
-    def _stored(self) -> dict[str, Any] | None:
-        """Return the checkpoint to go on from, with the metrics cut to its step; None: there is none."""
-        if not self.run.exists:
-            return None
-        self._check_environment()
-        state, note = self.run.load_checkpoint() or (None, None)
-        if note:
-            _warn(note)
-        self.run.cut_metrics(state["step"] if state else -1)
-        return state
-
-    def _check_environment(self) -> None:
-        environment = self.run.environment
-        begun_with = environment.get("data", {}).get("fingerprint")
-        if begun_with != self.task.data["fingerprint"]:
-            raise InputError(
-                f"{self.run.path}: was begun on other data (environment.json: data.fingerprint {begun_with}, "
-                f"now {self.task.data['fingerprint']}): give another --run-dir"
-            )
-        threads = environment.get("threads")
-        if self.fabric.device.type == "cpu" and threads != torch.get_num_threads():
-            _warn(
-                f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
-                "the result will differ in the last bits from an uninterrupted run's"
-            )
-        if (processes := environment.get("processes", 1)) != place()[1]:
-            _warn(
-                f"{self.run.path}: begun with {processes} processes, going on with {place()[1]}: "
-                "the result will differ in the last bits from an uninterrupted run's"
-            )
-
-    def finish(self) -> None:
-        """Take the best validated weights under `train.keep: best`, add the statistics to report with, and save."""
-        if self.best["model"]:
-            self.task.model.load_state_dict(self.best["model"])
-            if self.average:
-                self.average.load_state_dict(self.best["ema"])
-        self.population = self.task.population(self.average)
-        # A model that is fitted without steps is saved once: going on with it adds nothing.
-        if self.step or not self.resumed:
-            self.save()
-
-    def log(self, values: Mapping[str, float | int]) -> None:
-        if not leads():
-            return
-        self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
-
-
-def _fit(session: _Session, stop: StopRequest, bar: TrainingBar) -> None:
+def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
     config, task = session.experiment.train, session.task
     if session.total_steps == 0 or session.optimizer is None:
@@ -300,7 +159,7 @@ def _fit(session: _Session, stop: StopRequest, bar: TrainingBar) -> None:
             )
 
 
-def _step(session: _Session, objective: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
+def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
     """Take one optimizer step without waiting for the device; a non-finite loss or gradient changes nothing."""
     config, optimizer = session.experiment.optim, session.optimizer
     assert optimizer is not None
@@ -319,7 +178,7 @@ def _step(session: _Session, objective: nn.Module) -> tuple[dict[str, Tensor], T
     return {**values, "grad_norm": norm}, finite
 
 
-def _skips(session: _Session) -> dict[str, int]:
+def _skips(session: Session) -> dict[str, int]:
     in_a_row = int(session.skipped_in_a_row.item())
     if in_a_row >= session.experiment.train.max_skipped:
         raise WorkFailedError(
@@ -329,7 +188,7 @@ def _skips(session: _Session) -> dict[str, int]:
     return {"skipped": int(session.skipped.item())}
 
 
-def _validate(session: _Session) -> None:
+def _validate(session: Session) -> None:
     figures = session.task.validate(session.average)
     session.task.model.train()
     if figures is None:
@@ -356,7 +215,7 @@ def _speed(window: _Window, task: Task) -> dict[str, float]:
     return {f"{task.unit}_per_second": window.steps * task.batch_size / window.seconds} if window.seconds else {}
 
 
-def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
     """Write and return the result: from here on the run is finished."""
     experiment, task = session.experiment, session.task
     seconds = session.seconds
@@ -390,7 +249,7 @@ def _result(session: _Session, metrics: dict[str, dict[str, Any]], notes: list[s
     return result
 
 
-def _budget(session: _Session) -> str:
+def _budget(session: Session) -> str:
     """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
     experiment = session.experiment
     if experiment.preset is None or session.budget is not None:
@@ -401,7 +260,3 @@ def _budget(session: _Session) -> str:
         return "custom"
     same = config_sha256(shipped.model_copy(update={"seed": experiment.seed})) == config_sha256(experiment)
     return experiment.preset if same else "custom"
-
-
-def _warn(message: str) -> None:
-    print(f"flowbench: warning: {message}", file=sys.stderr)
