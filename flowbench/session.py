@@ -121,7 +121,8 @@ class Session:
         state, note = self.run.load_checkpoint() or (None, None)
         if note:
             _warn(note)
-        self.run.cut_metrics(state["step"] if state else -1)
+        with self.run.reading_checkpoint():
+            self.run.cut_metrics(-1 if state is None else state["step"])
         return state
 
     def _check_environment(self) -> None:

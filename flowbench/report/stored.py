@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowbench.errors import InputError
+from flowbench.errors import InputError, one_line
 from flowbench.report.build import write_report
 from flowbench.report.comparison import comparison_sheet
 from flowbench.report.page import slug
@@ -105,9 +105,13 @@ def _found(source: str) -> RunFolder:
 
 def _row(run: RunFolder) -> dict[str, Any]:
     experiment, result = run.experiment, run.result
-    row, entry = _known_row(experiment, result) or _row_of_its_own(experiment, result)
-    content = done_row(row, entry, [experiment], [run.path], Path())
-    content["command"] = train_command(run)
+    try:
+        row, entry = _known_row(experiment, result) or _row_of_its_own(experiment, result)
+        content = done_row(row, entry, [experiment], [run.path], Path())
+        content["command"] = train_command(run)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        path = run.path / "result.json"
+        raise InputError(f"{path}: not a run's result ({type(error).__name__}: {one_line(error)})") from error
     return content
 
 

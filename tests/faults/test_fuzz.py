@@ -253,6 +253,25 @@ def test_a_checkpoint_that_runs_code_is_refused(begun: tuple[RunFolder, bytes], 
     (run.path / "checkpoint.pt").write_bytes(whole)
 
 
+def test_a_checkpoint_of_another_form_is_refused_in_one_line(begun: tuple[RunFolder, bytes]) -> None:
+    run, whole = begun
+    for state in (({"step": 1}, None), {"step": "x"}, [1], {}):
+        torch.save(state, run.path / "checkpoint.pt")
+        (run.path / "checkpoint.previous.pt").unlink(missing_ok=True)
+        with pytest.raises(InputError, match="not a checkpoint"):
+            train(run.experiment, run.path, resume=True)
+    (run.path / "checkpoint.pt").write_bytes(whole)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"dataset": 3}', '{"dataset": "digits", "metrics": []}'])
+def test_a_result_of_another_form_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    FakeTrainer()(load_experiment("real_nvp/digits"), run.path)
+    (run.path / "result.json").write_text(content)
+    with pytest.raises(InputError, match=r"result\.json: not a run's result"):
+        build_from([str(run.path)], tmp_path / "page")
+
+
 @pytest.mark.parametrize("file", ["result.json", "environment.json", "metrics.jsonl", "config.yaml", "mlflow.json"])
 def test_run_folders_in_reports(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path / "run")
