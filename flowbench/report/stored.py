@@ -20,6 +20,9 @@ from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
 
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a value that is missing, or is of another type, ends in."""
+
 
 def build_from(sources: Sequence[str], out: Path) -> Path:
     """Write one page of several stored results, and their tables as files beside it; return the page's path.
@@ -66,14 +69,17 @@ def _of_table(path: Path, place: Place, name: str) -> Section:
         content = json.loads(file.read_text(encoding="utf-8"))
         content["rows"] = [rechecked_row(row, file.parent) for row in content["rows"]]
         return table_section(content, base=file.parent, place=place, name=name or content["table"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *DAMAGED) as error:
         raise InputError(f"{file}: not a results file of flowbench reproduce ({type(error).__name__})") from error
 
 
 def _of_runs(runs: Sequence[str], place: Place, name: str) -> Section:
     content = runs_table(runs)
-    section = table_section(content, base=Path(), place=place, name=name)
-    compared = comparison_sheet(content["rows"], f"{name}-settings")
+    try:
+        section = table_section(content, base=Path(), place=place, name=name)
+        compared = comparison_sheet(content["rows"], f"{name}-settings")
+    except DAMAGED as error:
+        raise InputError(f"{', '.join(runs)}: damaged ({type(error).__name__}: {one_line(error)})") from error
     return section if compared is None else replace(section, sheets=[*section.sheets, compared])
 
 
@@ -109,7 +115,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         row, entry = _known_row(experiment, result) or _row_of_its_own(experiment, result)
         content = done_row(row, entry, [experiment], [run.path], Path())
         content["command"] = train_command(run)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         path = run.path / "result.json"
         raise InputError(f"{path}: not a run's result ({type(error).__name__}: {one_line(error)})") from error
     return content

@@ -272,6 +272,16 @@ def test_a_result_of_another_form_is_refused_in_one_line(tmp_path: Path, content
         build_from([str(run.path)], tmp_path / "page")
 
 
+def test_a_value_of_another_type_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    FakeTrainer()(load_experiment("real_nvp/digits"), run.path)
+    result = run.result
+    result["metrics"]["test"]["bits_per_dim"]["n"] = "many"
+    run.write_result(result)
+    with pytest.raises(InputError, match="run: damaged"):
+        build_from([str(run.path)], tmp_path / "page")
+
+
 @pytest.mark.parametrize("file", ["result.json", "environment.json", "metrics.jsonl", "config.yaml", "mlflow.json"])
 def test_run_folders_in_reports(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path / "run")
