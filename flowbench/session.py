@@ -122,7 +122,8 @@ class Session:
         if note:
             _warn(note)
         with self.run.reading_checkpoint():
-            self.run.cut_metrics(-1 if state is None else state["step"])
+            step = -1 if state is None else int(state["step"])
+        self.run.cut_metrics(step)
         return state
 
     def _check_environment(self) -> None:

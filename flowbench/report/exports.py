@@ -12,7 +12,7 @@ from flowbench.report.sheet import Cell, Sheet
 __all__ = ["FORMATS", "csv_lines", "sheet_csv", "sheet_latex", "sheet_markdown", "write_sheet"]
 
 LONG = 40
-"""Rows from which on a LaTeX table runs over several pages."""
+"""Rows that a LaTeX table may have on one page; more run over several."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": "\\textbackslash{}",
@@ -74,7 +74,7 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 
 def sheet_latex(sheet: Sheet) -> str:
-    """Return the sheet as a LaTeX table (needs booktabs, and longtable from 40 rows on), without the small print."""
+    """Return the sheet as a LaTeX table (needs booktabs; longtable for more than 40 rows), without the small print."""
     head = [f"\\textbf{{{_latex(column.name)}}}" for column in sheet.columns]
     body = [[_bold(cell) for cell in row] for row in sheet.rows]
     kinds = "".join("r" if column.numeric else "l" for column in sheet.columns)
