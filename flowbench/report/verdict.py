@@ -78,7 +78,7 @@ def shortfall(row: Mapping[str, Any], result: Mapping[str, Any], experiment: Exp
         preset = load_experiment(experiment.name)
     except InputError:
         return ""
-    parts = [_length(result, preset), *changed_settings(experiment, preset)]
+    parts = [_length(result, experiment, preset), *changed_settings(experiment, preset)]
     said = [part for part in parts if part]
     more = len(said) - MAX_CHANGES - 1
     return ", ".join([*said[: MAX_CHANGES + 1], *([f"{more} more settings changed"] if more > 0 else [])])
@@ -98,7 +98,10 @@ def flat_settings(experiment: Experiment[Any, Any]) -> dict[str, Any]:
     return _flat(experiment.model_dump(mode="json"))
 
 
-def _length(result: Mapping[str, Any], preset: Experiment[Any, Any]) -> str:
+def _length(result: Mapping[str, Any], experiment: Experiment[Any, Any], preset: Experiment[Any, Any]) -> str:
+    lasting = (experiment.train.epochs, experiment.train.steps) == (preset.train.epochs, preset.train.steps)
+    if lasting and experiment.train.patience is not None and not result.get("time_budget"):
+        return ""  # its own rule ended it: validation did not improve any more
     for key in ("epochs", "steps"):
         wanted, done = getattr(preset.train, key), result.get(key)
         if wanted is not None and done is not None and done < wanted:

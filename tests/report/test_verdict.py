@@ -48,6 +48,13 @@ def test_what_was_less_than_the_preset_is_said_for_custom_runs_alone() -> None:
     assert shortfall(row(budget="paper"), {"epochs": 3.0}, small) == ""
 
 
+def test_a_training_that_its_own_patience_ended_was_no_shorter_than_asked_for() -> None:
+    result = {"epochs": 4.0, "steps": 1024}
+    assert shortfall(row(), result, load_experiment("etth/dlinear")) == ""
+    assert shortfall(row(), result | {"time_budget": 9.0}, load_experiment("etth/dlinear")) == "trained 4 of 10 epochs"
+    assert shortfall(row(), result, load_experiment("etth/dlinear", ["train.epochs=4"])) == "trained 4 of 10 epochs"
+
+
 def test_many_changes_are_counted_not_listed() -> None:
     keys = ["model.features=16", "model.residual_blocks=1", "optim.lr=0.1", "data.flip=false", "optim.clip_norm=7"]
     short = shortfall(row(), {"epochs": 1e6}, load_experiment("real_nvp/cifar10", keys))
