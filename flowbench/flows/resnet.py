@@ -47,6 +47,10 @@ class WeightNormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        if self.training:
+            # Not kept even without gradients, where activation normalization is initialized: training follows.
+            self._kernels.clear()
+            return F.conv2d(x, self._normalize(), self.biases, padding=self._padding)
         kernels = self._kernels.get(self._normalize, self.weights, self.magnitude)
         return F.conv2d(x, kernels, self.biases, padding=self._padding)
 
@@ -76,14 +80,14 @@ class WeightNormConv(nn.Module):
 
 
 class _WeightNorm(torch.autograd.Function):
-    """w = magnitude · W / ‖W‖ per output channel, with half the passes over memory that autograd would take back."""
+    """w = magnitude · W / ‖W‖ per output channel; the backward pass is the single one of torch's own weight_norm."""
 
     generate_vmap_rule = True  # Jacobians are taken through it
 
     @staticmethod
     def forward(weights: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        inverse = torch.rsqrt(weights.square().sum(dim=(1, 2, 3)))
-        return weights * (inverse * magnitude).view(-1, 1, 1, 1), inverse
+        squares = weights.square().sum(dim=(1, 2, 3))
+        return weights * (torch.rsqrt(squares) * magnitude).view(-1, 1, 1, 1), squares.sqrt()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -92,18 +96,12 @@ class _WeightNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = gradients[0]
-        weights, magnitude, inverse = ctx.saved_tensors
-        scale = inverse * magnitude
-        # One value a channel: how the gradient lies along the weights, where the norm lets nothing move.
-        along = torch.bmm(_rows(gradient).unsqueeze(1), _rows(weights).unsqueeze(2)).flatten()
-        correction = (-scale * along * inverse.square()).view(-1, 1, 1, 1)
-        return torch.addcmul(gradient * scale.view(-1, 1, 1, 1), weights, correction), along * inverse
-
-
-def _rows(kernels: Tensor) -> Tensor:
-    """Return (channels_out, the rest), without a copy where kernels are channels-last."""
-    return kernels.permute(0, 2, 3, 1).flatten(1)
+        weights, magnitude, norms = ctx.saved_tensors
+        # It wants rows that lie together: those of channels-last kernels do once their dimensions are in that order.
+        rows = [kernels.permute(0, 2, 3, 1).contiguous() for kernels in (gradients[0], weights)]
+        per_row = [values.view(-1, 1, 1, 1) for values in (magnitude, norms)]
+        to_weights, to_magnitude = torch.ops.aten._weight_norm_interface_backward(*rows, *per_row, 0)
+        return to_weights.permute(0, 3, 1, 2), to_magnitude.flatten()
 
 
 class ResidualBlock(nn.Module):

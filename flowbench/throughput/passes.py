@@ -33,6 +33,15 @@ class Subject:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
+    def evaluated(self) -> DensityModel:
+        """Return the model in evaluation mode, with statistics of this batch and these weights.
+
+        Untrained moving averages would let activations explode.
+        """
+        with torch.no_grad(), population_statistics(self.model):
+            self.model.terms(self.images, self.noise(0))
+        return self.model.eval()
+
     def noise(self, step: int) -> Tensor:
         """Return the dequantization noise of a step, drawn as training draws it."""
         return training_noise(self.experiment.seed, step, tuple(self.images.shape), self.images.device)
@@ -78,9 +87,6 @@ def make_subject(
     if subject.parameters == 0:
         raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
     model.initialize(images, subject.noise(0))
-    # Statistics that belong to the weights: untrained moving averages would let activations explode.
-    with torch.no_grad(), population_statistics(model):
-        model.terms(images, subject.noise(0))
     return subject
 
 
@@ -109,7 +115,7 @@ def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 
 
 def _forward(subject: Subject, *, compiled: bool) -> Callable[[], object]:
-    model = subject.model.eval()
+    model = subject.evaluated()
     terms = torch.compile(model.terms, dynamic=False) if compiled else model.terms
     noise = subject.noise(0)
 
@@ -122,7 +128,7 @@ def _forward(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 
 
 def _inverse(subject: Subject, *, compiled: bool) -> Callable[[], object]:
-    model = subject.model.eval()
+    model = subject.evaluated()
     generator = torch.Generator(subject.images.device).manual_seed(0)
 
     def run() -> Tensor:
