@@ -16,10 +16,12 @@ __all__ = [
     "difference",
     "figure",
     "labels",
+    "mean",
     "models",
     "published_figure",
     "records",
     "reproduced",
+    "spread",
     "unit",
 ]
 
@@ -46,15 +48,22 @@ def unit(metric: str) -> str:
 
 
 def figure(row: Mapping[str, Any]) -> str:
-    """Return `value ± standard error`; over several seeds with their standard deviation; a dash where there is none."""
+    """Return `value ± standard error`, with the `spread` in parentheses; a dash where there is none."""
+    text, over_seeds = mean(row), spread(row)
+    return f"{text} ({over_seeds})" if over_seeds else text
+
+
+def mean(row: Mapping[str, Any]) -> str:
+    """Return `value ± standard error`; a dash where there is none."""
     if row["value"] is None or not math.isfinite(row["value"]):
         return "–"
-    text = f"{row['value']:.3f}"
-    if row["stderr"] is not None:
-        text += f" ± {row['stderr']:.3f}"
-    if row["seed_std"] is not None:
-        text += f" ({len(row['seeds'])} seeds, sd {row['seed_std']:.3f})"
-    return text
+    error = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+    return f"{row['value']:.3f}{error}"
+
+
+def spread(row: Mapping[str, Any]) -> str:
+    """Return the number of seeds and their standard deviation, or nothing for a single run or none."""
+    return "" if row["seed_std"] is None else f"{len(row['seeds'])} seeds, sd {row['seed_std']:.3f}"
 
 
 def published_figure(row: Mapping[str, Any], model: str) -> str:

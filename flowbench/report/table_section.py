@@ -9,7 +9,7 @@ from typing import Any
 
 from flowbench.errors import FlowbenchError
 from flowbench.progress import counted
-from flowbench.report.formats import difference, figure, labels, models, published_figure, records, unit
+from flowbench.report.formats import difference, figure, labels, mean, models, published_figure, records, spread, unit
 from flowbench.report.gallery import gallery
 from flowbench.report.page import slug
 from flowbench.report.plot import Plot, embed, save_plot
@@ -102,11 +102,12 @@ def _caption(results: Mapping[str, Any]) -> str:
 def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
+    over_seeds = f"; {spread(row)}" if spread(row) else ""
     link = f"#{line.anchor}" if row["runs"] else None
     cells = [
         Cell(row["row"]),
         Cell(row["experiment"], href=link, note=labels(row)),
-        Cell(figure(row), row["value"], f"{row['split']}{count}", link, strong=True),
+        Cell(mean(row), row["value"], f"{row['split']}{count}{over_seeds}", link, strong=True),
     ]
     for model in names:
         text = published_figure(row, model)

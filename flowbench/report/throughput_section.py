@@ -12,6 +12,7 @@ from flowbench.report.page import slug
 from flowbench.report.plot import Plot, save_plot
 from flowbench.report.section import Place, Section
 from flowbench.report.sheet import Cell, Column, Sheet, number_cell
+from flowbench.throughput.files import key_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,8 @@ def throughput_section(path: Path, place: Place, name: str = "throughput") -> Se
     for measured in read_throughput(path):
         devices.setdefault(measured.device, []).append(measured)
     parts, sheets = [], []
-    for device, files in devices.items():
+    for device, stored in devices.items():
+        files = _by_commit(stored)
         stem = name if len(devices) == 1 else f"{name}-{slug(device)}"
         newest = files[-1]
         sheets.append(_sheet(newest, stem))
@@ -108,6 +110,17 @@ def _looks_right(file: Path) -> bool:
     with file.open(encoding="utf-8", errors="replace") as opened:
         text = opened.read(2_000_000)
     return '"floor_ratio"' in text and '"environment"' in text
+
+
+def _by_commit(files: Sequence[Measured]) -> list[Measured]:
+    """Put files of one commit together; what was measured twice counts as it was measured last."""
+    groups: dict[str, list[Measured]] = {}
+    for measured in files:
+        groups.setdefault(measured.commit, []).append(measured)
+    return [
+        Measured(group[-1].path, group[-1].environment, list({key_of(e): e for m in group for e in m.results}.values()))
+        for group in groups.values()
+    ]
 
 
 def _sheet(measured: Measured, name: str) -> Sheet:
@@ -175,7 +188,8 @@ def _cost(measured: Measured) -> "Figure":
         axes.set_yticks(range(len(entries)), [_label(entry) for entry in entries])
         axes.set_ylim(len(entries) - 0.5, -0.5)
         axes.set_xlim(left=0)
-        axes.set(xlabel="floor ratio (1: the convolutions alone)")
+        # From the right end on: the names beside the axes leave them too narrow for the words.
+        axes.set_xlabel("floor ratio (1: the convolutions alone)", loc="right")
     return drawing
 
 
@@ -189,7 +203,7 @@ def _history(files: Sequence[Measured]) -> "Figure":
     longest = sorted(series, key=lambda label: -len(series[label]))[:MAX_LINES]
     styles = ("-", "--", ":", "-.")
     with themed():
-        drawing = new_figure(7.2, 3.6)
+        drawing = new_figure(7.2, 3.2 + 0.2 * len(longest))
         axes = drawing.subplots()
         for number, label in enumerate(longest):
             x, y = zip(*series[label], strict=True)
@@ -197,5 +211,5 @@ def _history(files: Sequence[Measured]) -> "Figure":
         axes.set_xticks(range(len(files)), [measured.commit for measured in files], rotation=45)
         axes.set_ylim(bottom=0)
         axes.set(xlabel="commit", ylabel="floor ratio")
-        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        drawing.legend(frameon=False, fontsize="small", loc="outside lower center")
     return drawing

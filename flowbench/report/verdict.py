@@ -49,7 +49,7 @@ def verdict(row: Mapping[str, Any], short: str = "") -> str:
         return str(row["reason"] or "nothing was measured")
     gap, published = difference(row), reproduced(row)
     if gap is None or published is None:
-        words = "no published figure to compare with"
+        words = "no published figure"
     else:
         words = _compared(
             gap,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ _FIGURES = ("images_per_second", "floor_ratio")
 _MAX_BYTES = 50_000_000
 
 
-def key_of(result: dict[str, Any]) -> tuple[Any, ...]:
+def key_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what tells an entry of a result file from the others."""
     return tuple(result[key] for key in KEYS)
 

@@ -34,7 +34,7 @@ def test_a_forecast_is_compared_with_its_lookback_and_three_decimals() -> None:
 
 
 def test_no_reference_no_figure_and_bounds_are_said() -> None:
-    assert verdict(row(reproduces=None)) == "no published figure to compare with"
+    assert verdict(row(reproduces=None)) == "no published figure"
     assert verdict(row(status="skipped", value=None, reason="cifar10 is not here")) == "cifar10 is not here"
     assert verdict(row(reproduces="Conv DRAW")).endswith("Conv DRAW's < 3.59, which is an upper bound")
 
