@@ -54,8 +54,8 @@ def set_precision(model: nn.Module, precision: Precision) -> None:
 def set_recompute(model: nn.Module, recompute: bool) -> None:
     """Let all conditioners of `model` drop their activations in training and compute them again for the gradients.
 
-    The result is the same to the last bit; a step takes about a quarter longer and keeps one network's activations at a
-    time.
+    The result is the same to the last bit; a step takes a quarter to two fifths longer and keeps one network's
+    activations at a time.
     """
     for module in model.modules():
         if isinstance(module, Conditioner):

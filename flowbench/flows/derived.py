@@ -22,9 +22,15 @@ class Derived(Generic[T]):
         self._key: Any = None
         self._value: T | None = None
 
-    def get(self, compute: Callable[[], T], *sources: Tensor | None) -> T:
-        """Return `compute()`, or what it returned before if no source was written to or replaced since."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    def get(self, compute: Callable[[], T], *sources: Tensor | None, keep: bool = True) -> T:
+        """Return `compute()`, or what it returned before if no source was written to or replaced since.
+
+        Args:
+            compute: gives the value.
+            sources: what it is computed from.
+            keep: False: it is computed afresh here, too.
+        """
+        if not keep or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self.clear()
             return compute()
         # The version counts writes in place; the address changes where a whole tensor is replaced (module.to).

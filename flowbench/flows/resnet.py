@@ -47,11 +47,8 @@ class WeightNormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        if self.training:
-            # Not kept even without gradients, where activation normalization is initialized: training follows.
-            self._kernels.clear()
-            return F.conv2d(x, self._normalize(), self.biases, padding=self._padding)
-        kernels = self._kernels.get(self._normalize, self.weights, self.magnitude)
+        # Not kept in training mode, not even by a pass without gradients: it would be held until the first step.
+        kernels = self._kernels.get(self._normalize, self.weights, self.magnitude, keep=not self.training)
         return F.conv2d(x, kernels, self.biases, padding=self._padding)
 
     def normalized(self, x: Tensor, normalization: nn.Module) -> Tensor:

@@ -1,18 +1,16 @@
 """Stored throughput as a part of a page: a table for each device, the cost over the floor, and its history."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbench.errors import InputError
 from flowbench.figures.theme import color_of, new_figure, themed
 from flowbench.report.page import slug
 from flowbench.report.plot import Plot, save_plot
 from flowbench.report.section import Place, Section
 from flowbench.report.sheet import Cell, Column, Sheet, number_cell
-from flowbench.throughput.files import key_of
+from flowbench.throughput.files import key_of, read_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +38,11 @@ class Measured:
         return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if on_cpu and threads else name
 
     @property
+    def passes(self) -> set[tuple[Any, ...]]:
+        """What was measured: the keys of the results."""
+        return {key_of(result) for result in self.results}
+
+    @property
     def commit(self) -> str:
         """The short commit, or the file's name where none is known."""
         commit = self.environment.get("commit")
@@ -57,14 +60,8 @@ def read_throughput(path: Path) -> list[Measured]:
     Raises:
         InputError: a file is not readable as one.
     """
-    found = []
-    for file in _files(path):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found.append(Measured(file, content["environment"], content["results"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: not a file of flowbench throughput run ({type(error).__name__})") from error
-    return found
+    contents = {file: read_results(file) for file in _files(path)}
+    return [Measured(file, content["environment"], content["results"]) for file, content in contents.items()]
 
 
 def throughput_section(path: Path, place: Place, name: str = "throughput") -> Section:
@@ -113,14 +110,15 @@ def _looks_right(file: Path) -> bool:
 
 
 def _by_commit(files: Sequence[Measured]) -> list[Measured]:
-    """Put files of one commit together; what was measured twice counts as it was measured last."""
-    groups: dict[str, list[Measured]] = {}
-    for measured in files:
-        groups.setdefault(measured.commit, []).append(measured)
-    return [
-        Measured(group[-1].path, group[-1].environment, list({key_of(e): e for m in group for e in m.results}.values()))
-        for group in groups.values()
-    ]
+    """Put files together that follow each other and measured different passes of one commit."""
+    joined: list[Measured] = []
+    for file in files:
+        before = joined[-1] if joined else None
+        if before and before.commit == file.commit and not before.passes & file.passes:
+            joined[-1] = replace(file, results=[*before.results, *file.results])
+        else:
+            joined.append(file)
+    return joined
 
 
 def _sheet(measured: Measured, name: str) -> Sheet:

@@ -106,8 +106,9 @@ def prepare_pass(
     """Make a pass ready to be timed and measure its memory; arguments as in `measure_pass`."""
     subject = make_subject(experiment, batch, clock.device, shape)
     compiled = experiment.train.compile
-    calls, flops = record(PASSES[name](subject, compiled=False))
-    run = PASSES[name](subject, compiled=compiled)
+    eager = PASSES[name](subject, compiled=False)
+    calls, flops = record(eager)
+    run = PASSES[name](subject, compiled=True) if compiled else eager
     run()  # optimizer states are made, code is compiled, caches are filled
     memory = clock.peak_memory(run)
     facts = {

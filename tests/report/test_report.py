@@ -71,6 +71,11 @@ def test_odd_tables_are_shown_too(tmp_path: Path, rows: list[dict[str, Any]]) ->
     assert all(entry["experiment"] in text for entry in rows)
 
 
+def test_the_table_has_the_spread_over_seeds_under_the_figure(tmp_path: Path) -> None:
+    text = page(tmp_path, row(metric="mae", value=0.4, stderr=None, n=99, seeds=[0, 1], seed_std=0.01))
+    assert re.search(r"0\.400</span><small>test, n = 99; 2 seeds, sd 0\.010</small>", text)
+
+
 def test_the_page_is_self_contained_small_and_shows_every_run(tmp_path: Path) -> None:
     results = reproduce("quick", out=tmp_path, trainer=FakeTrainer())
     text = (tmp_path / "report.html").read_text()
