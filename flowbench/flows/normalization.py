@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from flowbench.flows.bijection import Bijection
 
-__all__ = ["BatchNorm", "BatchStatistics", "FlowBatchNorm", "batch_moments", "population_statistics", "unrecorded"]
+__all__ = [
+    "EPSILON",
+    "BatchNorm",
+    "BatchStatistics",
+    "FlowBatchNorm",
+    "batch_moments",
+    "normalizes_alone",
+    "population_statistics",
+    "unrecorded",
+]
 
 MOMENTUM = 0.1
 EPSILON = 1e-4
@@ -80,14 +89,14 @@ class BatchNorm(BatchStatistics):
         """Normalize x, (batch, channels, ...); moments are float32 or wider whatever x is."""
         if not self.training:
             return F.batch_norm(x, self.mean, self.var, None, self.beta, eps=EPSILON)
-        count = _count(x)
-        if _spread() or count == 1:  # torch's own refuses a single value
+        if not normalizes_alone(x):
             mean, var = (_per_channel(moment, x) for moment in self.moments(x.to(self.mean.dtype)))
             return ((x - mean) * torch.rsqrt(var + EPSILON) + _per_channel(self.beta, x)).to(x.dtype)
         # One fused kernel, there and back. With momentum 1 it leaves the batch's own moments in the given buffers,
         # but the unbiased variance.
         mean, var = torch.zeros_like(self.mean), torch.zeros_like(self.var)
         y = F.batch_norm(x, mean, var, None, self.beta, training=True, momentum=1.0, eps=EPSILON)
+        count = _count(x)
         self.record(mean, var * ((count - 1) / count))
         return y
 
@@ -152,6 +161,11 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     overall = sums[:-1] / total
     squares: Tensor = _SumOverProcesses.apply(count * (var + (mean - overall).square()))
     return overall, squares / total
+
+
+def normalizes_alone(x: Tensor) -> bool:
+    """Say whether torch's own batch normalization does for x: one process has the batch, and several values of it."""
+    return not _spread() and _count(x) > 1
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowbench.flows.activated_conv import activated_convolution, convolve
 from flowbench.flows.conditioner import Conditioner
 from flowbench.flows.derived import Derived
-from flowbench.flows.normalization import BatchNorm
+from flowbench.flows.normalization import BatchNorm, normalizes_alone
 
 __all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
 
@@ -47,9 +48,17 @@ class WeightNormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        # Not kept in training mode, not even by a pass without gradients: it would be held until the first step.
-        kernels = self._kernels.get(self._normalize, self.weights, self.magnitude, keep=not self.training)
-        return F.conv2d(x, kernels, self.biases, padding=self._padding)
+        return convolve(x, self._current_kernels(), self.biases)
+
+    def after(self, normalization: nn.Module, x: Tensor) -> Tensor:
+        """Return self(relu(normalization(x))); in training on a CPU as one operation."""
+        self._folded.clear()
+        if not isinstance(normalization, BatchNorm) or not _in_one(normalization, x):
+            y: Tensor = self(_activate(normalization, x))
+            return y
+        y, mean, var = activated_convolution(x, normalization.beta, self._current_kernels(), self.biases)
+        normalization.record(mean, var)
+        return y
 
     def normalized(self, x: Tensor, normalization: nn.Module) -> Tensor:
         """Return normalization(self(x)); in evaluation without gradients it is folded into kernels and biases."""
@@ -59,11 +68,11 @@ class WeightNormConv(nn.Module):
             return y
         sources = (self.weights, self.magnitude, self.biases, *normalization.parameters(), *normalization.buffers())
         kernels, biases = self._folded.get(lambda: self._fold(normalization), *sources)
-        return F.conv2d(x, kernels, biases, padding=self._padding)
+        return convolve(x, kernels, biases)
 
-    @property
-    def _padding(self) -> int:
-        return self.weights.shape[-1] // 2
+    def _current_kernels(self) -> Tensor:
+        # Not kept in training mode, not even by a pass without gradients: it would be held until the first step.
+        return self._kernels.get(self._normalize, self.weights, self.magnitude, keep=not self.training)
 
     def _normalize(self) -> Tensor:
         magnitude = self.weights.new_ones(len(self.weights)) if self.magnitude is None else self.magnitude
@@ -129,11 +138,21 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + f(x), (batch, features, height, width)."""
+        out = self._normalizing_first(x) if self.training and not self.dropout.p else self._normalizing_last(x)
+        out += x
+        return out
+
+    def _normalizing_first(self, x: Tensor) -> Tensor:
+        h = self.h_0.after(self.bn_in, x)
+        if self.h_1 is not None and self.bn_1 is not None:
+            return self.out.after(self.bn_1, self.h_1.after(self.bn_0, h))
+        return self.out.after(self.bn_0, h)
+
+    def _normalizing_last(self, x: Tensor) -> Tensor:
         h = _rectify(self.h_0.normalized(_activate(self.bn_in, x), self.bn_0))
         if self.h_1 is not None and self.bn_1 is not None:
             h = _rectify(self.h_1.normalized(h, self.bn_1))
         out: Tensor = self.out(self.dropout(h))
-        out += x
         return out
 
 
@@ -186,8 +205,7 @@ class ResidualNet(Conditioner):
                 hidden = block(hidden)
                 total += skip(hidden)
             hidden = total
-        out: Tensor = self.out(_activate(self.bn_pre_out, hidden))
-        return out
+        return self.out.after(self.bn_pre_out, hidden)
 
 
 def _normalization(features: int, batch_norm: bool) -> nn.Module:
@@ -197,6 +215,18 @@ def _normalization(features: int, batch_norm: bool) -> nn.Module:
 def _activate(normalization: nn.Module, x: Tensor) -> Tensor:
     # Without normalization x is needed as it is.
     return _rectify(normalization(x)) if isinstance(normalization, BatchNorm) else F.relu(x)
+
+
+def _in_one(normalization: BatchNorm, x: Tensor) -> bool:
+    """Say whether `activated_convolution` does what the operations one by one do, and is the better way."""
+    return (
+        normalization.training
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and normalizes_alone(x)
+    )
 
 
 def _rectify(x: Tensor) -> Tensor:

@@ -65,6 +65,34 @@ def test_residual_block_normalizes_before_it_convolves():
     assert names(block) == {"bn_in:beta", "bn_0:beta", "h_0:weights", "out:weights", "out:magnitude", "out:biases"}
 
 
+WIDE = 128  # enough for Winograd's way
+
+
+@pytest.mark.parametrize("bottleneck", [True, False])
+@pytest.mark.parametrize("features", [4, WIDE])
+def test_normalization_relu_and_convolution_as_one_operation_are_those_three(features, bottleneck, monkeypatch):
+    net = ResidualNet(3, 5, features=features, blocks=2, bottleneck=bottleneck)
+    x = torch.randn(4, 3, 8, 8)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+
+    def outcome(dtype):
+        net.load_state_dict(start)
+        net.to(dtype).zero_grad()
+        y = net(x.to(dtype))
+        y.square().sum().backward()
+        statistics = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        return y.detach(), {name: p.grad.clone() for name, p in net.named_parameters()}, statistics
+
+    ours = outcome(torch.float32)
+    exact = outcome(torch.float64)
+    monkeypatch.setattr("flowbench.flows.resnet._in_one", lambda *_: False)
+    one_by_one = outcome(torch.float64)
+    tight, close = {"rtol": 1e-9, "atol": 1e-9}, {"rtol": 1e-3, "atol": 1e-3}
+    for single, in_one, three in zip(ours, exact, one_by_one, strict=True):
+        torch.testing.assert_close(in_one, three, **tight)
+        torch.testing.assert_close(single, three, check_dtype=False, **close)
+
+
 def test_bottleneck_is_1x1_3x3_1x1_of_equal_width():
     block = ResidualBlock(4, bottleneck=True, batch_norm=True, dropout=0.0)
     kernels = [tuple(conv.weights.shape) for conv in (block.h_0, block.h_1, block.out)]
@@ -128,13 +156,13 @@ def test_reduced_precision_changes_the_digits_but_not_the_type(mode):
 def test_channels_last_weights_make_channels_last_activations():
     net = ResidualNet(3, 5, features=4, blocks=1).to(memory_format=torch.channels_last)
     layouts = []
-    for module in net.modules():
-        if isinstance(module, WeightNormConv) and module.weights.shape[-1] == 3:
-            module.register_forward_hook(
-                lambda _module, _input, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last))
-            )
-    net(torch.randn(2, 3, 6, 6))
-    assert layouts == [True] * 3
+    for module in (net.h_in, *net.blocks):
+        module.register_forward_hook(
+            lambda _module, _input, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last))
+        )
+    for mode in (True, False):
+        net.train(mode)(torch.randn(2, 3, 6, 6))
+    assert layouts == [True] * 4
 
 
 def test_parameters_are_few_enough_to_name():
