@@ -1,5 +1,6 @@
 """MLflow's copy of a result file: one run with its medians as metrics and the file itself beside them."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def _copy(content: dict[str, Any], path: Path, uri: str) -> str:
         client.log_param(run_id, key, environment[key])
     for result in content["results"]:
         compiled = "-compiled" if result["compiled"] else ""
-        name = f"{result['experiment']}/{result['pass']}/batch{result['batch']}-{result['precision']}{compiled}"
+        # MLflow's names have no equals sign, which an experiment's overrides do.
+        experiment_name = re.sub(r"[^\w.\- :/]", ":", result["experiment"])
+        name = f"{experiment_name}/{result['pass']}/batch{result['batch']}-{result['precision']}{compiled}"
         for figure in _FIGURES:
             if result[figure] is not None:
                 client.log_metric(run_id, f"{name}/{figure}", result[figure]["median"])

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from flowbench.__main__ import main
 
@@ -56,6 +57,23 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
     assert code == 1
     assert f"real_nvp/digits {' '.join(TINY)} forward, batch 2, precision 32: 100.0% slower" in errors
     assert "inverse" not in errors
+
+
+def test_mlflow_has_a_copy_with_the_overrides_in_the_names(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbench.throughput.measurement.MIN_SAMPLE_SECONDS", 0.001)
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "on")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
+    command = ["run", "real_nvp/digits", *TINY, "--passes", "forward", "--batch", "2", "--threads", "1"]
+    code, _, errors = run(*command, "--repeats", "5", "--out", "a.json")
+    assert (code, "warning" in errors) == (0, False), errors
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+    experiment = client.get_experiment_by_name("throughput")
+    assert experiment is not None
+    (copy,) = client.search_runs([experiment.experiment_id])
+    result = json.loads(Path("a.json").read_text())["results"][0]
+    name = "real_nvp/digits model.features:2 model.residual_blocks:1 model.scales:1/forward/batch2-32"
+    assert copy.data.metrics[f"{name}/floor_ratio"] == result["floor_ratio"]["median"]
+    assert [artifact.path for artifact in client.list_artifacts(copy.info.run_id)] == ["a.json"]
 
 
 @pytest.mark.parametrize(
