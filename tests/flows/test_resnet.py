@@ -72,7 +72,7 @@ WIDE = 128  # enough for Winograd's way
 @pytest.mark.parametrize("features", [4, WIDE])
 def test_normalization_relu_and_convolution_as_one_operation_are_those_three(features, bottleneck, monkeypatch):
     net = ResidualNet(3, 5, features=features, blocks=2, bottleneck=bottleneck)
-    x = torch.randn(4, 3, 8, 8)
+    x = torch.randn(8, 3, 8, 8)
     start = {name: value.clone() for name, value in net.state_dict().items()}
 
     def outcome(dtype):

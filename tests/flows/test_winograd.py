@@ -16,7 +16,7 @@ def seeded():
         yield
 
 
-def drawn(channels_in=128, channels_out=128, size=(16, 16), batch=2, dtype=torch.float32):
+def drawn(channels_in=128, channels_out=128, size=(16, 16), batch=4, dtype=torch.float32):
     x = torch.randn(batch, channels_in, *size, dtype=dtype)
     kernels = torch.randn(channels_out, channels_in, 3, 3, dtype=dtype) / (9 * channels_in) ** 0.5
     return x, kernels, torch.randn(channels_out, dtype=dtype)
@@ -33,7 +33,7 @@ def error(actual, exact):
 )
 def test_it_is_the_convolution_and_its_gradients_are_its_own(channels_in, channels_out, size, biased, layout):
     x, kernels, biases = drawn(channels_in, channels_out, size)
-    to_y = torch.randn(2, channels_out, *size)
+    to_y = torch.randn(len(x), channels_out, *size)
     exact_x, exact_kernels = (tensor.double().requires_grad_() for tensor in (x, kernels))
     exact = F.conv2d(exact_x, exact_kernels, biases.double() if biased else None, padding=1)
     expected = torch.autograd.grad(exact, (exact_x, exact_kernels), to_y.double())
@@ -58,6 +58,8 @@ def test_rounding_stays_within_twice_that_of_the_direct_way():
         ({"channels_in": 127}, "too few channels"),
         ({"channels_out": 64}, "too few channels"),
         ({"size": (16, 18)}, "no whole tiles"),
+        ({"size": (16, 64)}, "too long rows"),
+        ({"batch": 1}, "too few pixels"),
         ({"dtype": torch.float64}, "exact arithmetic is asked for"),
     ],
 )
@@ -76,7 +78,7 @@ def test_whoever_counts_operations_sees_the_models_own_convolution():
     with FlopCounterMode(display=False) as counter:
         convolve(x, kernels, None)
         assert not winograd.suits(x, kernels)
-    assert counter.get_total_flops() == 2 * 2 * 256 * 9 * 128 * 128
+    assert counter.get_total_flops() == 2 * 4 * 256 * 9 * 128 * 128
 
 
 def test_gradients_through_it_are_never_lost():
