@@ -138,17 +138,20 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + f(x), (batch, features, height, width)."""
-        out = self._normalizing_first(x) if self.training and not self.dropout.p else self._normalizing_last(x)
+        normalized = self.training and isinstance(self.bn_in, BatchNorm) and not self.dropout.p
+        out = self._activated_first(x) if normalized else self._convolved_first(x)
         out += x
         return out
 
-    def _normalizing_first(self, x: Tensor) -> Tensor:
+    def _activated_first(self, x: Tensor) -> Tensor:
+        """Return f(x) by triples of normalization, ReLU and convolution."""
         h = self.h_0.after(self.bn_in, x)
         if self.h_1 is not None and self.bn_1 is not None:
             return self.out.after(self.bn_1, self.h_1.after(self.bn_0, h))
         return self.out.after(self.bn_0, h)
 
-    def _normalizing_last(self, x: Tensor) -> Tensor:
+    def _convolved_first(self, x: Tensor) -> Tensor:
+        """Return f(x) by triples of convolution, normalization and ReLU: in evaluation the first two fold into one."""
         h = _rectify(self.h_0.normalized(_activate(self.bn_in, x), self.bn_0))
         if self.h_1 is not None and self.bn_1 is not None:
             h = _rectify(self.h_1.normalized(h, self.bn_1))
