@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from flowbench.figures.theme import color_of, new_figure, themed
@@ -19,6 +20,8 @@ __all__ = ["Measured", "is_throughput", "read_throughput", "throughput_section"]
 
 MAX_LINES = 12
 """Series in one plot: more of them cannot be told apart."""
+LABEL_WIDTH = 40
+"""Characters in a line beside the axes: overrides make names long."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def throughput_section(path: Path, place: Place, name: str = "throughput") -> Se
     title = "Throughput"
     description = (
         "Medians with their 95 % intervals. The floor ratio is the time of a pass divided by the time of its own "
-        "convolutions alone, measured in alternation: 1 is the floor, lower is better."
+        "convolutions alone, measured in alternation: 1 is the floor, and "
+        "only a model that computes its convolutions in another way than torch passes below it. Lower is better."
     )
     content = {"parts": parts, "description": description}
     return Section("throughput", title, "section_throughput.html.j2", content, sheets)
@@ -175,18 +179,20 @@ def _with_ratio(measured: Measured) -> list[Mapping[str, Any]]:
 
 def _cost(measured: Measured) -> "Figure":
     entries = _with_ratio(measured)
+    labels = [fill(_label(entry), LABEL_WIDTH, break_on_hyphens=False) for entry in entries]
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
     with themed():
-        drawing = new_figure(7.2, 0.9 + 0.32 * max(len(entries), 1))
+        drawing = new_figure(7.2, 0.9 + (0.16 + 0.16 * lines) * max(len(entries), 1))
         axes = drawing.subplots()
         for place, entry in enumerate(entries):
             ratio, color = entry["floor_ratio"], color_of(entry["experiment"].split("/")[0])
             axes.plot([ratio["low"], ratio["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="round")
             axes.plot(ratio["median"], place, "o", color=color, markersize=5)
         axes.axvline(1, color="#333333", linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(entries)), [_label(entry) for entry in entries])
+        axes.set_yticks(range(len(entries)), labels)
         axes.set_ylim(len(entries) - 0.5, -0.5)
         axes.set_xlim(left=0)
-        # From the right end on: the names beside the axes leave them too narrow for the words.
+        # From the right end on: the names beside the axes may leave them too narrow for the words.
         axes.set_xlabel("floor ratio (1: the convolutions alone)", loc="right")
     return drawing
 
