@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from flowbench.flows import winograd
 from flowbench.flows.normalization import EPSILON
@@ -38,7 +39,8 @@ def activated_convolution(
         biases: (channels_out,), or None.
 
     Returns:
-        (batch, channels_out, height, width), and x's mean and biased variance, (channels_in,), without gradients.
+        (batch, channels_out, height, width), and x's mean and biased variance, (channels_in,), without gradients. There
+        are no second derivatives.
     """
     result: tuple[Tensor, Tensor, Tensor] = _ActivatedConv.apply(x, beta, kernels, biases)
     return result
@@ -56,6 +58,7 @@ class _ActivatedConv(torch.autograd.Function):
         return convolve(_activated(x, mean, var, beta), kernels, biases), mean, var
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         x, beta, kernels, mean, var = ctx.saved_tensors
         h = _activated(x, mean, var, beta)
