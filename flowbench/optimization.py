@@ -13,7 +13,10 @@ __all__ = ["WeightAverage", "learning_rate", "make_optimizer", "take_step"]
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.optim.Optimizer:
-    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop, no host sync)."""
+    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop, no host sync).
+
+    On a CPU the parameters' gradients are made as well, all zeros, before any activation: see `take_step`.
+    """
     parameters = list(parameters)
     for parameter in parameters:
         if not parameter.is_cuda:

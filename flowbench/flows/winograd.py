@@ -6,7 +6,9 @@ Gray 2016, arXiv:1509.09308, section 4.3; here in one dimension). For a whole ro
 stays between them, at each of the six places, is a convolution along the columns alone.
 
 For 16 images of 16x16 pixels and 128 channels it takes 0.80 (AVX-512) and 0.69 (AVX2) of the time of torch's own
-convolution, there and back, at 1.2 times its rounding error (2026-11); with 64 channels nothing is won.
+convolution, there and back; with 64 channels nothing is won. Relative rounding errors of the result and of the gradient
+with respect to x are 7e-7 against 6e-7, of that with respect to the kernels 1.9e-6 against 0.3e-6 with AVX-512 and
+0.6e-6 against 1.1e-6 with AVX2 (2026-11, channels-last).
 """
 
 from functools import cache
@@ -32,7 +34,7 @@ _B = torch.tensor(
         [0, 4, 0, -5, 0, 1],
     ]
 ).T.float()
-_G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).float() / 24
 
 
 def suits(x: Tensor, kernels: Tensor) -> bool:
@@ -68,7 +70,9 @@ def convolve(x: Tensor, kernels: Tensor, biases: Tensor | None) -> Tensor:
     """
     into, out_of = _transforms(x.shape[-1])
     # Taken before anything that is given back, to leave no gaps in memory.
-    y = torch.empty((len(x), len(kernels), *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last)
+    y = torch.empty(
+        (len(x), len(kernels), *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )
     if biases is not None:
         # Column 1 of Aᵀ is all ones: what is added at that place is added to every output.
         biases = F.pad(biases, (len(kernels), (_PLACES - 2) * len(kernels)))
@@ -105,7 +109,7 @@ def gradients(to_y: Tensor, x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]
 def _transforms(width: int) -> tuple[Tensor, Tensor]:
     """Return Bᵀ and Aᵀ of a row: (6 · width / 4, width) and (width, 6 · width / 4), places within tiles."""
     tiles = width // _OUTPUTS
-    padded = torch.zeros(_PLACES * tiles, width + 2)
+    padded = _B.new_zeros(_PLACES * tiles, width + 2)
     for tile in range(tiles):
         padded[_PLACES * tile :, _OUTPUTS * tile :][:_PLACES, :_PLACES] = _B.T
     return padded[:, 1:-1].contiguous(), torch.block_diag(*[_A.T] * tiles)  # type: ignore[no-untyped-call]

@@ -93,8 +93,8 @@ def throughput_section(path: Path, place: Place, name: str = "throughput") -> Se
     title = "Throughput"
     description = (
         "Medians with their 95 % intervals. The floor ratio is the time of a pass divided by the time of its own "
-        "convolutions alone, measured in alternation: 1 is the floor, and "
-        "only a model that computes its convolutions in another way than torch passes below it. Lower is better."
+        "convolutions alone, measured in alternation. Lower is better; 1 is the floor, and only a model that computes "
+        "its convolutions in another way than torch passes below it."
     )
     content = {"parts": parts, "description": description}
     return Section("throughput", title, "section_throughput.html.j2", content, sheets)

@@ -65,14 +65,14 @@ def test_residual_block_normalizes_before_it_convolves():
     assert names(block) == {"bn_in:beta", "bn_0:beta", "h_0:weights", "out:weights", "out:magnitude", "out:biases"}
 
 
-WIDE = 128  # enough for Winograd's way
+WIDE = 128  # with 4 images of 16x16 pixels enough for Winograd's way (test_winograd)
 
 
 @pytest.mark.parametrize("bottleneck", [True, False])
 @pytest.mark.parametrize("features", [4, WIDE])
 def test_normalization_relu_and_convolution_as_one_operation_are_those_three(features, bottleneck, monkeypatch):
     net = ResidualNet(3, 5, features=features, blocks=2, bottleneck=bottleneck)
-    x = torch.randn(8, 3, 8, 8)
+    x = torch.randn(4, 3, 16, 16)
     start = {name: value.clone() for name, value in net.state_dict().items()}
 
     def outcome(dtype):
