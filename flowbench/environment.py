@@ -13,7 +13,7 @@ import flowbench
 
 __all__ = ["ask_for_determinism", "describe_environment", "device_name"]
 
-_PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "pandas", "scikit-learn", "mlflow", "optuna")
+_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "mlflow", "optuna")
 
 
 def ask_for_determinism() -> None:

@@ -5,23 +5,34 @@ stop, the time used) is agreed on over gloo on the CPU, whatever carries the gra
 """
 
 import atexit
+import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from flowbench.environment import ask_for_determinism
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-__all__ = ["PATIENCE", "agree", "from_leader", "gather", "join", "leads", "mean_of_all", "place", "surviving"]
+__all__ = [
+    "PATIENCE",
+    "agree",
+    "distribute",
+    "from_leader",
+    "gather",
+    "join",
+    "leads",
+    "mean_of_all",
+    "place",
+    "surviving",
+]
 
 T = TypeVar("T")
 
@@ -32,43 +43,53 @@ a killed process is seen at once; this bounds the wait for one that hangs."""
 _control: Any = None
 
 
-def join() -> "Fabric":
-    """Return the Fabric of this process, joined with the others that torchrun started; twice changes nothing.
+def join() -> torch.device:
+    """Return the device of this process, joined with the others that torchrun started; twice changes nothing.
 
     Raises:
         InputError: torchrun started more processes here than there are GPUs.
         WorkFailedError: the others were not there in time.
     """
     global _control
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
     ask_for_determinism()
     on_gpu = torch.cuda.is_available()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Fabric(accelerator="cuda" if on_gpu else "cpu", devices=1)
+        return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+    here, rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if on_gpu and here > torch.cuda.device_count():
         raise InputError(f"torchrun: {here} processes for {torch.cuda.device_count()} GPUs: lower --nproc-per-node")
-    fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=here,
-        num_nodes=int(os.environ["WORLD_SIZE"]) // here,
-        # Some models have parameters that no loss depends on: a static graph allows them.
-        strategy=DDPStrategy(timeout=PATIENCE, static_graph=True),
-    )
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     with surviving("torchrun"):
+        if on_gpu:
+            torch.cuda.set_device(device)
         if not dist.is_initialized():
+            # Its functions hold the group of the moment of this import, as a default value, for good: better none.
+            importlib.import_module("torch.distributed.nn")
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
             atexit.register(_leave)
-        fabric.launch()
         if on_gpu and _control is None:
             _control = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return fabric
+    return device
+
+
+def distribute(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return the module, if there are several processes so that its gradients are the mean over them.
+
+    Args:
+        module: on `device`, the same in all processes.
+        device: as `join` returned it.
+    """
+    if place()[1] == 1:
+        return module
+    # Some models have parameters that no loss depends on: a static graph allows them.
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
 
 
 def _leave() -> None:
-    # Left to the interpreter's end, gloo's threads sometimes abort the process.
+    # Left to the interpreter's end, gloo's threads sometimes abort the process: they ask for a lock that is gone. A
+    # group ends with the last reference to it. Data-parallel modules have one, and refer to themselves.
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from flowbench.environment import describe_environment
@@ -28,11 +27,11 @@ class Session:
         experiment: Experiment[Any, Any],
         run: RunFolder,
         task: Task,
-        fabric: Fabric,
+        device: torch.device,
         budget: float | None,
         watch: Watch | None,
     ) -> None:
-        self.experiment, self.run, self.task, self.fabric, self.budget = experiment, run, task, fabric, budget
+        self.experiment, self.run, self.task, self.device, self.budget = experiment, run, task, device, budget
         self.watch = watch
         config = experiment.train
         self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
@@ -44,8 +43,8 @@ class Session:
         self.seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
-        self.skipped = torch.zeros((), device=fabric.device)
-        self.skipped_in_a_row = torch.zeros((), device=fabric.device)
+        self.skipped = torch.zeros((), device=device)
+        self.skipped_in_a_row = torch.zeros((), device=device)
 
     @property
     def epoch(self) -> int:
@@ -67,14 +66,14 @@ class Session:
     def begin(self) -> None:
         """Write what the run is, unless it goes on."""
         if not self.run.exists:
-            environment = describe_environment(self.fabric.device)
+            environment = describe_environment(self.device)
             self.run.begin(self.experiment, {**environment, "data": self.task.data})
 
     def save(self) -> None:
         """Write the checkpoint."""
         if not leads():
             return
-        cuda = self.fabric.device.type == "cuda"
+        cuda = self.device.type == "cuda"
         self.run.save_checkpoint(
             {
                 "model": self.task.model.state_dict(),
@@ -110,7 +109,7 @@ class Session:
             self.step, self.best = state["step"], state["best"]
             self.skipped.fill_(state["skipped"])
             torch.set_rng_state(state["generators"]["cpu"])
-            if self.fabric.device.type == "cuda" and "cuda" in state["generators"]:
+            if self.device.type == "cuda" and "cuda" in state["generators"]:
                 torch.cuda.set_rng_state(state["generators"]["cuda"])
 
     def _stored(self) -> dict[str, Any] | None:
@@ -135,7 +134,7 @@ class Session:
                 f"now {self.task.data['fingerprint']}): give another --run-dir"
             )
         threads = environment.get("threads")
-        if self.fabric.device.type == "cpu" and threads != torch.get_num_threads():
+        if self.device.type == "cpu" and threads != torch.get_num_threads():
             _warn(
                 f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
                 "the result will differ in the last bits from an uninterrupted run's"

@@ -20,7 +20,7 @@ from flowbench.interruption import Interrupted, StopRequest
 from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
 from flowbench.optimization import learning_rate, take_step
-from flowbench.processes import agree, from_leader, join, leads, mean_of_all, place, surviving
+from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
@@ -59,17 +59,17 @@ def train(
     """
     run = RunFolder(run_dir)
     with fitting_in_memory(experiment.data.batch_size), surviving(run.path), ExitStack() as held:
-        fabric = join()
+        device = join()
         keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished
         # Before the folder is touched: missing data must leave nothing behind.
-        task = make_task(experiment, fabric.device)
+        task = make_task(experiment, device)
         from_leader(lambda: held.enter_context(run.lock()))
         # Another process may have been here while the data were opened.
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return finished
-        session = Session(experiment, run, task, fabric, time_budget, watch)
+        session = Session(experiment, run, task, device, time_budget, watch)
         session.restore()
         from_leader(session.begin)
         if mirror is not None and leads():
@@ -124,7 +124,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     config, task = session.experiment.train, session.task
     if session.total_steps == 0 or session.optimizer is None:
         return
-    objective = session.fabric.setup_module(task.objective)
+    objective = distribute(task.objective, session.device)
     validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
     window = _Window()
     task.model.train()
@@ -169,7 +169,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         # Dropout of a process of its own, and the same after a resume.
         torch.manual_seed(step_seed(session.experiment.seed, session.step, place()[0]))
     loss, values = objective(*session.task.batch(session.step))
-    session.fabric.backward(loss)
+    torch.autograd.backward(loss)
     values = mean_of_all({"loss": loss, **values})
     norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
     bad = 1 - finite
@@ -235,7 +235,7 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "epochs": session.step / task.steps_per_epoch,
         "train_seconds": seconds,
         "time_budget": session.budget,
-        "device": session.fabric.device.type,
+        "device": session.device.type,
         "precision": experiment.train.precision,
         "skipped_steps": int(session.skipped.item()),
         "metrics": metrics,
