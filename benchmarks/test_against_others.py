@@ -44,7 +44,6 @@ def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against,
         assert our_memory <= their_memory
 
 
-@pytest.mark.xfail(reason="the target is half; measured in 2026-11: 0.54, of which 0.22 is torch itself, just imported")
 def test_recomputation_halves_the_memory_for_two_fifths_more_time(benchmark, ratios):
     threads = torch.get_num_threads()
     keys = ["train.recompute=true"]

@@ -1,8 +1,13 @@
 """The learning rate over a training, and a step."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from flowbench.optimization import learning_rate, make_optimizer, take_step
 from flowbench.schema import Optim
@@ -36,3 +41,45 @@ def test_on_a_cpu_gradients_keep_their_place_and_begin_at_zero(name) -> None:
         assert [parameter.grad.data_ptr() for parameter in (used, unused)] == places
         assert not any(parameter.grad.any() for parameter in (used, unused))
     assert torch.equal(unused, torch.ones(2))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("adamax", "Adamax")])
+def test_a_step_is_the_one_of_torchs_own_optimizer_and_so_is_its_state(name, kind) -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(7, 3)
+    ours, theirs = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
+    config = Optim(name=name, lr=0.1, weight_decay=0.01)
+    mine = make_optimizer([ours], config)
+    own = getattr(torch.optim, kind)([theirs], lr=0.1, weight_decay=0.01, betas=config.betas, eps=config.eps)
+    for step in range(4):
+        for parameter, optimizer in ((ours, mine), (theirs, own)):
+            loss = (parameter - step).pow(4).sum()
+            torch.autograd.backward(loss)
+            take_step(optimizer, [parameter], loss, None)
+    assert_close(ours, theirs)
+    assert not torch.equal(ours, weights)
+    again = make_optimizer([nn.Parameter(weights.clone())], config)
+    again.load_state_dict(own.state_dict())
+    moments = again.state_dict()["state"][0]
+    assert moments["step"] == 4
+    assert all(torch.equal(moments[key], value) for key, value in own.state_dict()["state"][0].items())
+
+
+COMPILER_FREE = """
+import sys
+sys.modules["torchmetrics"] = None  # of an extra; it imports the compiler
+from flowbench.__main__ import main
+sys.argv = ["flowbench", "train", "real_nvp/digits", "train.steps=2", "train.recompute=true", "model.residual_blocks=1"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_training_does_not_import_torchs_compiler(tmp_path: Path) -> None:
+    # It takes most of a second and 124 MB.
+    done = subprocess.run([sys.executable, "-c", COMPILER_FREE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs").is_dir()

@@ -58,8 +58,9 @@ def compare(tmp_path: Path, arguments: list[str], ranks: int = 2) -> RunFolder:
     return several
 
 
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    run = compare(tmp_path, REAL_NVP)
+@pytest.mark.parametrize("recompute", ["false", "true"])
+def test_two_processes_train_as_one_does(tmp_path: Path, recompute: str) -> None:
+    run = compare(tmp_path, [*REAL_NVP, f"train.recompute={recompute}"])
     assert run.environment["processes"] == 2
     assert run.result["metrics"]["test"]["bits_per_dim"]["n"] == 360
     assert (run.figures / "samples.png").is_file()
