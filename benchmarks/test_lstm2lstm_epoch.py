@@ -1,25 +1,33 @@
-"""A training step of the report's LSTM2LSTM (batch 16, 64 → 24, 7 columns): ours against the original's way.
+"""Training steps of the report's LSTM2LSTM (batch 16, 64 → 24, 7 columns): ours against the original's way.
 
 Run `pytest -n 0 benchmarks/test_lstm2lstm_epoch.py --benchmark-enable`; an epoch is 756 such steps. Both ways take
-their samples too, in alternation on one machine: ours as gathered views, the original's from a Python list. It is
-timed with its encoder as `nn.LSTM` and with LSTMCell steps in the encoder as well.
+their samples too, each in a process of its own, in turns: ours as gathered views, the original's from a Python list. It
+is timed with its encoder as `nn.LSTM` and with LSTMCell steps in the encoder as well.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from other_ways import Pass, compare
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowbench.forecasting.models.lstm2lstm import FaithfulLSTM2LSTM, LSTM2LSTMConfig
 from flowbench.forecasting.protocol import Part
 from flowbench.forecasting.windows import WindowFeed, Windows
+from flowbench.memory import keep_freed_memory
+from flowbench.optimization import make_optimizer, take_step
+from flowbench.schema import Optim
 
 LOOKBACK, HORIZON, COLUMNS, BATCH = 64, 24, 7, 16
+STEPS_PER_EPOCH = 756
+ROUNDS = 9
+# In a row: the threads of the way that has just had its turn go on spinning for a while.
+STEPS = 42
+RATE = 0.005
+ENCODERS = {"LSTMCell steps throughout": True, "nn.LSTM and LSTMCell steps": False}
 
 
 def make_model() -> Any:
@@ -60,44 +68,56 @@ class StepByStep(nn.Module):
         return torch.stack(outputs, 1)
 
 
-def stepper(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], fused: bool) -> Callable[[int], None]:
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.005, fused=fused)
-
-    def step(number: int) -> None:
-        history, future = batch(number)
-        optimizer.zero_grad()
-        F.mse_loss(model(history), future).backward()
-        optimizer.step()
-
-    return step
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_step_is_faster_than_the_originals(benchmark: Any, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def make_feed() -> tuple[Tensor, WindowFeed]:
     values = torch.randn(2_000, COLUMNS, generator=torch.Generator().manual_seed(0))
     windows = Windows(values, Part(0, len(values)), LOOKBACK, HORIZON, COLUMNS)
-    samples = [(values[i : i + LOOKBACK], values[i + LOOKBACK : i + LOOKBACK + HORIZON]) for i in range(len(windows))]
-    feed = WindowFeed(windows, batch_size=BATCH, seed=0)
+    return values, WindowFeed(windows, batch_size=BATCH, seed=0)
 
-    def listed(number: int) -> tuple[Tensor, Tensor]:
-        chosen = [samples[i] for i in feed.indices(number).tolist()]
-        return torch.stack([torch.Tensor(x) for x, _ in chosen]), torch.stack([torch.Tensor(y) for _, y in chosen])
 
-    ours = stepper(make_model(), feed.batch, fused=True)
-    slow = {name: stepper(StepByStep(make_model(), name == "cells"), listed, False) for name in ("as_written", "cells")}
-    times: dict[str, list[float]] = {name: [] for name in ("ours", *slow)}
-    try:
-        for number in range(25):
-            for name, step in {"ours": ours, **slow}.items():
-                start = time.perf_counter()
-                step(number)
-                times[name].append(time.perf_counter() - start)
-        benchmark.pedantic(ours, args=(25,), rounds=20, warmup_rounds=2)
-    finally:
-        torch.set_num_threads(before)
-    medians = {name: statistics.median(found[5:]) for name, found in times.items()}
-    benchmark.extra_info["epoch_seconds"] = {name: 756 * median for name, median in medians.items()}
-    benchmark.extra_info["ratio"] = {name: medians[name] / medians["ours"] for name in slow}
-    assert medians["ours"] < medians["cells"]
+def ours() -> tuple[Pass, int]:
+    """Steps as `flowbench train` takes them."""
+    keep_freed_memory()
+    model, (_, feed) = make_model(), make_feed()
+    parameters = list(model.parameters())
+    optimizer = make_optimizer(parameters, Optim(name="adam", lr=RATE))
+
+    def steps() -> None:
+        for number in range(STEPS):
+            history, future = feed.batch(number)
+            loss = F.mse_loss(model(history), future)
+            torch.autograd.backward(loss)
+            take_step(optimizer, parameters, loss, None)
+
+    return steps, sum(parameter.numel() for parameter in parameters)
+
+
+def original(cells: bool) -> tuple[Pass, int]:
+    model, (values, feed) = StepByStep(make_model(), cells), make_feed()
+    ends = range(LOOKBACK, len(values) - HORIZON + 1)
+    samples = [(values[end - LOOKBACK : end], values[end : end + HORIZON]) for end in ends]
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+
+    def steps() -> None:
+        for number in range(STEPS):
+            chosen = [samples[i] for i in feed.indices(number).tolist()]
+            history, future = (torch.stack([torch.Tensor(row) for row in part]) for part in zip(*chosen, strict=True))
+            optimizer.zero_grad()
+            F.mse_loss(model(history), future).backward()
+            optimizer.step()
+
+    return steps, sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_is_faster_than_the_originals(benchmark: Any, ratios: Any, threads: int, encoder: str) -> None:
+    wall, work, facts = compare((ours,), (original, ENCODERS[encoder]), ROUNDS, threads)
+    benchmark.pedantic(lambda: None, rounds=1)
+    (our_size, our_memory), (their_size, their_memory) = facts
+    assert our_size == their_size
+    ratio = float(np.median(work[1] / work[0]))
+    benchmark.extra_info["epoch_seconds"] = (STEPS_PER_EPOCH / STEPS * np.median(wall, axis=1)).tolist()
+    benchmark.extra_info["ratio"] = ratio
+    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in (our_memory, their_memory)]
+    ratios.append([f"LSTM2LSTM training step, {threads} threads", encoder, f"{ratio:.2f}", *shown])
+    assert ratio > 1
