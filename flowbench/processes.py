@@ -73,7 +73,7 @@ def join() -> torch.device:
 
 
 def distribute(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return the module, if there are several processes so that its gradients are the mean over them.
+    """Return the module; where there are several processes, wrapped so that its gradients are the means over them.
 
     Args:
         module: on `device`, the same in all processes.
