@@ -101,6 +101,10 @@ def compare(first: tuple[Any, ...], second: tuple[Any, ...], rounds: int, thread
     return wall, work, facts
 
 
+def megabytes(memory: int | None) -> str:
+    return "–" if memory is None else f"{memory / 1e6:,.0f} MB"
+
+
 def _work(pipe: Connection, threads: int, make: Callable[..., tuple[Pass, int]], *arguments: Any) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from other_ways import compare, normflows_glow, ours, plain
+from other_ways import compare, megabytes, normflows_glow, ours, plain
 
 from flowbench.throughput.passes import PASSES
 from flowbench.throughput.statistics import RESAMPLES
@@ -37,8 +37,10 @@ def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against,
         peak_memory_bytes=our_memory, their_peak_memory_bytes=their_memory, threads=threads, parameters=our_size,
         images_per_second=float(np.median(BATCH / wall[0])), their_images_per_second=float(np.median(BATCH / wall[1])),
     )  # fmt: skip
-    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in (our_memory, their_memory)]
-    ratios.append([f"{experiment} {name}, batch {BATCH}", against, f"{ratio:.2f} ({low:.2f}–{high:.2f})", *shown])
+    shown = f"{ratio:.2f} ({low:.2f}–{high:.2f})"
+    ratios.append(
+        [f"{experiment} {name}, batch {BATCH}", against, shown, megabytes(our_memory), megabytes(their_memory)]
+    )
     assert high > 1
     if name == "train" and our_memory is not None:
         assert our_memory <= their_memory
@@ -52,8 +54,8 @@ def test_recomputation_halves_the_memory_for_two_fifths_more_time(benchmark, rat
     faster = float(np.median(work[1] / work[0]))
     memories = [memory for _, memory in facts]
     benchmark.extra_info.update(ratio=faster, peak_memory_bytes=memories[0], their_peak_memory_bytes=memories[1])
-    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in memories]
-    ratios.append(["real_nvp/cifar10 train, train.recompute", "the plain PyTorch way", f"{faster:.2f}", *shown])
+    shown = (f"{faster:.2f}", *map(megabytes, memories))
+    ratios.append(["real_nvp/cifar10 train, train.recompute", "the plain PyTorch way", *shown])
     assert faster >= 1 / 1.4
     if None not in memories:
         assert memories[0] <= 0.5 * memories[1]

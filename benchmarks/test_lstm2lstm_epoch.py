@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from other_ways import Pass, compare
+from other_ways import Pass, compare, megabytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,6 +118,6 @@ def test_a_step_is_faster_than_the_originals(benchmark: Any, ratios: Any, thread
     ratio = float(np.median(work[1] / work[0]))
     benchmark.extra_info["epoch_seconds"] = (STEPS_PER_EPOCH / STEPS * np.median(wall, axis=1)).tolist()
     benchmark.extra_info["ratio"] = ratio
-    shown = ["–" if memory is None else f"{memory / 1e6:,.0f} MB" for memory in (our_memory, their_memory)]
-    ratios.append([f"LSTM2LSTM training step, {threads} threads", encoder, f"{ratio:.2f}", *shown])
+    shown = (f"{ratio:.2f}", megabytes(our_memory), megabytes(their_memory))
+    ratios.append([f"LSTM2LSTM training step, {threads} threads", encoder, *shown])
     assert ratio > 1

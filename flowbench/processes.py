@@ -65,7 +65,8 @@ def join() -> torch.device:
         if not dist.is_initialized():
             # Its functions hold the group of the moment of this import, as a default value, for good: better none.
             importlib.import_module("torch.distributed.nn")
-            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+            backend = "nccl" if on_gpu else "gloo"
+            dist.init_process_group(backend, timeout=PATIENCE, device_id=device if on_gpu else None)
             atexit.register(_leave)
         if on_gpu and _control is None:
             _control = dist.new_group(backend="gloo", timeout=PATIENCE)
