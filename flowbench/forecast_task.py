@@ -20,6 +20,7 @@ from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
+from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
@@ -135,7 +136,7 @@ class ForecastTask:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
-        self._generator.manual_seed((self._experiment.seed << 32) + step)
+        self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
         # What the processes before this one draw for their windows of the global batch.
         before = (self._rank * self._feed.local, self._experiment.data.horizon)
         torch.rand(before, generator=self._generator, device=self._generator.device)
