@@ -45,7 +45,7 @@ def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Fo
 
 def run_scaler(data: dict[str, Any]) -> Scaler:
     """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
-    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
+    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]), tuple(data.get("constant", ())))
 
 
 class ForecastLoss(nn.Module):
@@ -72,6 +72,12 @@ class _Measured:
     name: str
     own: Scaler | None
     """What its own training would scale its targets by, where it is not the file of the training."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said beside its figures."""
+        own = [] if self.own is None else [f"{self.name} itself: {note}" for note in self.own.notes]
+        return [*self.windows.scaler.notes, *own]
 
 
 class ForecastTask:
@@ -108,6 +114,7 @@ class ForecastTask:
             "targets": list(self._windows.targets),
             "mean": list(scaler.mean),
             "std": list(scaler.std),
+            "constant": list(scaler.constant),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
         }
         self._here = self._test = _Measured(self._windows, self.data["name"], own)
@@ -159,11 +166,14 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
-        config = self._experiment.data
+        config, notes = self._experiment.data, self._test.notes
         if config.test_on is not None:
-            return measured, [f"tested on {config.test_on}, scaled as {self.data['name']} was in training"]
-        notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
-        return measured, notes if config.protocol == "report" else []
+            notes.append(f"tested on {config.test_on}, scaled as {self.data['name']} was in training")
+        elif config.protocol == "report":
+            notes.append(
+                "report protocol: the scaler has seen the test rows, and they lie before the training rows in time"
+            )
+        return measured, notes
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure every window of the validation part."""
@@ -206,6 +216,7 @@ class ForecastTask:
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
             "metrics": {split: found},
+            "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
         }
         write_json(path, content)

@@ -36,6 +36,8 @@ class Forecasted:
     mae: float | None
     """On values normalized by the training's scaler; None: nothing of it has come true yet."""
     mae_original: float | None
+    notes: list[str]
+    """What must be said beside it."""
 
 
 def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
@@ -71,7 +73,7 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         experiment.model.name,
         None if rolling else _history(series, scaler, model),
     )
-    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"))
+    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"), scaler.notes)
 
 
 def _read(data: str) -> Series:

@@ -35,3 +35,5 @@ def forecast(
     typer.echo(f"{done.rows} rows: {done.csv}\nplot: {done.plot}")
     if done.mae is not None:
         typer.echo(f"MAE {done.mae:.4f} (normalized), {done.mae_original:.4f} (original units)")
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)

@@ -176,6 +176,10 @@ def scaler_of_the_whole_file(_: Any) -> Any:
     return wrong
 
 
+def constant_without_rounding(_: Any) -> Any:
+    return lambda mean, std, rows: std == 0
+
+
 def futures_one_row_early(init: Any) -> Any:
     def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int) -> None:
         init(self, values, part, lookback, horizon, outputs)
@@ -408,6 +412,12 @@ FAULTS = [
         "flowbench.forecasting.windows.fit_scaler",
         scaler_of_the_whole_file,
         f"{_WINDOWS}::test_changed_test_rows_change_no_scaler_and_no_training_window[ratio]",
+    ),
+    Fault(
+        "rounding taken for the deviation of a constant column",
+        "flowbench.forecasting.protocol._is_constant",
+        constant_without_rounding,
+        f"{_WINDOWS}::test_a_column_that_is_constant_up_to_rounding_is_divided_by_one_and_named[0.1-ratio]",
     ),
     Fault(
         "forecast windows off by one",
