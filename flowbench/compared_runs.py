@@ -18,6 +18,9 @@ from flowbench.runs import RunFolder, find_run, find_runs
 
 __all__ = ["ComparedRuns", "compare_runs"]
 
+_PER_WINDOW = ("mae", "mse")
+"""What is stored of each window, by column."""
+
 
 @dataclass(frozen=True)
 class ComparedRuns:
@@ -94,7 +97,10 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
             f"{a} and {b}: not of the same data set and kind: {results[0]['dataset']}, {results[-1]['dataset']}"
         )
     where = split or _report_split(kind, dataset)
-    what = metric or ("bits_per_dim" if kind == "density" else "mae")
+    known = ("bits_per_dim",) if kind == "density" else _PER_WINDOW
+    what = metric or known[0]
+    if what not in known:
+        raise InputError(f"--metric {what}: not kept for each item; of a {kind} run there is {', '.join(known)}")
     found = [[_values(run, where, what) for run in group] for group in runs]
     fingerprints = {fingerprint for group in found for _, fingerprint in group}
     if len(fingerprints) != 1:
@@ -145,7 +151,7 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:
             stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
-            values = stored if stored.ndim == 1 else stored[:, ("mae", "mse").index(metric)]
+            values = stored if stored.ndim == 1 else stored[:, _PER_WINDOW.index(metric)]
             return values.astype(np.float64), content["data_fingerprint"]
     raise InputError(
         f"{run.path}: no file in evaluations/ has its {split} {metric}: run `flowbench evaluate {run.path}`"

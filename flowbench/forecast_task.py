@@ -202,9 +202,9 @@ class ForecastTask:
         with self._weights(average):
             errors = measure(self.model, windows.splits[_split(split)])
         scaler = windows.scaler.select(windows.targets)
-        found = metrics(errors, scaler)
+        found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
-            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, measured.own)}
+            found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
         path = run.evaluations / f"{split}-{name}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)

@@ -1,5 +1,6 @@
 """A trained forecaster at work: the horizon after a file's end, or block after block through a second file."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class Forecasted:
     mae: float | None
     """On values normalized by the training's scaler; None: nothing of it has come true yet."""
     mae_original: float | None
+    """Mean over the columns; None: `data.unit` declares no unit that they have in common."""
+    mae_per_column: dict[str, float]
+    """Each in its column's own unit; empty: nothing of it has come true yet."""
+    unit: str | None
     notes: list[str]
     """What must be said beside it."""
 
@@ -63,9 +68,9 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     with replacing(csv) as temporary:
         frame.to_csv(temporary, index=False)
     known = np.isfinite(frame.drop(columns="date").to_numpy()).all()
-    found = forecast_mae(frame, scaler) if known else {}
+    mae, per_column = forecast_mae(frame, scaler) if known else (None, {})
     what = "rolling forecast" if rolling else f"the {len(frame)} rows after the end"
-    error = f", MAE {found['mae']:.4f}" if found else ""
+    error = "" if mae is None else f", MAE {mae:.4f}"
     plot = draw_forecast(
         frame.tail(SHOWN_ROWS),
         run.figures / f"forecast-{name}.svg",
@@ -73,7 +78,9 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         experiment.model.name,
         None if rolling else _history(series, scaler, model),
     )
-    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"), scaler.notes)
+    unit = experiment.data.unit
+    original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
+    return Forecasted(csv, plot, len(frame), mae, original, per_column, unit, scaler.notes)
 
 
 def _read(data: str) -> Series:

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from flowbench.metric_words import known_values, remarks, value_in_words
 from flowbench.registry import image_sets, series_sets
 from flowbench.schema import Experiment
 
@@ -92,8 +93,9 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
             "task": task,
             "dataset": {"type": result["dataset"], "name": result["dataset"], "split": split},
             "metrics": [
-                {"type": name, "value": metric["value"], "name": UNITS.get(name, name)}
+                {"type": name, "value": value, "name": UNITS.get(key, key)}
                 for name, metric in metrics.items()
+                for key, value in known_values(name, metric).items()
             ],
         }
         for split, metrics in result["metrics"].items()
@@ -111,9 +113,9 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
 def _figures(result: Mapping[str, Any]) -> Iterator[str]:
     for split, metrics in result["metrics"].items():
         for name, metric in metrics.items():
-            error = "" if metric.get("stderr") is None else f" ± {metric['stderr']:.4f}"
             labels = [f"{key.replace('_', ' ')} {metric[key]}" for key in LABELS if metric.get(key) is not None]
-            yield f"| {split} | {UNITS.get(name, name)} | {metric['value']:.4f}{error} | {', '.join(labels)} |"
+            described = ", ".join([*labels, *remarks(name, metric)])
+            yield f"| {split} | {UNITS.get(name, name)} | {value_in_words(metric)} | {described} |"
 
 
 def _data_terms(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from flowbench.tables import Entry, Row
 
 __all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
-LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights")
+LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit")
 
 
 def empty_row(
@@ -51,6 +51,8 @@ def empty_row(
         "published": [figure.model_dump(mode="json") for figure in row.published],
         "reproduces": entry.reproduces,
         "labels": {},
+        "mae_without_stuck": None,
+        "constant_share": {},
         "data_status": None,
         "note": row.note,
     }
@@ -81,12 +83,11 @@ def done_row(
     values = [_number(metric.get("value")) for metric in metrics]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        run = content["runs"][values.index(None)]
-        return {
-            **content,
-            "status": "failed",
-            "reason": f"{run}: result.json has no finite {row.metric} on {row.split}",
-        }
+        place = values.index(None)
+        reason = f"{content['runs'][place]}: result.json has no finite {row.metric} on {row.split}"
+        if metrics[place].get("per_column"):
+            reason += ": declare the unit that all columns have (data.unit), or take mae"
+        return {**content, "status": "failed", "reason": reason}
     errors = [error for metric in metrics if (error := _number(metric.get("stderr"))) is not None]
     budgets = {str(result.get("budget")) for result in results}
     status = _worst([str(result.get("data_status", "unverified")) for result in results])
@@ -103,6 +104,7 @@ def done_row(
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
         "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
         "data_status": status,
+        **(_without_stuck(results, row.split) if row.metric == "mae" else {}),
     }
 
 
@@ -149,6 +151,16 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
         if today is not None and result.get("data_fingerprint") != today:
             reasons.append("the data has another fingerprint today")
     return reasons
+
+
+def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """Return the mean over the runs of the MAE without stuck sensors, and how much of the rows these are."""
+    metrics = [result["metrics"][split].get("mae_without_stuck") or {} for result in results]
+    known = [value for metric in metrics if (value := _number(metric.get("value"))) is not None]
+    return {
+        "mae_without_stuck": statistics.fmean(known) if len(known) == len(metrics) else None,
+        "constant_share": metrics[0].get("constant_share") or {},
+    }
 
 
 def _images_today(name: str) -> str | None:

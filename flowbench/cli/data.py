@@ -77,13 +77,33 @@ def prepare(
 
 @_data.command()
 def verify(name: DATASET, as_json: JSON = False) -> None:
-    """Recompute the fingerprints of a prepared set; exit 1 where they differ.
+    """Recompute the fingerprints of a prepared set; exit 1 where they differ. A forecast set's stuck sensors are named.
+
+    NAME may also be a CSV file of your own.
 
     Example: `flowbench data verify cifar10`
     """
+    from flowbench.data import SplitState
     from flowbench.data import verify as verify_set
+    from flowbench.data.series import series_path
+    from flowbench.forecasting.constant_runs import stuck_sensors
+    from flowbench.forecasting.series import read_series
+    from flowbench.registry import series_sets
 
-    _print_states(verify_set(name), as_json=as_json, whole=True)
+    own_file = name.lower().endswith(".csv")
+    if not own_file and name not in series_sets:
+        _print_states(verify_set(name), as_json=as_json, whole=True)
+        return
+    checked = [] if own_file else verify_set(name)
+    series = read_series(name if own_file else series_path(name))
+    states = checked or [SplitState(series.path.stem, series.path.name, len(series), series.sha256, "unverified", 0)]
+    stuck = stuck_sensors(series, "ratio" if own_file else "informer")
+    if as_json:
+        typer.echo(json.dumps([{**asdict(state), "constant_runs": asdict(stuck)} for state in states]))
+        return
+    _print_states(states, as_json=False, whole=True)
+    for line in stuck.lines:
+        typer.echo(line)
 
 
 def _print_states(states: "Sequence[SplitState]", *, as_json: bool, whole: bool = False) -> None:

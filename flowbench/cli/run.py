@@ -152,11 +152,12 @@ def figures(
 
 
 def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
+    from flowbench.metric_words import remarks, value_in_words
+
     for name, metric in metrics.items():
-        error = f" ± {metric['stderr']:.4f}" if metric.get("stderr") is not None else ""
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
-        described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in labels.items())
-        typer.echo(f"{split}: {name} {metric['value']:.4f}{error}  ({described})")
+        described = [f"{key.replace('_', ' ')} {value}" for key, value in labels.items()]
+        typer.echo(f"{split}: {name} {value_in_words(metric)}  ({', '.join([*described, *remarks(name, metric)])})")
 
 
 def _print_notes(content: dict[str, Any]) -> None:

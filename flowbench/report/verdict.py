@@ -21,7 +21,14 @@ _CHOSEN_BY_TABLE: tuple[str, ...] = (
     "data.csv",
     "data.protocol",
 )
-_CHOSEN_BY_TABLE += ("data.lookback", "data.horizon", "data.features", "train.log_every", "train.checkpoint_every")
+_CHOSEN_BY_TABLE += (
+    "data.unit",
+    "data.lookback",
+    "data.horizon",
+    "data.features",
+    "train.log_every",
+    "train.checkpoint_every",
+)
 MAX_CHANGES = 3
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowbench.errors import InputError
+from flowbench.metric_words import known_values, remarks
 
 __all__ = [
     "MetricsTail",
@@ -169,6 +170,7 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         "budget": result.get("budget"),
         "config_sha256": result.get("config_sha256"),
         "parameters": result.get("parameters"),
+        "mae_original": _remarks(result, "mae_original"),
     }
     found = {f"flowbench.{key}": text(value, MAX_TAG) for key, value in known.items() if value is not None}
     commit = environment.get("commit")
@@ -176,12 +178,15 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return `<split>/<metric>` with its `_stderr` and `_n`, and `throughput/…`, of a result; finite numbers only."""
+    """Return `<split>/<metric>` with its `_stderr` and `_n`, and `throughput/…`, of a result; finite numbers only.
+
+    A metric without one value for all columns is `<split>/<metric>/<column>`.
+    """
     values: dict[str, Any] = {"train_seconds": result.get("train_seconds")}
     for split, metrics in _section(result, "metrics").items():
         for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
             if isinstance(metric, dict):
-                values[f"{split}/{name}"] = metric.get("value")
+                values |= known_values(f"{split}/{name}", metric)
                 values[f"{split}/{name}_stderr"] = metric.get("stderr")
                 values[f"{split}/{name}_n"] = metric.get("n")
     values |= {f"throughput/{name}": value for name, value in _section(result, "throughput").items()}
@@ -241,6 +246,13 @@ def _finite(values: Mapping[Any, Any]) -> dict[str, float]:
             if math.isfinite(number):
                 kept[entity_name(str(name))] = number
     return kept
+
+
+def _remarks(result: Mapping[str, Any], name: str) -> str | None:
+    for metrics in _section(result, "metrics").values():
+        if isinstance(metrics, dict) and (metric := _section(metrics, name)):
+            return ", ".join(remarks(name, metric)) or metric.get("unit")
+    return None
 
 
 def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -63,8 +63,10 @@ def test_forecasts_of_a_file_of_ones_own(call: Call, features: str, targets: lis
     np.testing.assert_allclose(frame[targets], second[targets].iloc[24:])
     assert list(frame["date"]) == list(second["date"].iloc[24:])
     error = np.abs(frame[[f"forecast{target}" for target in targets]].to_numpy() - frame[targets].to_numpy())
-    assert rolled["mae_original"] == pytest.approx(error.mean())
-    assert "MAE" in call("forecast", "a", "--rolling", "--data", "second.csv")[1]
+    assert rolled["mae_original"] is None
+    assert rolled["mae_per_column"] == pytest.approx(dict(zip(targets, error.mean(axis=0), strict=True)))
+    said = call("forecast", "a", "--rolling", "--data", "second.csv")[1]
+    assert f"(normalized), in original units {targets[0]} {error[:, 0].mean():.4f}" in said
 
     assert call("figures", "a")[0] == 0
     assert call("report", "a", "--out", "page")[0] == 0
