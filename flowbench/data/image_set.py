@@ -41,6 +41,7 @@ class Options:
 
     resample: str | None = None
     size: int | None = None
+    skip_broken: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +94,20 @@ class ImageSet(ABC):
             return "verified" if self.fingerprints[split] == fingerprint else "unverified"
         return "counts match" if self.counts.get(split) == count else "unverified"
 
+    @property
+    def command(self) -> str:
+        """What prepares it, without where it comes from."""
+        return f"flowbench data prepare {self.name}"
+
+    def called(self, name: str) -> "ImageSet":
+        """Return this set under another name; only folders of one's own images have any."""
+        raise InputError(f"--name {name}: not for {self.name}; only for a `folder` of your own images")
+
     def how_to_get(self) -> str:
         """Return the command that prepares the set, for the end of an error message."""
-        command = f"flowbench data prepare {self.name}"
         if self.download:
-            return f"run `{command} --download`, or `{command} --source PATH` ({self.sources})"
-        return f"get it from {self.published}, then run `{command} --source PATH` ({self.sources})"
+            return f"run `{self.command} --download`, or `{self.command} --source PATH` ({self.sources})"
+        return f"get it from {self.published}, then run `{self.command} --source PATH` ({self.sources})"
 
     def not_found(self, source: Path) -> InputError:
         """Return the error for a source in which the set was not found."""

@@ -2,12 +2,13 @@
 
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flowbench.data.readers import BrokenImageError, Payload
 
@@ -20,7 +21,11 @@ MAX_ENCODED_BYTES = 2**28
 
 
 def decode(payload: Payload) -> Image.Image:
-    """Decode an image file's bytes; BrokenImageError if it is damaged, of another format or unreasonably large."""
+    """Decode an image file's bytes, upright as its EXIF orientation says.
+
+    Raises:
+        BrokenImageError: it is damaged, of another format or unreasonably large.
+    """
     if not isinstance(payload, bytes):
         return Image.fromarray(payload)
     try:
@@ -42,7 +47,15 @@ def decode(payload: Payload) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise BrokenImageError(f"damaged or truncated ({reason})") from error
+    _turn_upright(image)
     return image
+
+
+def _turn_upright(image: Image.Image) -> None:
+    # Damaged EXIF, which fails in any of its parser's ways, is no damaged image: every viewer shows it as it lies.
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _deep(codec: str, arguments: object) -> bool:

@@ -193,6 +193,31 @@ def test_celeba_says_which_image_or_line_is_wrong(data_folder, source):
         prepare("celeba", source, resample="lanczos")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+@pytest.mark.parametrize("header", ["", "image_id,partition"])
+def test_kaggles_partition_file_gives_the_publishers_splits(data_folder, source, header, begin, end):
+    (source / "img_align_celeba").mkdir()
+    names = [f"{n:06d}.jpg" for n in range(1, 7)]
+    for number, name in enumerate(names):
+        (source / "img_align_celeba" / name).write_bytes(encoded(photograph(218, 178, number), "JPEG"))
+    lines = [(name, split) for name, split in zip(names, (2, 0, 0, 1, 1, 0), strict=True)]
+    (source / "list_eval_partition.txt").write_text("".join(f"{name} {split}\n" for name, split in lines))
+    expected = prepare("celeba", source)
+    (source / "list_eval_partition.txt").unlink()
+    text = begin + end.join([*([header] if header else []), *(f"{name},{split}" for name, split in lines), ""])
+    (source / "list_eval_partition.csv").write_bytes(text.encode())
+    assert prepare("celeba", source) == expected
+
+
+def test_an_image_in_two_splits_is_refused(data_folder, source):
+    (source / "img_align_celeba").mkdir()
+    (source / "img_align_celeba" / "000001.jpg").write_bytes(encoded(photograph(218, 178), "JPEG"))
+    (source / "list_eval_partition.csv").write_text("image_id,partition\n000001.jpg,0\n000001.jpg,2\n")
+    with pytest.raises(InputError, match=r"line 3: 000001\.jpg stands twice"):
+        prepare("celeba", source)
+
+
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

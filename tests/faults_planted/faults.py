@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowbench.bases import standard_normal_log_prob
+from flowbench.data.parts import Parts
 from flowbench.forecasting.protocol import Scaler
 
 __all__ = ["FAULTS", "Fault"]
@@ -275,6 +276,8 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
 
 def step_below_the_seed(_: Any) -> Any:
     return lambda stream, seed, step, *places: (seed << 32) + step
+def parts_pooled_into_training(_: Any) -> Any:
+    return lambda source: Parts({"train": source})
 
 
 _COUPLING = "flowbench.flows.coupling"
@@ -474,5 +477,11 @@ FAULTS = [
         "flowbench.data.training_parts",
         holdout_in_training,
         "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
+    ),
+    Fault(
+        "test images pooled into training",
+        "flowbench.data.sets.folder.find_parts",
+        parts_pooled_into_training,
+        "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
     ),
 ]
