@@ -157,4 +157,4 @@ def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
         typer.echo(f"{split}: {name} {metric['value']:.4f}{error}  ({described})")
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights")
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +49,8 @@ class SplitState:
     """`verified`, `counts match` or `unverified`."""
     skipped: int
     """Broken images that were left out."""
+    resample: str | None = None
+    """How its images were resized; None where the set offers no choice."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class SetRow:
     """What PATH in `--source PATH` may be."""
     by_hand: bool
     """Whether one must get it oneself: its publisher asks for registration or consent, or it is very large."""
+    resample: str | None = None
+    """How the images that are here were resized; None where the set offers no choice."""
 
 
 def prepare(
@@ -209,7 +213,9 @@ def _verify_split(folder: Path, name: str, split: Split, record: SplitRecord) ->
 
 
 def _states(known: ImageSet, manifest: Manifest) -> list[SplitState]:
-    return [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    resample = known.choices(manifest.preprocessing).get("resample")
+    states = [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    return [replace(state, resample=resample) for state in states]
 
 
 def _state(known: ImageSet, split: Split, fingerprint: str, record: SplitRecord | None = None) -> SplitState:
@@ -227,14 +233,13 @@ def _series_states(known: SeriesSet) -> list[SplitState]:
 
 def _image_row(known: ImageSet) -> SetRow:
     present, status = known.embedded, ""
+    states: list[SplitState] = []
     try:
         if known.embedded:
             states = [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
         elif (data_root() / known.name / MANIFEST).is_file():
             present = True
             states = _states(known, read_manifest(data_root() / known.name))
-        else:
-            states = []
         status = _least_sure([state.status for state in states])
     except InputError:
         status = "damaged"
@@ -253,6 +258,7 @@ def _image_row(known: ImageSet) -> SetRow:
         command="" if known.embedded else f"flowbench data prepare {known.name}{way}",
         sources=known.sources,
         by_hand=known.download_bytes > 0 and known.download is None,
+        resample=next((state.resample for state in states), None),
     )
 
 

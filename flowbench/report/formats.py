@@ -81,7 +81,12 @@ def difference(row: Mapping[str, Any]) -> float | None:
 
 
 def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the published figure that the row is compared with: of the model it reproduces, on the same split."""
+    """Return the published figure that the row is compared with: of the model it reproduces, on the same split.
+
+    None where ours is of images that were resized in another way: they are other images, easier or harder ones.
+    """
+    if "other resampling" in row["badges"]:
+        return None
     published: Sequence[Mapping[str, Any]] = row["published"]
     for entry in published:
         if (entry["model"], entry["split"]) == (row.get("reproduces"), row["split"]):
@@ -90,7 +95,7 @@ def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def labels(row: Mapping[str, Any]) -> str:
-    """Return what the figure is made of: levels, dequantization, draws, bound, batch norm, weights, window."""
+    """Say what the figure is made of: levels, dequantization, draws, bound, batch norm, weights, window, resample."""
     parts = [f"{key.replace('_', ' ')} {value}" for key, value in row.get("labels", {}).items()]
     parts += [f"{key} {row[key]}" for key in ("lookback", "horizon") if row.get(key) is not None]
     return ", ".join(parts)

@@ -269,6 +269,21 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def without_how_images_were_resized(summarize: Any) -> Any:
+    def wrong(parts: Any, model: Any, images: Any, *arguments: Any) -> Any:
+        return summarize(parts, model, replace(images, choices={}), *arguments)
+
+    return wrong
+
+
+def any_images_will_do(_: Any) -> Any:
+    return lambda self, choices: False
+
+
+def unnamed_counts_as_the_released_way(choices: Any) -> Any:
+    return lambda self, preprocessing: choices(self, {"resample": next(iter(self.resamples), None), **preprocessing})
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
@@ -454,5 +469,23 @@ FAULTS = [
         "flowbench.data.training_parts",
         holdout_in_training,
         "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
+    ),
+    Fault(
+        "how the images were resized reaches no figure",
+        f"{_EVALUATION}._summarize",
+        without_how_images_were_resized,
+        f"{_TESTS}::test_how_the_images_were_prepared_is_a_label_of_every_figure",
+    ),
+    Fault(
+        "a figure of otherwise resized images taken for a reproduction",
+        "flowbench.data.image_set.ImageSet.prepared_otherwise",
+        any_images_will_do,
+        "tests/test_results.py::test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction",
+    ),
+    Fault(
+        "LSUN as it was prepared before taken for the released way",
+        "flowbench.data.image_set.ImageSet.choices",
+        unnamed_counts_as_the_released_way,
+        "tests/data/test_pictures.py::test_an_lsun_manifest_that_names_no_way_is_of_the_way_before_there_was_a_choice",
     ),
 ]
