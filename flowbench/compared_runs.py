@@ -35,6 +35,8 @@ class ComparedRuns:
     paired: Paired
     same_config: bool
     """Whether A and B are seeds of one config."""
+    resample: str | None = None
+    """How the images were resized; None where their set offers no choice."""
 
     @property
     def lines(self) -> list[str]:
@@ -42,7 +44,8 @@ class ComparedRuns:
         paired, (a, b) = self.paired, self.names
         seeds = " and ".join(map(str, paired.seeds))
         lines = [
-            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)",
+            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)"
+            + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
             f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
@@ -118,6 +121,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         unit="images" if kind == "density" else "windows",
         paired=compare_values(values[0], values[1], horizon=horizons.pop()),
         same_config=ids[0] == ids[1],
+        resample=results[0]["metrics"][where][what].get("resample"),
     )
 
 

@@ -94,6 +94,7 @@ class DensityTask:
             "shape": list(self._train.shape),
             "levels": self._train.levels,
             "numerics": image_sets[config.name].numerics,
+            **self._train.choices,
         }
         self.model = build_density(experiment, self.data).to(device)
         self.batch_size = config.batch_size

@@ -11,7 +11,7 @@ from flowbench.schema import Experiment
 
 __all__ = ["model_card"]
 
-LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights")
+LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights", "resample")
 UNITS = {"bits_per_dim": "bits/dim"}
 
 _USE = {

@@ -22,6 +22,7 @@ from flowbench.noise import step_seed
 from flowbench.optimization import learning_rate, take_step
 from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
+from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
 from flowbench.session import Session
@@ -250,9 +251,11 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
 
 
 def _budget(session: Session) -> str:
-    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end on its images."""
     experiment = session.experiment
     if experiment.preset is None or session.budget is not None:
+        return "custom"
+    if experiment.kind == "density" and image_sets[experiment.data.name].prepared_otherwise(session.task.data):
         return "custom"
     try:
         shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")

@@ -36,7 +36,7 @@ def list_(as_json: JSON = False) -> None:
     console.print(f"Data root: {data_root()}\n", markup=False)
     for row in rows:
         counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items()) or "as many images as you have"
-        here = f"here, {row.status}" if row.present else "not here"
+        here = f"here, {row.status}{_resized(row.resample)}" if row.present else "not here"
         console.print(f"{row.name}: {row.title} ({here})", style="bold", markup=False)
         details = [
             f"{counts}; {_size(row.download_bytes)} to download, {_size(row.disk_bytes)} on disk",
@@ -60,7 +60,10 @@ def prepare(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out broken images and other formats; the manifest counts them.")
     ] = False,
-    resample: Annotated[Literal["tf1-bilinear", "antialias"] | None, typer.Option(help="Resizing (CelebA).")] = None,
+    resample: Annotated[
+        Literal["pyramid", "bilinear", "tf1-bilinear", "antialias"] | None,
+        typer.Option(help="Resizing: LSUN pyramid or bilinear, CelebA tf1-bilinear or antialias [default: the first]."),
+    ] = None,
     size: Annotated[int | None, typer.Option(min=4, help="Shorter side in pixels (a folder of your own).")] = None,
     as_json: JSON = False,
 ) -> None:
@@ -128,7 +131,12 @@ def _print_states(states: "Sequence[SplitState]", *, as_json: bool, whole: bool 
         others = f", not taken: {kinds}" if kinds else ""
         others += f", {state.also_in_train:,} of them also in train" if state.also_in_train else ""
         fingerprint = state.fingerprint if whole else f"{state.fingerprint[:16]}…"
-        typer.echo(f"{state.name} {state.split}: {state.count:,}, {state.status}{skipped}{others} ({fingerprint})")
+        known = f"{state.status}{_resized(state.resample)}{skipped}{others}"
+        typer.echo(f"{state.name} {state.split}: {state.count:,}, {known} ({fingerprint})")
+
+
+def _resized(resample: str | None) -> str:
+    return "" if resample is None else f", resample {resample}"
 
 
 def _or_source(command: str) -> str:

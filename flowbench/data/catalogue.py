@@ -55,6 +55,8 @@ class SplitState:
     """Images of another split that are among the training images."""
     replaced: str | None = None
     """Fingerprint of the other images that lay here before this preparation."""
+    resample: str | None = None
+    """How its images were resized; None where the set offers no choice."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class SetRow:
     """What PATH in `--source PATH` may be."""
     by_hand: bool
     """Whether one must get it oneself: its publisher asks for registration or consent, or it is very large."""
+    resample: str | None = None
+    """How the images that are here were resized; None where the set offers no choice."""
 
 
 def prepare(
@@ -233,7 +237,9 @@ def _verify_split(folder: Path, name: str, split: Split, record: SplitRecord) ->
 
 
 def _states(known: ImageSet, manifest: Manifest) -> list[SplitState]:
-    return [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    resample = known.choices(manifest.preprocessing).get("resample")
+    states = [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    return [replace(state, resample=resample) for state in states]
 
 
 def _state(known: ImageSet, split: Split, fingerprint: str, record: SplitRecord | None = None) -> SplitState:
@@ -255,14 +261,13 @@ def _series_states(known: SeriesSet) -> list[SplitState]:
 def _image_row(known: ImageSet) -> SetRow:
     present, status = known.embedded, ""
     counts: dict[str, int] = {str(split): count for split, count in known.counts.items()}
+    states: list[SplitState] = []
     try:
         if known.embedded:
             states = [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
         elif (data_root() / known.name / MANIFEST).is_file():
             present = True
             states = _states(known, read_manifest(data_root() / known.name))
-        else:
-            states = []
         status = _least_sure([state.status for state in states])
         counts = counts or {state.split: state.count for state in states}
     except InputError:
@@ -282,6 +287,7 @@ def _image_row(known: ImageSet) -> SetRow:
         command="" if known.embedded else f"{known.command}{way}",
         sources=known.sources,
         by_hand=known.download_bytes > 0 and known.download is None,
+        resample=next((state.resample for state in states), None),
     )
 
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import platformdirs
@@ -71,7 +71,9 @@ class ImageSet(ABC):
     """What `--source` may be, in words for an error message."""
     download: Download | None = None
     resamples: tuple[str, ...] = ()
-    """Modes of `--resample`, the default first."""
+    """Modes of `--resample`; first the default, which is that of the published figures."""
+    unnamed_resample: str = "unknown"
+    """How the images were resized where a manifest names no mode of `resamples`."""
 
     embedded = False
     """True: the images come with an installed package and need no preparation."""
@@ -83,6 +85,20 @@ class ImageSet(ABC):
     def load(self, split: Split) -> NDArray[np.uint8]:
         """Return the images of an embedded set, uint8 (n, height, width, channels)."""
         raise NotImplementedError(f"{self.name} is not embedded")
+
+    def choices(self, preprocessing: Mapping[str, Any]) -> dict[str, str]:
+        """Return what was chosen when images were prepared, from their manifest: labels of every figure made of them.
+
+        Empty where the set offers no choice.
+        """
+        if not self.resamples:
+            return {}
+        named = preprocessing.get("resample")
+        return {"resample": named if named in self.resamples else self.unnamed_resample}
+
+    def prepared_otherwise(self, choices: Mapping[str, Any]) -> bool:
+        """Say whether images of these `choices` are other ones than those of the published figures."""
+        return bool(self.resamples) and choices.get("resample") != self.resamples[0]
 
     def refuse_variant(self, counts: Mapping[Split, int]) -> None:
         """Raise InputError if `counts` are recognisably those of another known data set."""

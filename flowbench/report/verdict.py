@@ -55,7 +55,10 @@ def verdict(row: Mapping[str, Any], short: str = "") -> str:
     if row["status"] != "done":
         return str(row["reason"] or "nothing was measured")
     gap, published = difference(row), reproduced(row)
-    if gap is None or published is None:
+    if "other resampling" in row["badges"] and row.get("reproduces"):
+        of = f"{row['reproduces']}'s {published_figure(row, row['reproduces']).split(' (')[0]}"
+        words = f"no reproduction of {of}: other images, resized in another way (resample {row['labels']['resample']})"
+    elif gap is None or published is None:
         words = "no published figure"
     else:
         words = _compared(

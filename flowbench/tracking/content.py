@@ -163,6 +163,7 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         "dataset": made_of.get("name") or data.get("name") or data.get("csv"),
         "data_fingerprint": made_of.get("fingerprint") or result.get("data_fingerprint"),
         "data_status": made_of.get("status"),
+        "resample": made_of.get("resample"),
         "seed": config.get("seed"),
         "device": environment.get("device_name") or result.get("device"),
         "dirty": environment.get("dirty"),

@@ -276,8 +276,25 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
 
 def step_below_the_seed(_: Any) -> Any:
     return lambda stream, seed, step, *places: (seed << 32) + step
+
+
 def parts_pooled_into_training(_: Any) -> Any:
     return lambda source: Parts({"train": source})
+
+
+def without_how_images_were_resized(summarize: Any) -> Any:
+    def wrong(parts: Any, model: Any, images: Any, *arguments: Any) -> Any:
+        return summarize(parts, model, replace(images, choices={}), *arguments)
+
+    return wrong
+
+
+def any_images_will_do(_: Any) -> Any:
+    return lambda self, choices: False
+
+
+def unnamed_counts_as_the_released_way(choices: Any) -> Any:
+    return lambda self, preprocessing: choices(self, {"resample": next(iter(self.resamples), None), **preprocessing})
 
 
 _COUPLING = "flowbench.flows.coupling"
@@ -483,5 +500,21 @@ FAULTS = [
         "flowbench.data.sets.folder.find_parts",
         parts_pooled_into_training,
         "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
+        "how the images were resized reaches no figure",
+        f"{_EVALUATION}._summarize",
+        without_how_images_were_resized,
+        f"{_TESTS}::test_how_the_images_were_prepared_is_a_label_of_every_figure",
+    ),
+    Fault(
+        "a figure of otherwise resized images taken for a reproduction",
+        "flowbench.data.image_set.ImageSet.prepared_otherwise",
+        any_images_will_do,
+        "tests/test_results.py::test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction",
+    ),
+    Fault(
+        "LSUN as it was prepared before taken for the released way",
+        "flowbench.data.image_set.ImageSet.choices",
+        unnamed_counts_as_the_released_way,
+        "tests/data/test_pictures.py::test_an_lsun_manifest_that_names_no_way_is_of_the_way_before_there_was_a_choice",
     ),
 ]
