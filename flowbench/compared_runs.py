@@ -97,10 +97,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
             f"{a} and {b}: not of the same data set and kind: {results[0]['dataset']}, {results[-1]['dataset']}"
         )
     where = split or _report_split(kind, dataset)
-    known = ("bits_per_dim",) if kind == "density" else _PER_WINDOW
-    what = metric or known[0]
-    if what not in known:
-        raise InputError(f"--metric {what}: not kept for each item; of a {kind} run there is {', '.join(known)}")
+    what = metric or ("bits_per_dim" if kind == "density" else "mae")
     found = [[_values(run, where, what) for run in group] for group in runs]
     fingerprints = {fingerprint for group in found for _, fingerprint in group}
     if len(fingerprints) != 1:
@@ -147,6 +144,10 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
     if figure is None:
         known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
         raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
+    if metric not in ("bits_per_dim", *_PER_WINDOW):
+        raise InputError(
+            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
+        )
     for path in sorted(run.evaluations.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:
