@@ -20,6 +20,7 @@ from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
+from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
@@ -44,7 +45,7 @@ def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Fo
 
 def run_scaler(data: dict[str, Any]) -> Scaler:
     """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
-    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
+    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]), tuple(data.get("constant", ())))
 
 
 class ForecastLoss(nn.Module):
@@ -71,6 +72,12 @@ class _Measured:
     name: str
     own: Scaler | None
     """What its own training would scale its targets by, where it is not the file of the training."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said beside its figures."""
+        own = [] if self.own is None else [f"{self.name} itself: {note}" for note in self.own.notes]
+        return [*self.windows.scaler.notes, *own]
 
 
 class ForecastTask:
@@ -107,6 +114,7 @@ class ForecastTask:
             "targets": list(self._windows.targets),
             "mean": list(scaler.mean),
             "std": list(scaler.std),
+            "constant": list(scaler.constant),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
         }
         self._here = self._test = _Measured(self._windows, self.data["name"], own)
@@ -135,7 +143,7 @@ class ForecastTask:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
-        self._generator.manual_seed((self._experiment.seed << 32) + step)
+        self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
         # What the processes before this one draw for their windows of the global batch.
         before = (self._rank * self._feed.local, self._experiment.data.horizon)
         torch.rand(before, generator=self._generator, device=self._generator.device)
@@ -158,11 +166,14 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
-        config = self._experiment.data
+        config, notes = self._experiment.data, self._test.notes
         if config.test_on is not None:
-            return measured, [f"tested on {config.test_on}, scaled as {self.data['name']} was in training"]
-        notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
-        return measured, notes if config.protocol == "report" else []
+            notes.append(f"tested on {config.test_on}, scaled as {self.data['name']} was in training")
+        elif config.protocol == "report":
+            notes.append(
+                "report protocol: the scaler has seen the test rows, and they lie before the training rows in time"
+            )
+        return measured, notes
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure every window of the validation part."""
@@ -205,6 +216,7 @@ class ForecastTask:
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
             "metrics": {split: found},
+            "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
         }
         write_json(path, content)

@@ -41,6 +41,8 @@ class Forecasted:
     mae_per_column: dict[str, float]
     """Each in its column's own unit; empty: nothing of it has come true yet."""
     unit: str | None
+    notes: list[str]
+    """What must be said beside it."""
 
 
 def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
@@ -78,7 +80,7 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     )
     unit = experiment.data.unit
     original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
-    return Forecasted(csv, plot, len(frame), mae, original, per_column, unit)
+    return Forecasted(csv, plot, len(frame), mae, original, per_column, unit, scaler.notes)
 
 
 def _read(data: str) -> Series:

@@ -226,7 +226,7 @@ class Experiment(Section, Generic[DataT, ModelT]):
     preset: Literal["paper", "quick"] | None = None
     """Whose settings these are: a paper's, or the quick table's; None: our own."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """The forecasters' streams put it above the 32 bits of a step."""
+    """Within the 32 bits that torch's CPU generator reads of a seed: two seeds never give the same first weights."""
     data: DataT
     model: ModelT
     optim: Optim = Optim()

@@ -167,7 +167,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         group["lr"] = learning_rate(config, session.progress, session.epoch)
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
-        torch.manual_seed(step_seed(session.experiment.seed, session.step, place()[0]))
+        torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
     loss, values = objective(*session.task.batch(session.step))
     torch.autograd.backward(loss)
     values = mean_of_all({"loss": loss, **values})

@@ -39,3 +39,5 @@ def forecast(
             f"in original units {by_column}" if done.mae_original is None else f"{done.mae_original:.4f} {done.unit}"
         )
         typer.echo(f"MAE {done.mae:.4f} (normalized), {original}")
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)

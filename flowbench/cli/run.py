@@ -78,6 +78,7 @@ def _train_one(
     typer.echo(f"{folder.path}: {'was finished already' if done else 'finished'}")
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
+    _print_notes(result)
 
 
 def _run_path(experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool) -> tuple[Path, bool]:
@@ -120,6 +121,7 @@ def evaluate(
         return
     for name, metrics in content["metrics"].items():
         _print_metrics(name, metrics)
+    _print_notes(content)
     typer.echo(f"written to {path}")
 
 
@@ -156,6 +158,11 @@ def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
         described = [f"{key.replace('_', ' ')} {value}" for key, value in labels.items()]
         typer.echo(f"{split}: {name} {value_in_words(metric)}  ({', '.join([*described, *remarks(name, metric)])})")
+
+
+def _print_notes(content: dict[str, Any]) -> None:
+    for note in content.get("notes", []):
+        typer.echo(f"note: {note}", err=True)
 
 
 _LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights")

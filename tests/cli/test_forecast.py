@@ -140,6 +140,35 @@ def test_a_stuck_sensor_is_told_of_wherever_the_mae_is(call: Call) -> None:
     assert call("data", "verify", "none.csv")[0] == 2
 
 
+@pytest.mark.parametrize("features", ["M", "MS"])
+def test_a_valve_that_moves_after_the_training_rows_is_measured_in_its_own_unit_and_named(
+    call: Call, features: str
+) -> None:
+    frame = write("first.csv", 300, seed=0)
+    frame.insert(1, "valve", np.where(np.arange(300) < 290, 0.1, 0.2))
+    frame.to_csv("valve.csv", index=False)
+    inputs = ["data.csv=valve.csv", f"data.features={features}", *SMALL[:3]]
+    code, _, errors = call("train", "etth/repeat_last", *inputs, "--run-dir", "a")
+    assert code == 0
+    (note,) = [line for line in errors.splitlines() if line.startswith("note: ")]
+    assert "valve" in note
+    metrics = json.loads(Path("a/result.json").read_text())["metrics"]
+    if features == "M":
+        assert metrics["validation"]["mae"]["per_column"]["valve"] == pytest.approx(0, abs=1e-12)
+        # The last 10 of the 49 windows end 1 … 10 rows after the step; each of those rows is 0.1 off.
+        expected = 0.1 * sum(range(1, 11)) / 12 / 49
+        assert metrics["test"]["mae"]["per_column"]["valve"] == pytest.approx(expected, rel=1e-5)
+    code, _, errors = call("evaluate", "a", "--data", "valve.csv", "--json")
+    assert code == 0
+    content = json.loads(Path("a/evaluations/test-valve.json").read_text())
+    assert content["metrics"]["test"]["mae_own_scaler"]["value"] == pytest.approx(
+        content["metrics"]["test"]["mae"]["value"], rel=1e-6
+    )
+    assert ["valve" in note for note in content["notes"]] == [True] * (2 if features == "M" else 1)
+    code, out, errors = call("forecast", "a", "--json")
+    assert (code, ["valve" in note for note in json.loads(out)["notes"]]) == (0, [True])
+
+
 @pytest.mark.parametrize(
     ("line", "text", "words"),
     [

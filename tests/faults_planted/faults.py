@@ -176,6 +176,10 @@ def scaler_of_the_whole_file(_: Any) -> Any:
     return wrong
 
 
+def constant_without_rounding(_: Any) -> Any:
+    return lambda mean, std, rows: std == 0
+
+
 def futures_one_row_early(init: Any) -> Any:
     def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int) -> None:
         init(self, values, part, lookback, horizon, outputs)
@@ -269,6 +273,10 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def step_below_the_seed(_: Any) -> Any:
+    return lambda stream, seed, step, *places: (seed << 32) + step
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
@@ -326,6 +334,12 @@ FAULTS = [
         "flowbench.noise.training_noise",
         noise_finer_than_its_sum,
         "tests/test_noise.py::test_the_brightest_pixel_stays_below_one_with_all_training_noise",
+    ),
+    Fault(
+        "a seed in the bits that torch's generator does not read",
+        "flowbench.forecast_task.step_seed",
+        step_below_the_seed,
+        "tests/test_seeds.py::test_two_seeds_draw_different_numbers_and_one_seed_the_same[teacher forcing]",
     ),
     Fault(
         "each process mirrors the first images of its own part",
@@ -398,6 +412,12 @@ FAULTS = [
         "flowbench.forecasting.windows.fit_scaler",
         scaler_of_the_whole_file,
         f"{_WINDOWS}::test_changed_test_rows_change_no_scaler_and_no_training_window[ratio]",
+    ),
+    Fault(
+        "rounding taken for the deviation of a constant column",
+        "flowbench.forecasting.protocol._is_constant",
+        constant_without_rounding,
+        f"{_WINDOWS}::test_a_column_that_is_constant_up_to_rounding_is_divided_by_one_and_named[0.1-ratio]",
     ),
     Fault(
         "forecast windows off by one",

@@ -43,6 +43,7 @@ class LSTM2LSTMConfig(LearnedConfig):
     """`name: lstm2lstm`."""
 
     added: ClassVar[frozenset[str]] = LearnedConfig.added | {"channels", "positions"}
+    numerics = 2  # 2: teacher forcing draws from the seed, too, no longer from the step alone
 
     hidden: PositiveInt = 128
     layers: PositiveInt = 2
