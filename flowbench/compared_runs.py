@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.bundle import is_bundle
 from flowbench.config import config_id
 from flowbench.data.image_set import Split
 from flowbench.errors import InputError
 from flowbench.paired import LEVEL, Paired, compare_values
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder, find_run, find_runs
+from flowbench.same_data import check_same_data
 
 __all__ = ["ComparedRuns", "compare_runs"]
 
@@ -87,10 +89,14 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
 
     Raises:
-        InputError: a run is missing or not finished; the two were not measured on the same data.
+        InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
+            with another content.
     """
     runs = [_runs(one) for one in (a, b)]
     results = [run.result for group in runs for run in group]
+    for run in (run for group in runs for run in group):
+        if not is_bundle(run.path):  # an exported folder does not know where its data lie
+            check_same_data(run)
     kind, dataset = results[0]["kind"], results[0]["dataset"]
     if any((result["kind"], result["dataset"]) != (kind, dataset) for result in results):
         raise InputError(

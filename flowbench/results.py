@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config import config_id, config_sha256
-from flowbench.data.image_set import data_root
-from flowbench.data.images import open_split
-from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
-from flowbench.data.series import series_path
 from flowbench.errors import FlowbenchError
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment
 from flowbench.tables import Entry, Row
 
@@ -144,12 +141,11 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
         reasons.append(f"{experiment.model.name} computes differently today")
     name = experiment.data.name
     known = image_sets if experiment.kind == "density" else series_sets
-    if name is not None and name in known:
-        if stored.get("data") != known[name].numerics:
-            reasons.append(f"{name} is prepared differently today")
-        today = _images_today(name) if experiment.kind == "density" else _series_today(name)
-        if today is not None and result.get("data_fingerprint") != today:
-            reasons.append("the data has another fingerprint today")
+    if name is not None and name in known and stored.get("data") != known[name].numerics:
+        reasons.append(f"{name} is prepared differently today")
+    today = fingerprints_here(experiment).get("train" if experiment.kind == "density" else "file")
+    if today is not None and result.get("data_fingerprint") != today:
+        reasons.append("the data has another fingerprint today")
     return reasons
 
 
@@ -161,27 +157,6 @@ def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str
         "mae_without_stuck": statistics.fmean(known) if len(known) == len(metrics) else None,
         "constant_share": metrics[0].get("constant_share") or {},
     }
-
-
-def _images_today(name: str) -> str | None:
-    """Return the fingerprint of the training images as they lie here today; None where they are not here."""
-    try:
-        if image_sets[name].embedded:
-            return open_split(name, "train").fingerprint
-        if not (data_root() / name / MANIFEST).is_file():
-            return None
-        record = read_manifest(data_root() / name).splits.get("train")
-    except FlowbenchError:
-        return None
-    return None if record is None else record.content_sha256
-
-
-def _series_today(name: str) -> str | None:
-    """Return the SHA-256 of the file as it lies here today; None where it is not here."""
-    try:
-        return file_sha256(series_path(name))
-    except FlowbenchError:
-        return None
 
 
 def _badges(results: Sequence[Mapping[str, Any]], runs: Sequence[Path], status: str, *, stale: bool) -> list[str]:
