@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.bundle import is_bundle
 from flowbench.config import config_id
 from flowbench.data.image_set import Split
 from flowbench.errors import InputError
 from flowbench.paired import LEVEL, Paired, compare_values
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder, find_run, find_runs
+from flowbench.same_data import check_same_data
 
 __all__ = ["ComparedRuns", "compare_runs"]
 
@@ -90,20 +92,21 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
 
     Raises:
-        InputError: a run is missing or not finished; the two were not measured on the same data.
+        InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
+            with another content.
     """
     runs = [_runs(one) for one in (a, b)]
     results = [run.result for group in runs for run in group]
+    for run in (run for group in runs for run in group):
+        if not is_bundle(run.path):  # an exported folder does not know where its data lie
+            check_same_data(run)
     kind, dataset = results[0]["kind"], results[0]["dataset"]
     if any((result["kind"], result["dataset"]) != (kind, dataset) for result in results):
         raise InputError(
             f"{a} and {b}: not of the same data set and kind: {results[0]['dataset']}, {results[-1]['dataset']}"
         )
     where = split or _report_split(kind, dataset)
-    known = ("bits_per_dim",) if kind == "density" else _PER_WINDOW
-    what = metric or known[0]
-    if what not in known:
-        raise InputError(f"--metric {what}: not kept for each item; of a {kind} run there is {', '.join(known)}")
+    what = metric or ("bits_per_dim" if kind == "density" else "mae")
     found = [[_values(run, where, what) for run in group] for group in runs]
     fingerprints = {fingerprint for group in found for _, fingerprint in group}
     if len(fingerprints) != 1:
@@ -151,6 +154,10 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
     if figure is None:
         known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
         raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
+    if metric not in ("bits_per_dim", *_PER_WINDOW):
+        raise InputError(
+            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
+        )
     for path in sorted(run.evaluations.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:

@@ -16,9 +16,10 @@ from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
 from flowbench.forecasting.series import Series, read_series
-from flowbench.loading import load_run
+from flowbench.loading import load_run, stopped_at
 from flowbench.registry import series_sets
-from flowbench.runs import RunFolder
+from flowbench.runs import RunFolder, stem_of
+from flowbench.same_data import check_same_data
 
 __all__ = ["Forecasted", "forecast_run"]
 
@@ -43,6 +44,8 @@ class Forecasted:
     unit: str | None
     notes: list[str]
     """What must be said beside it."""
+    stopped: str | None
+    """Where the training was stopped, if it has not come to its end."""
 
 
 def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
@@ -54,23 +57,29 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         rolling: walk over the file in blocks of the horizon, each fed by the true rows before it; else forecast the
             rows that follow the file's end.
     Raises:
-        InputError: a density run, a missing file or column, a file that is too short.
+        InputError: a density run, a missing file or column, a file that is too short, the run's own with other bytes.
     """
     experiment = run.experiment
     if experiment.kind != "forecast":
         raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
+    if data is None:
+        check_same_data(run)
     series = open_series(experiment.data) if data is None else _read(data)
-    model, scaler = load_run(run.path), run_scaler(run.environment["data"])
+    trained = run.environment["data"]
+    model, scaler = load_run(run.path), run_scaler(trained)
     assert isinstance(model, Forecaster)
     frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
-    name = f"{'rolling' if rolling else 'next'}-{series.path.stem}"
+    foreign = series.sha256 != trained["fingerprint"]
+    name = f"{'rolling' if rolling else 'next'}-{stem_of(series.path.stem, series.sha256 if foreign else None)}"
     csv = run.path / "forecasts" / f"{name}.csv"
     with replacing(csv) as temporary:
         frame.to_csv(temporary, index=False)
     known = np.isfinite(frame.drop(columns="date").to_numpy()).all()
     mae, per_column = forecast_mae(frame, scaler) if known else (None, {})
     what = "rolling forecast" if rolling else f"the {len(frame)} rows after the end"
+    stopped = stopped_at(run)
     error = "" if mae is None else f", MAE {mae:.4f}"
+    error += "" if stopped is None else f" ({stopped})"
     plot = draw_forecast(
         frame.tail(SHOWN_ROWS),
         run.figures / f"forecast-{name}.svg",
@@ -80,7 +89,9 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     )
     unit = experiment.data.unit
     original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
-    return Forecasted(csv, plot, len(frame), mae, original, per_column, unit, scaler.notes)
+    return Forecasted(
+        csv, plot, len(frame), mae, original, per_column, unit, scaler.notes, None if stopped is None else str(stopped)
+    )
 
 
 def _read(data: str) -> Series:

@@ -9,12 +9,11 @@ from typing import Any
 
 from flowbench.config import config_id, config_sha256
 from flowbench.data.image_set import ImageSet, data_root
-from flowbench.data.images import open_split
-from flowbench.data.manifest import Manifest, file_sha256, read_manifest
-from flowbench.data.series import series_path
+from flowbench.data.manifest import Manifest, read_manifest
 from flowbench.errors import FlowbenchError
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment
 from flowbench.tables import Entry, Row
 
@@ -151,12 +150,11 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
         reasons.append(f"{experiment.model.name} computes differently today")
     name = experiment.data.name
     known = image_sets if experiment.kind == "density" else series_sets
-    if name is not None and name in known:
-        if stored.get("data") != known[name].numerics:
-            reasons.append(f"{name} is prepared differently today")
-        today = _images_today(name) if experiment.kind == "density" else _series_today(name)
-        if today is not None and result.get("data_fingerprint") != today:
-            reasons.append("the data has another fingerprint today")
+    if name is not None and name in known and stored.get("data") != known[name].numerics:
+        reasons.append(f"{name} is prepared differently today")
+    today = fingerprints_here(experiment).get("train" if experiment.kind == "density" else "file")
+    if today is not None and result.get("data_fingerprint") != today:
+        reasons.append("the data has another fingerprint today")
     return reasons
 
 
@@ -199,17 +197,6 @@ def _resample(dataset: str, result: Mapping[str, Any], metric: Mapping[str, Any]
     return choices["resample"]
 
 
-def _images_today(name: str) -> str | None:
-    """Return the fingerprint of the training images as they lie here today; None where they are not here."""
-    try:
-        if image_sets[name].embedded:
-            return open_split(name, "train").fingerprint
-    except FlowbenchError:
-        return None
-    manifest = _manifest(name)
-    return None if manifest is None else manifest.splits["train"].content_sha256
-
-
 def _manifest(name: str) -> Manifest | None:
     """Return the manifest of a set as it lies here today; None where there is none, or none with training images."""
     try:
@@ -217,14 +204,6 @@ def _manifest(name: str) -> Manifest | None:
     except FlowbenchError:
         return None
     return manifest if "train" in manifest.splits else None
-
-
-def _series_today(name: str) -> str | None:
-    """Return the SHA-256 of the file as it lies here today; None where it is not here."""
-    try:
-        return file_sha256(series_path(name))
-    except FlowbenchError:
-        return None
 
 
 def _badges(results: Sequence[Mapping[str, Any]], runs: Sequence[Path], status: str, *, stale: bool) -> list[str]:

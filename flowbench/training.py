@@ -24,6 +24,7 @@ from flowbench.processes import agree, distribute, from_leader, join, leads, mea
 from flowbench.progress import TrainingBar
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
 from flowbench.session import Session
 from flowbench.task import Task, Watch, make_task
@@ -54,7 +55,7 @@ def train(
         watch: follows a training that is one choice among others: it is told of every validation, and may raise to end
             the training. The result then holds figures on the data that choose; the report split stays closed.
     Raises:
-        InputError: missing data, a folder with another config, an unfinished one without `resume`.
+        InputError: missing data, a folder with another config or of other data, an unfinished one without `resume`.
         WorkFailedError: the training diverged, or another of its processes was lost; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
@@ -92,6 +93,7 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
         return None
     run.check_config(experiment)
     if run.finished:
+        check_same_data(run)
         return run.result
     if not resume:
         raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")

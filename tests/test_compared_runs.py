@@ -88,5 +88,7 @@ def test_forecasts_are_compared_by_windows_with_a_hac_variance(tmp_path: Path) -
     compared = compare_runs(str(tmp_path / "seasonal_naive"), str(tmp_path / "mean"))
     assert (compared.unit, compared.metric, compared.paired.n) == ("windows", "mae", 175)
     assert compared.paired.verdict == "better"
+    with pytest.raises(InputError, match="--metric mae_original: not kept for each item"):
+        compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mae_original")
     squared = compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mse")
     assert squared.paired.verdict == "worse"

@@ -182,8 +182,8 @@ def constant_without_rounding(_: Any) -> Any:
 
 
 def futures_one_row_early(init: Any) -> Any:
-    def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int) -> None:
-        init(self, values, part, lookback, horizon, outputs)
+    def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int, *runs: Any) -> None:
+        init(self, values, part, lookback, horizon, outputs, *runs)
         rows = values[part.first : part.stop]
         self.futures = rows[lookback - 1 : -1, rows.shape[1] - outputs :].unfold(0, horizon, 1)
 
@@ -274,6 +274,18 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def other_bytes_unnoticed(_: Any) -> Any:
+    return lambda run: None
+
+
+def named_by_the_path_alone(_: Any) -> Any:
+    return lambda name, fingerprint=None: name
+
+
+def runs_of_half_a_day(in_constant_runs: Any) -> Any:
+    return lambda values, rows_per_day: in_constant_runs(values, rows_per_day // 2)
+
+
 def step_below_the_seed(_: Any) -> Any:
     return lambda stream, seed, step, *places: (seed << 32) + step
 
@@ -303,6 +315,7 @@ _EVALUATION = "flowbench.evaluation"
 _TESTS = "tests/test_evaluation.py"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
+_SAME = "tests/test_same_data.py"
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
@@ -468,6 +481,30 @@ FAULTS = [
         "flowbench.forecast_task.open_windows",
         each_file_by_its_own_scaler,
         "tests/test_forecast_task.py::test_another_sets_test_part_is_measured_as_the_training_was_scaled",
+    ),
+    Fault(
+        "the file changed, and the run is measured on it under its name",
+        "flowbench.same_data.change_of_data",
+        other_bytes_unnoticed,
+        f"{_SAME}::test_a_file_that_changed_is_refused_by_every_command_that_takes_it_for_the_runs_own",
+    ),
+    Fault(
+        "other images prepared in the slot, and the run is measured on them",
+        "flowbench.loading.check_same_data",
+        other_bytes_unnoticed,
+        f"{_SAME}::test_other_images_in_the_slot_of_a_folder_are_refused_and_measured_apart_when_asked_for",
+    ),
+    Fault(
+        "another content's figures written over the run's own",
+        "flowbench.forecast_task.stem_of",
+        named_by_the_path_alone,
+        f"{_SAME}::test_other_bytes_under_the_same_path_are_measured_with_the_runs_scaler_in_a_file_of_their_own",
+    ),
+    Fault(
+        "half a day taken for a stuck sensor",
+        "flowbench.forecasting.constant_runs.in_constant_runs",
+        runs_of_half_a_day,
+        "tests/forecasting/test_constant_runs.py::test_a_run_of_a_day_is_constant_and_one_row_less_is_not",
     ),
     Fault(
         "Glow's actnorm initialized twice",
