@@ -13,6 +13,7 @@ from flowbench.data.images import open_split
 from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
 from flowbench.data.series import series_path
 from flowbench.errors import FlowbenchError
+from flowbench.optimization import COMPILED_NUMERICS, FUSED
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
@@ -140,6 +141,8 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
     stored = numerics if isinstance(numerics, Mapping) else {"model": numerics}
     if stored.get("model") != experiment.model.numerics:
         reasons.append(f"{experiment.model.name} computes differently today")
+    if _measured_compiled_weights(experiment) and stored.get("compiled", 1) != COMPILED_NUMERICS:
+        reasons.append("its compiled training measured kernels of earlier weights")
     name = experiment.data.name
     known = image_sets if experiment.kind == "density" else series_sets
     if name is not None and name in known:
@@ -149,6 +152,12 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
         if today is not None and result.get("data_fingerprint") != today:
             reasons.append("the data has another fingerprint today")
     return reasons
+
+
+def _measured_compiled_weights(experiment: Experiment[Any, Any]) -> bool:
+    """Say whether figures are of weights that a compiled density and a fused optimizer left; averages are copied."""
+    compiled = experiment.kind == "density" and experiment.train.compile
+    return compiled and experiment.optim.name in FUSED and experiment.weights == "raw"
 
 
 def _images_today(name: str) -> str | None:
