@@ -11,6 +11,7 @@ from flowbench.config import config_id, config_sha256
 from flowbench.data.image_set import ImageSet, data_root
 from flowbench.data.manifest import Manifest, read_manifest
 from flowbench.errors import FlowbenchError
+from flowbench.optimization import COMPILED_NUMERICS, FUSED
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
 from flowbench.same_data import fingerprints_here
@@ -148,6 +149,8 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
     stored = numerics if isinstance(numerics, Mapping) else {"model": numerics}
     if stored.get("model") != experiment.model.numerics:
         reasons.append(f"{experiment.model.name} computes differently today")
+    if _measured_compiled_weights(experiment) and stored.get("compiled", 1) != COMPILED_NUMERICS:
+        reasons.append("its compiled training measured kernels of earlier weights")
     name = experiment.data.name
     known = image_sets if experiment.kind == "density" else series_sets
     if name is not None and name in known and stored.get("data") != known[name].numerics:
@@ -166,6 +169,12 @@ def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str
         "mae_without_stuck": statistics.fmean(known) if len(known) == len(metrics) else None,
         "constant_share": metrics[0].get("constant_share") or {},
     }
+
+
+def _measured_compiled_weights(experiment: Experiment[Any, Any]) -> bool:
+    """Say whether figures are of weights that a compiled density and a fused optimizer left; averages are copied."""
+    compiled = experiment.kind == "density" and experiment.train.compile
+    return compiled and experiment.optim.name in FUSED and experiment.weights == "raw"
 
 
 def _with_resample(row: Mapping[str, Any], names: Sequence[str | None]) -> dict[str, Any]:

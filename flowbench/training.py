@@ -19,7 +19,7 @@ from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
-from flowbench.optimization import learning_rate, take_step
+from flowbench.optimization import COMPILED_NUMERICS, learning_rate, take_step
 from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
 from flowbench.registry import image_sets
@@ -246,7 +246,11 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "throughput": {f"train_{task.unit}_per_second": speed},
         "mlflow_run_id": read_mlflow_run_id(session.run.path),
         "config_sha256": config_sha256(experiment),
-        "numerics": {"model": experiment.model.numerics, "data": task.data["numerics"]},
+        "numerics": {
+            "model": experiment.model.numerics,
+            "data": task.data["numerics"],
+            **({"compiled": COMPILED_NUMERICS} if experiment.train.compile else {}),
+        },
     }
     session.run.write_result(result)
     return result

@@ -6,11 +6,12 @@ import pytest
 
 from flowbench.config import config_sha256, load_experiment
 from flowbench.data import open_split, prepare
+from flowbench.optimization import COMPILED_NUMERICS
 from flowbench.registry import image_sets
 from flowbench.report.formats import difference
 from flowbench.report.verdict import verdict
 from flowbench.reproduce import reproduce
-from flowbench.results import done_row, rechecked_row
+from flowbench.results import done_row, rechecked_row, stale_reasons
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
 from flowbench.tables import load_table
@@ -162,3 +163,25 @@ def test_a_training_on_lsun_is_labelled_from_the_images_to_the_page(
         text = (tmp_path / "out" / name).read_text()
         assert f"resample {resample}" in text
         assert (OTHER in text) == (resample == "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("keys", "measured"),
+    [
+        (["train.compile=true", "optim.name=adam", "train.ema=0"], "earlier weights"),
+        (["train.compile=true", "optim.name=adamw", "train.ema=0"], "earlier weights"),
+        (["train.compile=true", "optim.name=adam", "train.ema=0.9", "evaluate.weights=raw"], "earlier weights"),
+        (["train.compile=true", "optim.name=adam", "train.ema=0.9"], ""),
+        (["train.compile=true", "optim.name=adamax", "train.ema=0"], ""),
+        (["train.compile=false", "optim.name=adam", "train.ema=0"], ""),
+    ],
+)
+def test_figures_of_raw_weights_that_a_compiled_training_and_a_fused_optimizer_left_are_stale_until_now(
+    keys: list[str], measured: str
+) -> None:
+    experiment = load_experiment("glow/digits", keys)
+    result = FakeTrainer().result(experiment, 2.0)
+    assert measured in " ".join(stale_reasons(result, experiment))
+    assert bool(stale_reasons(result, experiment)) == bool(measured)
+    today = {**result, "numerics": {**result["numerics"], "compiled": COMPILED_NUMERICS}}
+    assert stale_reasons(today, experiment) == []
