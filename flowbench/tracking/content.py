@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowbench.errors import InputError
+from flowbench.yaml_files import refuse_odd_numbers
 
 __all__ = [
     "MetricsTail",
@@ -125,6 +126,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         written = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written, Loader=yaml.SafeLoader)):
             raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        refuse_odd_numbers(written, f"{path}: ")
         content = yaml.safe_load(written)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no run here: there is no config.yaml") from error
