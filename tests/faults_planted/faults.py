@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.signal
 import torch
 from torch import Tensor
 
 from flowbench.bases import standard_normal_log_prob
+from flowbench.error_bars import ErrorBar
 from flowbench.forecasting.protocol import Scaler
 
 __all__ = ["FAULTS", "Fault"]
@@ -269,12 +271,35 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def lags_capped_below_the_horizon(compare_values: Any) -> Any:
+    def wrong(a: Any, b: Any, *, horizon: int) -> Any:
+        paired = compare_values(a, b, horizon=horizon)
+        differences = np.mean(a, axis=0) - np.mean(b, axis=0) - paired.difference
+        lags = max(1, min(3 * horizon, paired.n // 4))
+        covariances = scipy.signal.correlate(differences, differences, method="fft")[paired.n - 1 :][: lags + 1]
+        covariances *= 2 - 2 * np.arange(lags + 1) / (lags + 1)
+        error = math.sqrt(covariances.sum() - covariances[0] / 2) / paired.n
+        p_value = ErrorBar(error, 1.5 * paired.n / lags).p_value(paired.difference)
+        return replace(paired, verdict="tie" if p_value >= 0.01 else "better" if paired.difference < 0 else "worse")
+
+    return wrong
+
+
+def normal_quantile(p_value: Any) -> Any:
+    return lambda self, difference: p_value(replace(self, freedom=math.inf), difference)
+
+
+def spread_known_exactly(over_seeds: Any) -> Any:
+    return lambda deviation, seeds: replace(over_seeds(deviation, seeds), freedom=math.inf)
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
 _TESTS = "tests/test_evaluation.py"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
+_LEVEL = "tests/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
@@ -454,5 +479,23 @@ FAULTS = [
         "flowbench.data.training_parts",
         holdout_in_training,
         "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
+    ),
+    Fault(
+        "lags capped at a quarter of the windows, below the horizon",
+        "flowbench.paired.compare_values",
+        lags_capped_below_the_horizon,
+        f"{_LEVEL}[720]",
+    ),
+    Fault(
+        "an error of few horizons judged by the normal quantile",
+        "flowbench.error_bars.ErrorBar.p_value",
+        normal_quantile,
+        f"{_LEVEL}[192]",
+    ),
+    Fault(
+        "three seeds judged by the normal quantile",
+        "flowbench.report.verdict.over_seeds",
+        spread_known_exactly,
+        "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
     ),
 ]
