@@ -299,6 +299,8 @@ def parts_pooled_into_training(_: Any) -> Any:
 def without_how_images_were_resized(summarize: Any) -> Any:
     def wrong(parts: Any, model: Any, images: Any, *arguments: Any) -> Any:
         return summarize(parts, model, replace(images, choices={}), *arguments)
+
+
 def lags_capped_below_the_horizon(compare_values: Any) -> Any:
     def wrong(a: Any, b: Any, *, horizon: int) -> Any:
         paired = compare_values(a, b, horizon=horizon)
@@ -319,6 +321,8 @@ def any_images_will_do(_: Any) -> Any:
 
 def unnamed_counts_as_the_released_way(choices: Any) -> Any:
     return lambda self, preprocessing: choices(self, {"resample": next(iter(self.resamples), None), **preprocessing})
+
+
 def normal_quantile(p_value: Any) -> Any:
     return lambda self, difference: p_value(replace(self, freedom=math.inf), difference)
 
