@@ -37,6 +37,8 @@ class ComparedRuns:
     paired: Paired
     same_config: bool
     """Whether A and B are seeds of one config."""
+    resample: str | None = None
+    """How the images were resized; None where their set offers no choice."""
 
     @property
     def lines(self) -> list[str]:
@@ -44,14 +46,21 @@ class ComparedRuns:
         paired, (a, b) = self.paired, self.names
         seeds = " and ".join(map(str, paired.seeds))
         lines = [
-            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)",
+            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)"
+            + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
-            f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
-            f"(unpaired: ± {paired.unpaired_stderr:.4f}); p = {paired.p_value:.2g}",
         ]
-        if paired.seed_stderr is not None:
-            lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, ± {paired.seed_stderr:.4f} over seeds")
+        over_seeds = "" if paired.seed_stderr is None else f"± {paired.seed_stderr:.4f} over seeds"
+        if paired.stderr is None:
+            lines.append(f"A − B = {paired.difference:+.4f} {over_seeds}".rstrip())
+        else:
+            lines.append(
+                f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
+                f"(unpaired: ± {paired.unpaired_stderr:.4f}); p = {paired.p_value:.2g}"
+            )
+            if over_seeds:
+                lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, {over_seeds}")
         return [*lines, self.verdict]
 
     @property
@@ -61,6 +70,11 @@ class ComparedRuns:
         models = "" if paired.seed_stderr is not None else " as trained here (one run: give seeds to judge the config)"
         if self.same_config:
             return "verdict: tie: A and B are seeds of one config; their difference is that of training runs"
+        if paired.verdict == "no verdict":
+            return (
+                f"verdict: none: {paired.n:,} overlapping windows are {paired.horizons:.1f} independent horizons, too "
+                f"few for an error; {paired.items_needed:,} windows or more allow a verdict"
+            )
         if paired.verdict != "tie":
             return f"verdict: A is {paired.verdict} than B{models}, at {LEVEL:.0%} confidence"
         ways = []
@@ -121,6 +135,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         unit="images" if kind == "density" else "windows",
         paired=compare_values(values[0], values[1], horizon=horizons.pop()),
         same_config=ids[0] == ids[1],
+        resample=results[0]["metrics"][where][what].get("resample"),
     )
 
 

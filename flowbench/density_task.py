@@ -97,6 +97,8 @@ class DensityTask:
         self._experiment, self._device = experiment, device
         config = experiment.data
         self._train, self._holdout = training_parts(config)
+        # Opened before the first step: missing, it would end a whole training without a result.
+        self._report = open_images(config, image_sets[config.name].report_split)
         self.data = {
             "name": config.name,
             "fingerprint": self._train.fingerprint,
@@ -104,6 +106,7 @@ class DensityTask:
             "shape": list(self._train.shape),
             "levels": self._train.levels,
             "numerics": image_sets[config.name].numerics,
+            **self._train.choices,
             "fingerprints": fingerprints_here(experiment),
         }
         self.model = build_density(experiment, trained or self.data).to(device)
@@ -145,11 +148,10 @@ class DensityTask:
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Measure the whole report split, and training images beside it; return metrics by split and notes."""
-        report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
         some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
         metrics: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
-        for images in (report, some):
+        for images in (self._report, some):
             measured = self._evaluate(images, self.setting(), average)
             metrics[images.split] = measured.metrics
             notes += measured.notes

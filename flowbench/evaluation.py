@@ -317,6 +317,7 @@ def _summarize(
         "bound": "exact" if exact else "uniform",
         "batch_norm": setting.batch_norm if normalized else None,
         "weights": setting.weights,
+        **images.choices,
     }
     bits = per_nat * log_prob[:, : setting.draws].mean(1)
     terms = per_nat * np.concatenate([part.terms for part in parts])[order].mean(0)

@@ -11,7 +11,7 @@ from flowbench.schema import Experiment
 
 __all__ = ["model_card"]
 
-LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights")
+LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights", "resample")
 UNITS = {"bits_per_dim": "bits/dim"}
 
 _USE = {
@@ -121,7 +121,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[str]:
 def _data_terms(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> str:
     sets = image_sets if experiment.kind == "density" else series_sets
     name = result["dataset"]
-    if name not in sets or getattr(experiment.data, "csv", None) is not None:
+    if name not in sets or not sets[name].citation or getattr(experiment.data, "csv", None) is not None:
         return f"The terms of its training data, {name}, are its owner's."
     known = sets[name]
     return f"Training data: {known.title} ({known.published}), terms: {known.licence}; cite {known.citation}."

@@ -19,9 +19,10 @@ from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
-from flowbench.optimization import learning_rate, take_step
+from flowbench.optimization import COMPILED_NUMERICS, learning_rate, take_step
 from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
+from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
 from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
@@ -245,16 +246,22 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "throughput": {f"train_{task.unit}_per_second": speed},
         "mlflow_run_id": read_mlflow_run_id(session.run.path),
         "config_sha256": config_sha256(experiment),
-        "numerics": {"model": experiment.model.numerics, "data": task.data["numerics"]},
+        "numerics": {
+            "model": experiment.model.numerics,
+            "data": task.data["numerics"],
+            **({"compiled": COMPILED_NUMERICS} if experiment.train.compile else {}),
+        },
     }
     session.run.write_result(result)
     return result
 
 
 def _budget(session: Session) -> str:
-    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end on its images."""
     experiment = session.experiment
     if experiment.preset is None or session.budget is not None:
+        return "custom"
+    if experiment.kind == "density" and image_sets[experiment.data.name].prepared_otherwise(session.task.data):
         return "custom"
     try:
         shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")

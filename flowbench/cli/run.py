@@ -168,4 +168,4 @@ def _print_notes(content: dict[str, Any]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights")
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")

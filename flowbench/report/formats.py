@@ -86,7 +86,12 @@ def difference(row: Mapping[str, Any]) -> float | None:
 
 
 def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the published figure that the row is compared with: of the model it reproduces, on the same split."""
+    """Return the published figure that the row is compared with: of the model it reproduces, on the same split.
+
+    None where ours is of images that were resized in another way: they are other images, easier or harder ones.
+    """
+    if "other resampling" in row["badges"]:
+        return None
     published: Sequence[Mapping[str, Any]] = row["published"]
     for entry in published:
         if (entry["model"], entry["split"]) == (row.get("reproduces"), row["split"]):
@@ -95,7 +100,7 @@ def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def labels(row: Mapping[str, Any]) -> str:
-    """Return what the figure is made of: levels, dequantization, draws, bound, batch norm, weights, window, units."""
+    """Say what the figure is made of: levels, dequantization, draws, bound, weights, window, unit, resample."""
     made_of = row.get("labels", {})
     parts = [f"{key.replace('_', ' ')} {value}" for key, value in made_of.items()]
     if row["metric"].endswith("_original") and row["value"] is not None and "unit" not in made_of:

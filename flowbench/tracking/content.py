@@ -15,6 +15,7 @@ import yaml
 
 from flowbench.errors import InputError
 from flowbench.metric_words import known_values, remarks
+from flowbench.yaml_files import refuse_odd_numbers
 
 __all__ = [
     "MetricsTail",
@@ -126,6 +127,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         written = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written, Loader=yaml.SafeLoader)):
             raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        refuse_odd_numbers(written, f"{path}: ")
         content = yaml.safe_load(written)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no run here: there is no config.yaml") from error
@@ -163,6 +165,7 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         "dataset": made_of.get("name") or data.get("name") or data.get("csv"),
         "data_fingerprint": made_of.get("fingerprint") or result.get("data_fingerprint"),
         "data_status": made_of.get("status"),
+        "resample": made_of.get("resample"),
         "seed": config.get("seed"),
         "device": environment.get("device_name") or result.get("device"),
         "dirty": environment.get("dirty"),

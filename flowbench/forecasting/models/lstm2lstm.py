@@ -43,7 +43,6 @@ class LSTM2LSTMConfig(LearnedConfig):
     """`name: lstm2lstm`."""
 
     added: ClassVar[frozenset[str]] = LearnedConfig.added | {"channels", "positions"}
-    numerics = 2  # 2: teacher forcing draws from the seed, too, no longer from the step alone
 
     hidden: PositiveInt = 128
     layers: PositiveInt = 2
@@ -57,6 +56,11 @@ class LSTM2LSTMConfig(LearnedConfig):
     positions: bool = False
     """Whether attention has a learned score for each step and row of the history besides that of their contents."""
     faithful: bool = False
+
+    @property
+    def numerics(self) -> int:  # type: ignore[override]
+        """2: teacher forcing draws from the seed, too, no longer from the step alone; without it nothing changed."""
+        return 2 if self.teacher_forcing else 1
 
     @model_validator(mode="after")
     def _faithful_has_neither(self) -> Self:
