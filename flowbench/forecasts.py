@@ -10,7 +10,7 @@ from flowbench.atomic import replacing
 from flowbench.data.series import series_path
 from flowbench.errors import InputError
 from flowbench.figures.forecasts import draw_forecast
-from flowbench.forecast_task import open_series, run_scaler
+from flowbench.forecast_task import open_series, run_scaler, step_notes
 from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
@@ -54,8 +54,9 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     experiment = run.experiment
     if experiment.kind != "forecast":
         raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
-    series = open_series(experiment.data) if data is None else _read(data)
-    model, scaler = load_run(run.path), run_scaler(run.environment["data"])
+    trained = run.environment["data"]
+    series = open_series(experiment.data) if data is None else _read(data, experiment.data.date, trained.get("step"))
+    model, scaler = load_run(run.path), run_scaler(trained)
     assert isinstance(model, Forecaster)
     frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
     name = f"{'rolling' if rolling else 'next'}-{series.path.stem}"
@@ -73,11 +74,12 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         experiment.model.name,
         None if rolling else _history(series, scaler, model),
     )
-    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"), scaler.notes)
+    notes = [*series.notes, *step_notes(trained, series), *scaler.notes]
+    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"), notes)
 
 
-def _read(data: str) -> Series:
-    return read_series(series_path(data) if data in series_sets else data)
+def _read(data: str, date: str | None, step: str | None) -> Series:
+    return read_series(series_path(data)) if data in series_sets else read_series(data, date=date, step=step)
 
 
 def _history(series: Series, scaler: Scaler, model: Forecaster) -> pd.DataFrame:
