@@ -121,7 +121,7 @@ def _find(experiment: str) -> Path:
     raise InputError(f"no experiment named {experiment!r}{did_you_mean(experiment, experiment_names())}")
 
 
-# Keys of which only one may stand: overriding one clears the other.
+# Keys of which only one may stand: overriding one, but not by null, clears the other.
 _ALTERNATIVES = {
     "data.name": "data.csv",
     "data.csv": "data.name",
@@ -148,7 +148,7 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
     for override in overrides:
         key = override.partition("=")[0]
         section, _, name = _ALTERNATIVES.get(key, "").partition(".")
-        if name and isinstance(result.get(section), dict):
+        if name and isinstance(result.get(section), dict) and result[section].get(key.partition(".")[2]) is not None:
             result[section].pop(name, None)
     return result
 

@@ -134,6 +134,17 @@ def test_one_of_two_lengths_and_sources(experiment_file: Path) -> None:
     assert "train.epochs or train.steps" in refusal(experiment_file)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_null_clears_itself_and_no_other(experiment_file: Path, turn: int) -> None:
+    length = load_experiment(experiment_file, ["train.epochs=null", "train.steps=3"][::turn]).train
+    assert (length.epochs, length.steps) == (None, 3)
+    data = load_experiment("etth/nlinear", ["data.name=null", "data.csv=mine.csv"][::turn]).data
+    assert (data.name, data.csv) == (None, "mine.csv")
+    assert load_experiment("etth/nlinear", ["data.csv=null"]).data.name == "etth1"
+    for key, words in (("data.name", "data.name (a known set) or data.csv"), ("train.epochs", "train.epochs or")):
+        assert words in refusal("etth/nlinear", f"{key}=null")
+
+
 def test_experiments_are_frozen(experiment_file: Path) -> None:
     experiment = load_experiment(experiment_file)
     with pytest.raises(ValueError, match="frozen"):
