@@ -29,6 +29,7 @@ def test_each_problem_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.delenv("FLOWBENCH_TRACKING", raising=False)
     assert "flowbench track import" in (found("tracking").remedy or "")
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
     monkeypatch.setattr(doctor.torch, "get_num_threads", lambda: 10_000)
     assert "OMP_NUM_THREADS" in (found("threads").remedy or "")
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=99", "no-such-package", "pytest; extra == 'dev'"])

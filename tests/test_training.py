@@ -188,6 +188,25 @@ def test_divergence_ends_with_the_last_good_checkpoint(tmp_path: Path, monkeypat
     run = RunFolder(tmp_path / "run")
     assert not run.finished
     assert all(torch.isfinite(value).all() for value in weights(run).values())
+    assert "diverged" in json.loads((run.path / "failure.json").read_text())["reason"]
+    monkeypatch.setattr(density_task.DensityTask, "batch", batch)
+    train(tiny("train.max_skipped=3"), run.path, resume=True)
+    assert not (run.path / "failure.json").exists()
+
+
+def test_a_refused_or_pruned_training_is_no_failed_run(tmp_path: Path) -> None:
+    class PrunedError(Exception):
+        pass
+
+    def prune(*_: object) -> None:
+        raise PrunedError
+
+    with pytest.raises(PrunedError):
+        train(tiny("train.validate_every=2"), tmp_path / "run", watch=prune)
+    with pytest.raises(InputError, match="unfinished run"):
+        train(tiny("train.validate_every=2"), tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run" / "failure.json").exists()
 
 
 def test_best_weights_are_kept_and_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
