@@ -331,6 +331,14 @@ def spread_known_exactly(over_seeds: Any) -> Any:
     return lambda deviation, seeds: replace(over_seeds(deviation, seeds), freedom=math.inf)
 
 
+def unseen(_: Any) -> Any:
+    return lambda tensors: None
+
+
+def as_it_runs(_: Any) -> Any:
+    return nullcontext
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
@@ -596,5 +604,16 @@ FAULTS = [
         "flowbench.report.verdict.over_seeds",
         spread_known_exactly,
         "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
+        "kernels of older weights after a fused optimizer's step",
+        "torch.autograd.graph.increment_version",
+        unseen,
+        "tests/test_compiled_training.py"
+        "::test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradients[glow-adam]",
+    ),
+    Fault(
+        "fused attention counted as free",
+        "flowbench.flops._nothing_fused",
+        as_it_runs,
+        "tests/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
     ),
 ]
