@@ -560,6 +560,8 @@ FAULTS = [
         "flowbench.data.sets.folder.find_parts",
         parts_pooled_into_training,
         "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
+    ),
+    Fault(
         "how the images were resized reaches no figure",
         f"{_EVALUATION}._summarize",
         without_how_images_were_resized,
@@ -576,6 +578,8 @@ FAULTS = [
         "flowbench.data.image_set.ImageSet.choices",
         unnamed_counts_as_the_released_way,
         "tests/data/test_pictures.py::test_an_lsun_manifest_that_names_no_way_is_of_the_way_before_there_was_a_choice",
+    ),
+    Fault(
         "lags capped at a quarter of the windows, below the horizon",
         "flowbench.paired.compare_values",
         lags_capped_below_the_horizon,
