@@ -18,15 +18,18 @@ from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, Learn
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
+from flowbench.forecasting.steps import step_name
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
+from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
-from flowbench.runs import RunFolder
+from flowbench.runs import RunFolder, stem_of
+from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment, ForecastData
 
-__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler"]
+__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler", "step_notes"]
 
 ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
 
@@ -44,7 +47,17 @@ def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Fo
 
 def run_scaler(data: dict[str, Any]) -> Scaler:
     """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
-    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
+    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]), tuple(data.get("constant", ())))
+
+
+def step_notes(data: dict[str, Any], series: Series) -> list[str]:
+    """Say so where a file's rows come at another step than those of the training that `environment.json` tells of."""
+    here, learned = step_name(series.step), data.get("step")
+    # Runs made before say their rows a day alone.
+    if learned == here or (learned is None and data["rows_per_day"] == series.rows_per_day):
+        return []
+    there = f"{data['rows_per_day']} rows a day" if learned is None else f"steps of {learned}"
+    return [f"{series.path.name} has steps of {here}: the model was trained on {there}"]
 
 
 class ForecastLoss(nn.Module):
@@ -70,7 +83,23 @@ class _Measured:
     windows: ForecastWindows
     name: str
     own: Scaler | None
-    """What its own training would scale its targets by, where it is not the file of the training."""
+    """What its own training would scale its targets by, where another file than the training's is asked for."""
+    trained: dict[str, Any]
+    """The `data` of the training's `environment.json`."""
+    foreign: bool = False
+    """Whether its content is not that of the run's own data."""
+
+    @property
+    def stem(self) -> str:
+        """What its evaluations are called by: two contents never share a name."""
+        return stem_of(self.name, self.windows.series.sha256 if self.foreign else None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said beside its figures."""
+        own = [] if self.own is None else [f"{self.name} itself: {note}" for note in self.own.notes]
+        series = self.windows.series
+        return [*series.notes, *step_notes(self.trained, series), *self.windows.scaler.notes, *own]
 
 
 class ForecastTask:
@@ -79,23 +108,30 @@ class ForecastTask:
     Args:
         experiment: what is trained.
         device: where it lives.
-        trained: the `data` of a run's `environment.json`, where its model meets another file than it was trained on:
-            the windows are then scaled as those of the training were.
+        trained: the `data` of a run's `environment.json`, where its model comes back: the windows are then scaled as
+            those of the training were.
+        asked: the file was asked for by name: the figure under the scaler of its own stands beside the run's.
     """
 
     unit: ClassVar[str] = "windows"
 
     def __init__(
-        self, experiment: ForecastExperiment, device: torch.device, trained: dict[str, Any] | None = None
+        self,
+        experiment: ForecastExperiment,
+        device: torch.device,
+        trained: dict[str, Any] | None = None,
+        *,
+        asked: bool = False,
     ) -> None:
         self._experiment = experiment
         config = experiment.data
-        series = open_series(config)
+        series = open_series(config, None if trained is None else trained.get("step"))
         self._windows = open_windows(
             series, config, device=device, scaler=None if trained is None else run_scaler(trained)
         )
-        own = None if trained is None else fit_scaler(series, config).select(self._windows.targets)
+        foreign = trained is not None and series.sha256 != trained["fingerprint"]
         scaler = self._windows.scaler
+        own = (fit_scaler(series, config) if foreign else scaler).select(self._windows.targets) if asked else None
         self.data: dict[str, Any] = {
             "name": config.name or series.path.stem,
             "fingerprint": series.sha256,
@@ -103,17 +139,21 @@ class ForecastTask:
             "numerics": 1 if config.name is None else series_sets[config.name].numerics,
             "rows": len(series),
             "rows_per_day": series.rows_per_day,
+            "step": step_name(series.step),
             "inputs": list(scaler.columns),
             "targets": list(self._windows.targets),
             "mean": list(scaler.mean),
             "std": list(scaler.std),
+            "constant": list(scaler.constant),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
+            "fingerprints": fingerprints_here(experiment),
         }
-        self._here = self._test = _Measured(self._windows, self.data["name"], own)
+        self._here = self._test = _Measured(self._windows, self.data["name"], own, trained or self.data, foreign)
         if config.test_on is not None:
             other = open_series(config.tested)
             windows = open_windows(other, config.tested, device=device, scaler=scaler)
-            self._test = _Measured(windows, config.test_on, fit_scaler(other, config.tested).select(windows.targets))
+            own = fit_scaler(other, config.tested).select(windows.targets)
+            self._test = _Measured(windows, config.test_on, own, self.data)
         self.model = build_forecaster(experiment, trained or self.data).to(device)
         self._rank, ranks = place()
         self._feed = WindowFeed(
@@ -135,7 +175,7 @@ class ForecastTask:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
-        self._generator.manual_seed((self._experiment.seed << 32) + step)
+        self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
         # What the processes before this one draw for their windows of the global batch.
         before = (self._rank * self._feed.local, self._experiment.data.horizon)
         torch.rand(before, generator=self._generator, device=self._generator.device)
@@ -158,11 +198,14 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
-        config = self._experiment.data
+        config, notes = self._experiment.data, list(dict.fromkeys([*self._here.notes, *self._test.notes]))
         if config.test_on is not None:
-            return measured, [f"tested on {config.test_on}, scaled as {self.data['name']} was in training"]
-        notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
-        return measured, notes if config.protocol == "report" else []
+            notes.append(f"tested on {config.test_on}, scaled as {self.data['name']} was in training")
+        elif config.protocol == "report":
+            notes.append(
+                "report protocol: the scaler has seen the test rows, and they lie before the training rows in time"
+            )
+        return measured, notes
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure every window of the validation part."""
@@ -191,10 +234,10 @@ class ForecastTask:
         with self._weights(average):
             errors = measure(self.model, windows.splits[_split(split)])
         scaler = windows.scaler.select(windows.targets)
-        found = metrics(errors, scaler)
+        found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
-            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, measured.own)}
-        path = run.evaluations / f"{split}-{name}.json"
+            found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
+        path = run.evaluations / f"{split}-{measured.stem}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
         content = {
@@ -205,6 +248,7 @@ class ForecastTask:
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
             "metrics": {split: found},
+            "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
         }
         write_json(path, content)
@@ -223,23 +267,23 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     """Return the task of a run's forecaster on another CSV file or set; the training file need not be here.
 
     Args:
-        run: a finished run.
+        run: with a checkpoint.
         data: a path that ends in .csv, or the name of a known set.
         device: where the model goes.
     """
-    experiment = run.experiment
+    experiment, trained = run.experiment, run.environment["data"]
     is_file = data.lower().endswith(".csv")
-    changes = {"name": None, "csv": data, "test_on": None} if is_file else {"name": data, "csv": None, "test_on": None}
-    config = experiment.data.model_copy(update=changes)
-    return ForecastTask(experiment.model_copy(update={"data": config}), device, run.environment["data"])
+    other = {"csv": data, "name": None} if is_file else {"csv": None, "name": data, "date": None}
+    config = experiment.data.model_copy(update={**other, "test_on": None})
+    return ForecastTask(experiment.model_copy(update={"data": config}), device, trained, asked=True)
 
 
-def open_series(config: ForecastData) -> Series:
-    """Read the series of a `data:` section; InputError where it is not here or not sound."""
+def open_series(config: ForecastData, step: str | None = None) -> Series:
+    """Read the series of a `data:` section, expected at a step; InputError where it is not here or not sound."""
     if config.name is not None:
-        return read_series(series_path(config.name))
+        return read_series(series_path(config.name), date=config.date, step=step)
     assert config.csv is not None
-    return read_series(config.csv)
+    return read_series(config.csv, date=config.date, step=step)
 
 
 def _split(split: str) -> Split:

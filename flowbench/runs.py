@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import torch
 
 from flowbench import atomic, bundle
 from flowbench.config import config_sha256, dump_experiment, load_experiment
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import FlowbenchError, InputError, did_you_mean, one_line
 from flowbench.schema import Experiment
 
-__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
+__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished", "stem_of"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
@@ -37,6 +37,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.evaluations = path / "evaluations"
         self._metrics = path / "metrics.jsonl"
+        self._failure = path / "failure.json"
         self._checkpoint = path / "checkpoint.pt"
         self._previous = path / "checkpoint.previous.pt"
 
@@ -201,9 +202,36 @@ class RunFolder:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(f"{self._checkpoint}: not a checkpoint of this run ({reason}): train it again") from error
 
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Inside the block, an error that ends the training is written down in `failure.json`; a stop is no error."""
+        try:
+            yield
+        except Exception as error:
+            # Where one process of several fails, the others' errors follow from its own, which is there first.
+            if not self._failure.exists():
+                kind = "" if isinstance(error, FlowbenchError) else f"{type(error).__name__}: "
+                with suppress(OSError):
+                    atomic.write_json(self._failure, {"schema": 1, "reason": kind + one_line(error)})
+            raise
+
+    def forget_failure(self) -> None:
+        """Remove `failure.json`: the training goes on."""
+        self._failure.unlink(missing_ok=True)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run is finished."""
         atomic.write_json(self.path / "result.json", result)
+
+
+def stem_of(name: str, fingerprint: str | None = None) -> str:
+    """Return how a run's files about data are called: `name`, with digits of the content where it is not the run's.
+
+    Args:
+        name: of the set or file.
+        fingerprint: of a content that is not that of the run's own data.
+    """
+    return name if fingerprint is None else f"{name}-{fingerprint[:12]}"
 
 
 def new_run_path(experiment: Experiment[Any, Any]) -> Path:

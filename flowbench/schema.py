@@ -70,11 +70,13 @@ class DensityData(Section):
 class ForecastData(Section):
     """The `data:` section of a forecast experiment."""
 
-    added = frozenset({"test_on"})
+    added = frozenset({"test_on", "date", "unit"})
     unhashed = frozenset({"csv"})
 
     name: str | None = None
     csv: str | None = None
+    date: str | None = None
+    """The date column's name in the file; None: `date`, `datetime`, `timestamp` or `time`."""
     protocol: Literal["informer", "report", "ratio"] = "informer"
     lookback: PositiveInt = 336
     horizon: PositiveInt = 96
@@ -83,6 +85,8 @@ class ForecastData(Section):
     batch_size: PositiveInt = 32
     test_on: str | None = None
     """Another known set with the same columns, whose test part is tested on instead, scaled as the training was."""
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    """The one unit of all columns that are forecast: errors in original units are then averaged over them."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ForecastData":
@@ -95,7 +99,7 @@ class ForecastData(Section):
         """The section of the file whose test part is tested on."""
         if self.test_on is None:
             return self
-        return self.model_copy(update={"name": self.test_on, "csv": None, "test_on": None})
+        return self.model_copy(update={"name": self.test_on, "csv": None, "date": None, "test_on": None})
 
 
 class Optim(Section):
@@ -224,7 +228,7 @@ class Experiment(Section, Generic[DataT, ModelT]):
     preset: Literal["paper", "quick"] | None = None
     """Whose settings these are: a paper's, or the quick table's; None: our own."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """The forecasters' streams put it above the 32 bits of a step."""
+    """Within the 32 bits that torch's CPU generator reads of a seed: two seeds never give the same first weights."""
     data: DataT
     model: ModelT
     optim: Optim = Optim()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flowbench.environment import describe_environment
-from flowbench.errors import InputError
 from flowbench.optimization import WeightAverage, make_optimizer
 from flowbench.processes import from_leader, leads, place
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
 from flowbench.task import Task, Watch
 
@@ -64,7 +64,8 @@ class Session:
         return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
 
     def begin(self) -> None:
-        """Write what the run is, unless it goes on."""
+        """Write what the run is, unless it goes on, and forget how it last failed."""
+        self.run.forget_failure()
         if not self.run.exists:
             environment = describe_environment(self.device)
             self.run.begin(self.experiment, {**environment, "data": self.task.data})
@@ -126,13 +127,8 @@ class Session:
         return state
 
     def _check_environment(self) -> None:
+        check_same_data(self.run)
         environment = self.run.environment
-        begun_with = environment.get("data", {}).get("fingerprint")
-        if begun_with != self.task.data["fingerprint"]:
-            raise InputError(
-                f"{self.run.path}: was begun on other data (environment.json: data.fingerprint {begun_with}, "
-                f"now {self.task.data['fingerprint']}): give another --run-dir"
-            )
         threads = environment.get("threads")
         if self.device.type == "cpu" and threads != torch.get_num_threads():
             _warn(

@@ -22,7 +22,9 @@ from flowbench.noise import step_seed
 from flowbench.optimization import COMPILED_NUMERICS, learning_rate, take_step
 from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
+from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
 from flowbench.session import Session
 from flowbench.task import Task, Watch, make_task
@@ -53,12 +55,12 @@ def train(
         watch: follows a training that is one choice among others: it is told of every validation, and may raise to end
             the training. The result then holds figures on the data that choose; the report split stays closed.
     Raises:
-        InputError: missing data, a folder with another config, an unfinished one without `resume`.
+        InputError: missing data, a folder with another config or of other data, an unfinished one without `resume`.
         WorkFailedError: the training diverged, or another of its processes was lost; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
-    with fitting_in_memory(experiment.data.batch_size), surviving(run.path), ExitStack() as held:
+    with ExitStack() as held, fitting_in_memory(experiment.data.batch_size), surviving(run.path):
         device = join()
         keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
@@ -72,6 +74,9 @@ def train(
         session = Session(experiment, run, task, device, time_budget, watch)
         session.restore()
         from_leader(session.begin)
+        if watch is None:
+            # What ends a watched training is its watcher's to tell.
+            held.enter_context(run.noting_failure())
         if mirror is not None and leads():
             mirror.follow(run.path)
         with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress and leads()) as bar:
@@ -91,6 +96,7 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
         return None
     run.check_config(experiment)
     if run.finished:
+        check_same_data(run)
         return run.result
     if not resume:
         raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")
@@ -167,7 +173,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         group["lr"] = learning_rate(config, session.progress, session.epoch)
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
-        torch.manual_seed(step_seed(session.experiment.seed, session.step, place()[0]))
+        torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
     loss, values = objective(*session.task.batch(session.step))
     torch.autograd.backward(loss)
     values = mean_of_all({"loss": loss, **values})
@@ -254,9 +260,11 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
 
 
 def _budget(session: Session) -> str:
-    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end on its images."""
     experiment = session.experiment
     if experiment.preset is None or session.budget is not None:
+        return "custom"
+    if experiment.kind == "density" and image_sets[experiment.data.name].prepared_otherwise(session.task.data):
         return "custom"
     try:
         shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")

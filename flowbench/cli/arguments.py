@@ -16,11 +16,13 @@ __all__ = [
     "JSON",
     "OVERRIDES",
     "RUN",
+    "STORAGE",
     "THROUGHPUT",
     "complete",
     "parse_duration",
     "parse_percentage",
     "parse_seeds",
+    "whole_numbers",
 ]
 
 
@@ -90,6 +92,12 @@ DRY_RUN = Annotated[
 THROUGHPUT = Annotated[
     Path | None, typer.Option(help="With --dry-run: take the speed from a file of `flowbench throughput run`.")
 ]
+STORAGE = Annotated[
+    str,
+    typer.Option(
+        help="Where the study is kept: sqlite:///FILE, postgresql://…, grpc://HOST:PORT.", envvar="OPTUNA_STORAGE"
+    ),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -117,10 +125,18 @@ def parse_seeds(text: str | None) -> list[int] | None:
     """Read `0,1,2` as a list of seeds."""
     if text is None:
         return None
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise InputError(f"--seeds {text!r}: write non-negative whole numbers with commas, for example 0,1,2")
-    seeds = [int(part) for part in parts]
+    seeds = whole_numbers(text)
+    if seeds is None:
+        raise InputError(
+            f"--seeds {text!r}: write non-negative whole numbers with commas and without leading zeros, "
+            "for example 0,1,2"
+        )
     if len(set(seeds)) != len(seeds):
         raise InputError(f"--seeds {text!r}: a seed stands twice")
     return seeds
+
+
+def whole_numbers(text: str) -> list[int] | None:
+    """Read `16,64` as a list; None where a part is no whole number in plain digits: 010 is 8 or 10, who knows."""
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) for part in parts] if all(re.fullmatch("0|[1-9][0-9]*", part) for part in parts) else None

@@ -22,12 +22,13 @@ def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.
         scaler: of the model's input columns in the model's order, fitted on the training file.
 
     Returns:
-        A frame of `horizon` rows: `date`, the truth by column (unknown here: NaN), `forecast<column>`, original units.
+        A frame of `horizon` rows: `date`, continued at the file's step (after a month's end the next month's), the
+        truth by column (unknown here: NaN), `forecast<column>`, original units.
     """
     shape = forecaster.shape
     chosen = _chosen(series, scaler, shape.lookback)
     future = _forecast(forecaster, chosen.values[-shape.lookback :][None], scaler)[0]
-    dates = pd.date_range(chosen.dates[-1] + chosen.step, periods=shape.horizon, freq=chosen.step)
+    dates = pd.date_range(chosen.dates[-1], periods=shape.horizon + 1, freq=chosen.step)[1:]
     return frame_of(dates, np.full_like(future, np.nan), future, scaler.columns[-shape.outputs :])
 
 
@@ -47,8 +48,11 @@ def forecast_rolling(forecaster: Forecaster, series: Series, scaler: Scaler) -> 
     return frame_of(chosen.dates[shape.lookback :], truth, future, scaler.columns[-shape.outputs :])
 
 
-def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> dict[str, float]:
-    """Return `mae` (normalized by the scaler) and `mae_original` over the frame's rows whose truth is known.
+def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> tuple[float, dict[str, float]]:
+    """Return the MAE, normalized by the scaler, over the frame's rows whose truth is known, and in original units.
+
+    Returns:
+        The mean over all columns of the normalized error; by column, the error in that column's own unit.
 
     Raises:
         InputError: no row has a known truth.
@@ -60,7 +64,7 @@ def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> dict[str, float]:
     if len(error) == 0:
         raise InputError("the truth of this forecast is not known yet: there is no MAE")
     std = np.array(scaler.select(tuple(columns)).std)
-    return {"mae": float((error / std).mean()), "mae_original": float(error.mean())}
+    return float((error / std).mean()), dict(zip(columns, error.mean(axis=0).tolist(), strict=True))
 
 
 def _chosen(series: Series, scaler: Scaler, needed: int) -> Series:

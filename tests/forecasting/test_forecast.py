@@ -33,6 +33,22 @@ def test_next_continues_the_dates_from_the_last_rows(make_series: MakeSeries) ->
         forecast_mae(frame, fit_scaler(series, DATA))
 
 
+@pytest.mark.parametrize(
+    ("freq", "start", "following"),
+    [
+        ("MS", "1974-01-01", ["2024-01-01", "2024-02-01"]),  # as of 600 months
+        ("ME", "1974-01-31", ["2024-01-31", "2024-02-29"]),
+        ("B", "2021-09-14", ["2024-01-02", "2024-01-03"]),
+        ("QE", "1874-03-31", ["2024-03-31", "2024-06-30"]),
+    ],
+)
+def test_next_goes_on_by_the_calendar(make_series: MakeSeries, freq: str, start: str, following: list[str]) -> None:
+    dates = pd.date_range(start, periods=600, freq=freq)
+    series = replace(make_series(600), dates=pd.DatetimeIndex(dates.to_numpy()))
+    frame = forecast_next(build("repeat_last"), series, fit_scaler(series, DATA))
+    assert list(frame["date"].dt.strftime("%Y-%m-%d")[:2]) == following
+
+
 def test_rolling_covers_every_row_after_the_first_history(make_series: MakeSeries) -> None:
     series = make_series(103)  # 79 rows to forecast: 7 blocks of 10 and a remainder of 9
     scaler = fit_scaler(series, DATA)
@@ -42,8 +58,9 @@ def test_rolling_covers_every_row_after_the_first_history(make_series: MakeSerie
     last_known = series.values[23 + 10 * (np.arange(79) // 10)]
     np.testing.assert_allclose(frame[["forecasta", "forecastOT", "forecastb"]], last_known, rtol=1e-4)
     error = np.abs(last_known - series.values[24:])
-    assert forecast_mae(frame, scaler)["mae"] == pytest.approx((error / scaler.std).mean(), rel=1e-4)
-    assert forecast_mae(frame, scaler)["mae_original"] == pytest.approx(error.mean(), rel=1e-4)
+    mae, per_column = forecast_mae(frame, scaler)
+    assert mae == pytest.approx((error / scaler.std).mean(), rel=1e-4)
+    assert list(per_column.values()) == pytest.approx(error.mean(axis=0), rel=1e-4)
 
 
 @pytest.mark.parametrize("poisoned", [24, 25, 60, 94, 102])
@@ -65,7 +82,7 @@ def test_columns_are_found_by_name_and_ms_forecasts_its_target(make_series: Make
     frame = forecast_rolling(build("repeat_last", 3, 1), series.select(("OT", "b", "a")), scaler)
     assert list(frame.columns) == ["date", "OT", "forecastOT"]
     np.testing.assert_allclose(frame["forecastOT"].iloc[0], series.values[23, 1], rtol=1e-5)
-    assert forecast_mae(frame, scaler)["mae_original"] > 0
+    assert forecast_mae(frame, scaler)[0] > 0
 
 
 def test_a_file_without_the_columns_or_the_rows_is_refused(make_series: MakeSeries) -> None:
