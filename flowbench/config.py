@@ -145,7 +145,7 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: the overrides cannot be applied: {one_line(error)}") from error
     result = cast(dict[str, Any], merged)
-    # Set to null, a key makes way for the other instead; both set are for the schema to refuse.
+    # Where both are set it is for the schema to refuse them.
     given = [key for override in overrides if _at(result, key := override.partition("=")[0]) is not None]
     for key in given:
         other = _ALTERNATIVES.get(key)

@@ -276,6 +276,14 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def unseen(_: Any) -> Any:
+    return lambda tensors: None
+
+
+def as_it_runs(_: Any) -> Any:
+    return nullcontext
+
+
 def other_bytes_unnoticed(_: Any) -> Any:
     return lambda run: None
 
@@ -331,14 +339,6 @@ def spread_known_exactly(over_seeds: Any) -> Any:
     return lambda deviation, seeds: replace(over_seeds(deviation, seeds), freedom=math.inf)
 
 
-def unseen(_: Any) -> Any:
-    return lambda tensors: None
-
-
-def as_it_runs(_: Any) -> Any:
-    return nullcontext
-
-
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
@@ -350,6 +350,12 @@ _LEVEL = "tests/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
+    Fault(
+        "test images pooled into training",
+        "flowbench.data.sets.folder.find_parts",
+        parts_pooled_into_training,
+        "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
+    ),
     Fault(
         "a coupling's log-determinant over the wrong mask",
         f"{_COUPLING}.CheckerboardCoupling.forward",
@@ -564,6 +570,17 @@ FAULTS = [
         "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
     ),
     Fault(
+        "kernels of older weights after a fused optimizer's step",
+        "torch.autograd.graph.increment_version",
+        unseen,
+        "tests/test_compiled_training.py"
+        "::test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradients[glow-adam]",
+    ),
+    Fault(
+        "fused attention counted as free",
+        "flowbench.flops._nothing_fused",
+        as_it_runs,
+        "tests/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
         "test images pooled into training",
         "flowbench.data.sets.folder.find_parts",
         parts_pooled_into_training,
@@ -604,16 +621,5 @@ FAULTS = [
         "flowbench.report.verdict.over_seeds",
         spread_known_exactly,
         "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
-        "kernels of older weights after a fused optimizer's step",
-        "torch.autograd.graph.increment_version",
-        unseen,
-        "tests/test_compiled_training.py"
-        "::test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradients[glow-adam]",
-    ),
-    Fault(
-        "fused attention counted as free",
-        "flowbench.flops._nothing_fused",
-        as_it_runs,
-        "tests/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
     ),
 ]
