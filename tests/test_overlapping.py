@@ -26,7 +26,7 @@ MEMORIES = (0.0, 0.5, 0.9, 0.97)
 
 def losses(seed: int, horizon: int, pairs: int, memory: float, rows: int = ROWS) -> NDArray[np.float64]:
     """Return the windows' values of two equal models, (pairs, 2, windows)."""
-    shocks = np.random.default_rng(seed).normal(size=(pairs, 2, rows + 400))
+    shocks = np.random.default_rng([seed, round(1000 * memory)]).normal(size=(pairs, 2, rows + 400))
     errors = np.abs(scipy.signal.lfilter([1], [1, -memory], shocks)[..., 400:])
     sums = np.cumsum(np.pad(errors, ((0, 0), (0, 0), (1, 0))), axis=-1)
     return (sums[..., horizon:] - sums[..., :-horizon]) / horizon
