@@ -139,16 +139,13 @@ def _needed(
     if not difference:
         return None, None
 
-    def shown(bars: Sequence[ErrorBar]) -> bool:
-        bar = joined(bars)
-        return abs(difference) >= bar.half_width(LEVEL) + bar.half_width(2 * POWER - 1)
-
     def by_items(items: int) -> bool:
-        return shown([ErrorBar(item.stderr * math.sqrt(n / items), _freedom(items, horizon)), *spreads])
+        more = ErrorBar(item.stderr * math.sqrt(n / items), _freedom(items, horizon))
+        return joined([more, *spreads]).power(difference, LEVEL) >= POWER
 
     def by_seeds(seeds: int) -> bool:
         more = [ErrorBar(bar.stderr * math.sqrt((bar.freedom + 1) / seeds), seeds - 1) for bar in spreads]
-        return shown([item, *more])
+        return joined([item, *more]).power(difference, LEVEL) >= POWER
 
     return _fewest(by_items, n), _fewest(by_seeds, 2) if spreads else None
 

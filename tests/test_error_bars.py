@@ -39,6 +39,18 @@ def test_the_freedom_of_a_sum_is_that_of_the_part_that_weighs_most() -> None:
     assert joined([]).half_width(0.95) == 0
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_power_is_how_often_a_true_difference_is_seen(seeds: int) -> None:
+    values = np.random.default_rng(seeds).normal(4, 1, (2000, seeds))
+    bars = [over_seeds(one.std(ddof=1), seeds) for one in values]
+    seen = np.mean([bar.half_width(0.95) < one.mean() for bar, one in zip(bars, values, strict=True)])
+    assert over_seeds(1.0, seeds).power(4.0, 0.95) == pytest.approx(seen, abs=0.035)
+    assert over_seeds(1.0, seeds).power(-4.0, 0.95) == over_seeds(1.0, seeds).power(4.0, 0.95)
+    assert ErrorBar(1.0, 8).power(54.7, 0.99) == pytest.approx(1)
+    assert ErrorBar(1.0, math.inf).power(1.959964 + 0.841621, 0.95) == pytest.approx(0.8, abs=1e-3)
+
+
 def test_an_error_of_zero_makes_every_difference_certain() -> None:
     assert ErrorBar(0.0, 2).p_value(0.0) == 1
     assert ErrorBar(0.0, 2).p_value(1e-9) == 0
+    assert (ErrorBar(0.0, 2).power(0.0, 0.95), ErrorBar(0.0, 2).power(1e-9, 0.95)) == (0, 1)

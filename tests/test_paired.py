@@ -114,9 +114,11 @@ def test_several_seeds_need_as_many_as_students_t_asks_for() -> None:
     a, b = ([np.full(50, mean) + generator.normal(0, 1e-6, 50) for mean in means] for means in ((0, 1, 2), (1, 2, 3)))
     tie = compare_values(a, b)
     assert (tie.verdict, tie.items_needed) == ("tie", None)
-    # s = 1 on both sides: 2 (k − 1) degrees of freedom, and √(2/k) times the quantiles of 99 % and 80 % is 1 or less.
-    quantiles = [scipy.stats.t.ppf([0.995, 0.8], 2 * (k - 1)).sum() * math.sqrt(2 / k) for k in range(2, 40)]
-    assert tie.seeds_needed == 2 + next(place for place, needed in enumerate(quantiles) if needed <= 1)
+    # s = 1 on both sides and a difference of 1: 2 (k − 1) degrees of freedom, and an error of √(2/k).
+    power = {
+        k: scipy.stats.nct.sf(scipy.stats.t.ppf(0.995, 2 * k - 2), 2 * k - 2, math.sqrt(k / 2)) for k in range(3, 60)
+    }
+    assert tie.seeds_needed == min(k for k in power if power[k] >= 0.8)
 
 
 def test_other_lengths_are_refused() -> None:
