@@ -351,12 +351,6 @@ _LEVEL = "tests/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
     Fault(
-        "test images pooled into training",
-        "flowbench.data.sets.folder.find_parts",
-        parts_pooled_into_training,
-        "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
-    ),
-    Fault(
         "a coupling's log-determinant over the wrong mask",
         f"{_COUPLING}.CheckerboardCoupling.forward",
         log_det_over_the_passed_pixels,
@@ -581,6 +575,8 @@ FAULTS = [
         "flowbench.flops._nothing_fused",
         as_it_runs,
         "tests/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
+    ),
+    Fault(
         "test images pooled into training",
         "flowbench.data.sets.folder.find_parts",
         parts_pooled_into_training,
