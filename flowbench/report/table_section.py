@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flowbench.errors import FlowbenchError
+from flowbench.kept_runs import kept_file
 from flowbench.progress import counted
 from flowbench.report.formats import difference, figure, labels, mean, models, published_figure, records, spread, unit
 from flowbench.report.gallery import gallery
@@ -35,6 +38,15 @@ _FACTS = {
 }
 
 
+@dataclass(frozen=True)
+class _Machine:
+    """Where runs were made, in words; it stands once, however many lines share it."""
+
+    anchor: str
+    title: str
+    words: Mapping[str, str]
+
+
 @dataclass
 class _Line:
     """What the page shows of one line: the row, its runs (one for each seed), their pictures."""
@@ -45,6 +57,8 @@ class _Line:
     verdict: str = ""
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
+    machine: _Machine | None = None
+    curves: Plot | None = None
     pictures: list[Plot] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -62,6 +76,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     rows = results["rows"]
     content = {
         "lines": lines,
+        "machines": _machines(lines, slug(results["table"])),
         "missing": [row for row in rows if row["status"] != "done"],
         "notes": list(dict.fromkeys(note for row in rows if (note := row.get("note")))),
         "description": results.get("description") or "",
@@ -72,7 +87,8 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
         "row_badges": _badges,
     }
     title = results.get("title") or results["table"]
-    return Section(slug(results["table"]), title, "section_table.html.j2", content, [_sheet(results, lines, name)])
+    sheets, galleries = [_sheet(results, lines, name)], [line.pictures for line in lines]
+    return Section(slug(results["table"]), title, "section_table.html.j2", content, sheets, galleries)
 
 
 def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
@@ -130,22 +146,22 @@ def _badges(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _lines(results: Mapping[str, Any], base: Path, place: Place) -> list[_Line]:
     rows, taken = results["rows"], set[str]()
-    limit = place.picture_bytes // max(sum(1 for row in rows if row["runs"]), 1)
     lines = []
     for row in counted(rows, "report", len(rows)):
         stem = f"{slug(results['table'])}-{slug(row['row'])}-{slug(row['experiment'])}"
         anchor = next(name for name in (stem, *(f"{stem}-{k}" for k in range(2, 10_000))) if name not in taken)
         taken.add(anchor)
-        lines.append(_line(row, anchor, base, place, limit))
+        lines.append(_line(row, anchor, base, place))
     return lines
 
 
-def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place, limit: int) -> _Line:
+def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place) -> _Line:
     line = _Line(row, anchor, [])
     folders = [RunFolder(Path(os.path.normpath(base / path))) for path in row["runs"]]
     experiment, sound = None, []
     for path, folder in zip(row["runs"], folders, strict=True):
-        link = Path(os.path.relpath(base / path, place.folder)).as_posix()
+        file = folder.path if folder.kept is None else kept_file(folder.path)
+        link = Path(os.path.relpath(file, place.folder)).as_posix()
         run: dict[str, Any] = {"path": path, "link": link, "result": {}, "facts": {}}
         try:
             run["result"] = folder.result
@@ -157,34 +173,42 @@ def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place, limit: 
     if sound:
         try:
             experiment = sound[0].experiment
-            line.config = (sound[0].path / "config.yaml").read_text(encoding="utf-8")
-            line.environment = {key: _words(value) for key, value in sound[0].environment.items() if value is not None}
-            line.pictures = _pictures(row, anchor, sound, place, limit)
+            line.config = yaml.safe_dump(sound[0].config, sort_keys=False, allow_unicode=True, width=120)
+            line.environment = sound[0].environment
+            line.curves = _curves(row, anchor, sound, place)
+            line.pictures = gallery(sound[0].figures, row["experiment"], page=place.folder)
         except (FlowbenchError, OSError, ValueError) as error:
             line.problems.append(" ".join(str(error).split()))
     line.verdict = verdict(row, shortfall(row, line.runs[0]["result"] if line.runs else {}, experiment))
     return line
 
 
-def _pictures(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place, limit: int) -> list[Plot]:
-    curves = _curves(row, anchor, runs, place)
-    shown = gallery(runs[0].figures, row["experiment"], page=place.folder, limit=limit)
-    return [*([curves] if curves else []), *shown]
-
-
 def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place) -> Plot | None:
     from flowbench.report.curves import training_curves
 
-    stem = place.plots / f"{anchor}-training"
+    stem = place.plots and place.plots / f"{anchor}-training"
     title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
     alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
-    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")]
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")] if stem else []
     data = [run.path / "metrics.jsonl" for run in runs]
-    if not place.redraw and _newer(files, data):
+    if not place.redraw and files and _newer(files, data):
         links = {path.suffix[1:].upper(): path.relative_to(place.folder).as_posix() for path in files}
         return Plot(title, alt, embed(files[0]), links, drawn=True)
     drawing = training_curves([run.metrics() for run in runs], row["metric"], row["model"])
     return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
+
+
+def _machines(lines: Sequence[_Line], name: str) -> list[_Machine]:
+    """Return the environments of all lines, each one once, and give each line its own."""
+    machines: dict[str, _Machine] = {}
+    for line in lines:
+        words = {key: _words(value) for key, value in line.environment.items() if value is not None}
+        if words:
+            device = words.get("device_name") or words.get("device") or "a machine without a name"
+            title = f"{device}, commit {words['commit'][:7]}" if "commit" in words else device
+            new = _Machine(f"{name}-run-on-{len(machines) + 1}", title, words)
+            line.machine = machines.setdefault(json.dumps(words), new)
+    return list(machines.values())
 
 
 def _newer(files: Sequence[Path], data: Sequence[Path]) -> bool:
