@@ -1,4 +1,4 @@
-"""Preparing an LSUN category from an LMDB of 96-pixel JPEGs: images/s with 1 and 2 processes, and peak memory.
+"""Preparing an LSUN category from an LMDB of JPEGs: images/s with 1 and 2 processes, both ways, and peak memory.
 
 FLOWBENCH_BENCHMARK_IMAGES=100000 pytest benchmarks/test_preparation.py -n 0 --benchmark-enable -s
 
@@ -35,7 +35,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """An LMDB of COUNT JPEGs, 96 pixels high and 128 wide: 500 different photographs, each under many keys."""
+    """An LMDB of COUNT JPEGs, 256 pixels high and 341 wide: 500 different photographs, each under many keys."""
     folder: Path = tmp_path_factory.mktemp("lsun")
     # In a process of its own: a transaction of all images is the largest thing that this one would ever hold.
     work = multiprocessing.get_context("spawn").Process(target=write_source, args=(folder,))
@@ -51,7 +51,7 @@ def write_source(folder: Path) -> None:
     for _ in range(DIFFERENT):
         coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         file = io.BytesIO()
-        coarse.resize((128, 96), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        coarse.resize((341, 256), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         photographs.append(file.getvalue())
     for split, count in (("train", COUNT), ("val", 300)):
         with (
@@ -62,7 +62,8 @@ def write_source(folder: Path) -> None:
                 transaction.put(f"{number:040x}".encode(), photographs[number % DIFFERENT], append=True)
 
 
-def test_preparing_scales_with_the_cores_in_bounded_memory(benchmark, source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("resample", ["pyramid", "bilinear"])
+def test_preparing_scales_with_the_cores_in_bounded_memory(benchmark, source, tmp_path, monkeypatch, resample):
     monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path))
     seconds: dict[int, list[float]] = {1: [], 2: []}
     cpu: dict[int, float] = {1: 0.0, 2: 0.0}
@@ -72,7 +73,7 @@ def test_preparing_scales_with_the_cores_in_bounded_memory(benchmark, source, tm
         for processes in (1, 2):
             with watched() as peak:
                 start, used = time.perf_counter(), cpu_seconds()
-                states = prepare("lsun-tower", source, processes=processes)
+                states = prepare("lsun-tower", source, resample=resample, processes=processes)
                 seconds[processes].append(time.perf_counter() - start)
                 cpu[processes] += cpu_seconds() - used
             assert [state.count for state in states] == [COUNT, 300]
@@ -107,7 +108,7 @@ from flowbench.registry import image_sets
 
 folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 counts = {"train": count, "validation": 300}
-sources = {split: _split(LmdbReader(folder, n, (b"",) * (n // 256 + 1))) for split, n in counts.items()}
+sources = {split: _split(LmdbReader(folder, n, (b"",) * (n // 256 + 1)), "pyramid") for split, n in counts.items()}
 tasks = {split: preparation._tasks(folder, split, source, False) for split, source in sources.items()}
 generator = np.random.default_rng(0)
 for of in tasks.values():

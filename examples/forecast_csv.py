@@ -17,4 +17,5 @@ result = train(load_experiment("etth/nlinear", [f"data.csv={sys.argv[1]}", *wind
 scaler = run_scaler(run.environment["data"])
 forecast = forecast_next(flowbench.load_run(run.path), read_series(sys.argv[1]), scaler)
 forecast.to_csv(sys.argv[2], index=False)
-print(forecast.head(3), f"\ntest MAE {result['metrics']['test']['mae_original']['value']:.3f} in the file's units")
+errors = result["metrics"]["test"]["mae_original"]["per_column"]
+print(forecast.head(3), "\ntest MAE in the file's units:", {name: round(error, 3) for name, error in errors.items()})

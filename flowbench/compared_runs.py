@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.bundle import is_bundle
 from flowbench.config import config_id
 from flowbench.data.image_set import Split
 from flowbench.errors import InputError
 from flowbench.paired import LEVEL, Paired, compare_values
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder, find_run, find_runs
+from flowbench.same_data import check_same_data
 
 __all__ = ["ComparedRuns", "compare_runs"]
+
+_PER_WINDOW = ("mae", "mse")
+"""What is stored of each window, by column."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class ComparedRuns:
     paired: Paired
     same_config: bool
     """Whether A and B are seeds of one config."""
+    resample: str | None = None
+    """How the images were resized; None where their set offers no choice."""
 
     @property
     def lines(self) -> list[str]:
@@ -39,14 +46,21 @@ class ComparedRuns:
         paired, (a, b) = self.paired, self.names
         seeds = " and ".join(map(str, paired.seeds))
         lines = [
-            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)",
+            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)"
+            + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
-            f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
-            f"(unpaired: ± {paired.unpaired_stderr:.4f}); p = {paired.p_value:.2g}",
         ]
-        if paired.seed_stderr is not None:
-            lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, ± {paired.seed_stderr:.4f} over seeds")
+        over_seeds = "" if paired.seed_stderr is None else f"± {paired.seed_stderr:.4f} over seeds"
+        if paired.stderr is None:
+            lines.append(f"A − B = {paired.difference:+.4f} {over_seeds}".rstrip())
+        else:
+            lines.append(
+                f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
+                f"(unpaired: ± {paired.unpaired_stderr:.4f}); p = {paired.p_value:.2g}"
+            )
+            if over_seeds:
+                lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, {over_seeds}")
         return [*lines, self.verdict]
 
     @property
@@ -56,6 +70,11 @@ class ComparedRuns:
         models = "" if paired.seed_stderr is not None else " as trained here (one run: give seeds to judge the config)"
         if self.same_config:
             return "verdict: tie: A and B are seeds of one config; their difference is that of training runs"
+        if paired.verdict == "no verdict":
+            return (
+                f"verdict: none: {paired.n:,} overlapping windows are {paired.horizons:.1f} independent horizons, too "
+                f"few for an error; {paired.items_needed:,} windows or more allow a verdict"
+            )
         if paired.verdict != "tie":
             return f"verdict: A is {paired.verdict} than B{models}, at {LEVEL:.0%} confidence"
         ways = []
@@ -84,10 +103,14 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
 
     Raises:
-        InputError: a run is missing or not finished; the two were not measured on the same data.
+        InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
+            with another content.
     """
     runs = [_runs(one) for one in (a, b)]
     results = [run.result for group in runs for run in group]
+    for run in (run for group in runs for run in group):
+        if not is_bundle(run.path):  # an exported folder does not know where its data lie
+            check_same_data(run)
     kind, dataset = results[0]["kind"], results[0]["dataset"]
     if any((result["kind"], result["dataset"]) != (kind, dataset) for result in results):
         raise InputError(
@@ -112,6 +135,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         unit="images" if kind == "density" else "windows",
         paired=compare_values(values[0], values[1], horizon=horizons.pop()),
         same_config=ids[0] == ids[1],
+        resample=results[0]["metrics"][where][what].get("resample"),
     )
 
 
@@ -141,11 +165,15 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
     if figure is None:
         known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
         raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
+    if metric not in ("bits_per_dim", *_PER_WINDOW):
+        raise InputError(
+            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
+        )
     for path in sorted(run.evaluations.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:
             stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
-            values = stored if stored.ndim == 1 else stored[:, ("mae", "mse").index(metric)]
+            values = stored if stored.ndim == 1 else stored[:, _PER_WINDOW.index(metric)]
             return values.astype(np.float64), content["data_fingerprint"]
     raise InputError(
         f"{run.path}: no file in evaluations/ has its {split} {metric}: run `flowbench evaluate {run.path}`"

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from flowbench.errors import InputError, did_you_mean, one_line
 from flowbench.registry import density_models, forecasters
 from flowbench.schema import DensityData, Experiment, ForecastData, Section
-from flowbench.yaml_files import read_mapping
+from flowbench.yaml_files import dump, read_mapping, refuse_odd_numbers
 
 __all__ = [
     "config_id",
@@ -74,7 +74,7 @@ def dump_experiment(experiment: Experiment[Any, Any]) -> str:
     content["tune"] = {
         key: space.model_dump(mode="json", by_alias=True, exclude_none=True) for key, space in experiment.tune.items()
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return dump(content)
 
 
 def config_sha256(experiment: Experiment[Any, Any]) -> str:
@@ -110,7 +110,10 @@ def explain(error: ValidationError, schema: type[BaseModel], path: Path, overrid
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {message}, not {first['input']!r}"[:500]
+    hint = ""
+    if first["type"] in ("int_type", "float_type") and isinstance(first["input"], str):
+        hint = ": write plain decimal digits (10, not 010), without quotes"
+    return f"{where}: {message}, not {first['input']!r}"[:500] + hint
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -143,6 +146,9 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
         if not separator or not all(part.isidentifier() for part in key.split(".")):
             raise InputError(f"override {override!r}: write KEY=VALUE, for example model.features=32")
     try:
+        for override in overrides:
+            key, _, value = override.partition("=")
+            refuse_odd_numbers(value, "override ", key)
         config = OmegaConf.create(content)
         dotted = OmegaConf.from_dotlist(list(overrides))
         merged = OmegaConf.to_container(OmegaConf.merge(config, dotted), resolve=False)

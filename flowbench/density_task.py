@@ -23,6 +23,7 @@ from flowbench.optimization import WeightAverage
 from flowbench.processes import gather, leads, place
 from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import change_of_data, fingerprints_here
 from flowbench.sample_quality import inception, sample_quality
 from flowbench.schema import DensityData, Experiment
 
@@ -76,15 +77,28 @@ class NegativeLogLikelihood(nn.Module):
 
 
 class DensityTask:
-    """Real images (or digits), a density model of them, and how both are fed, trained and measured."""
+    """Real images (or digits), a density model of them, and how both are fed, trained and measured.
+
+    Args:
+        experiment: what is trained.
+        device: where it lives.
+        trained: the `data` of a run's `environment.json`, where its model comes back: it is built for those images.
+    """
 
     unit: ClassVar[str] = "images"
     monitor: ClassVar[str] = "bits_per_dim"
 
-    def __init__(self, experiment: Experiment[DensityData, DensityConfig], device: torch.device) -> None:
+    def __init__(
+        self,
+        experiment: Experiment[DensityData, DensityConfig],
+        device: torch.device,
+        trained: dict[str, Any] | None = None,
+    ) -> None:
         self._experiment, self._device = experiment, device
         config = experiment.data
         self._train, self._holdout = training_parts(config)
+        # Opened before the first step: missing, it would end a whole training without a result.
+        self._report = open_images(config, image_sets[config.name].report_split)
         self.data = {
             "name": config.name,
             "fingerprint": self._train.fingerprint,
@@ -92,8 +106,10 @@ class DensityTask:
             "shape": list(self._train.shape),
             "levels": self._train.levels,
             "numerics": image_sets[config.name].numerics,
+            **self._train.choices,
+            "fingerprints": fingerprints_here(experiment),
         }
-        self.model = build_density(experiment, self.data).to(device)
+        self.model = build_density(experiment, trained or self.data).to(device)
         self.batch_size = config.batch_size
         self._rank, self._ranks = place()
         self._feed = Feed(
@@ -132,11 +148,10 @@ class DensityTask:
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Measure the whole report split, and training images beside it; return metrics by split and notes."""
-        report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
         some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
         metrics: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
-        for images in (report, some):
+        for images in (self._report, some):
             measured = self._evaluate(images, self.setting(), average)
             metrics[images.split] = measured.metrics
             notes += measured.notes
@@ -158,21 +173,35 @@ class DensityTask:
         data = config if request.data is None else config.model_copy(update={"name": request.data, "holdout": 0})
         split = request.split or image_sets[data.name].report_split
         images = open_images(data, _split(split))
-        if images.shape != self._train.shape or images.levels != self._train.levels:
+        if (images.shape, images.levels) != (self.model.image_shape, self.model.levels):
             raise InputError(
                 f"--data {data.name}: images of {images.shape} with {images.levels} levels; the model takes "
-                f"{self._train.shape} with {self._train.levels}"
+                f"{self.model.image_shape} with {self.model.levels}"
             )
         asked = {key: value for key, value in asdict(request).items() if value is not None}
         setting = replace(self.setting(), **{key: asked[key] for key in asked.keys() - {"split", "data"}})
+        setting = self._with_statistics(run, setting)
         network = None if setting.samples is None else inception()  # before minutes of work: it may be missing
         measured = self._evaluate(images, setting, average)
         if setting.samples is not None:
             with reported_state(self.model, setting, self._train, average):
                 quality = sample_quality(self.model, images, setting.samples, seed=setting.seed, network=network)
             measured = replace(measured, metrics={**measured.metrics, **quality})
-        path = write_evaluation(run.evaluations, images, setting, measured)
+        foreign = data.name != config.name or change_of_data(run) is not None
+        path = write_evaluation(run.evaluations, images, setting, measured, foreign=foreign)
         return json.loads(path.read_text(encoding="utf-8")), path
+
+    def _with_statistics(self, run: RunFolder, setting: Setting) -> Setting:
+        """Return the setting without what the training images that lie here cannot give, if they are not the run's."""
+        then, now = run.environment["data"]["fingerprint"], self.data["fingerprint"]
+        if then == now or not any(isinstance(module, BatchStatistics) for module in self.model.modules()):
+            return setting
+        if setting.batch_norm == "population":
+            raise InputError(
+                f"{run.path}: its batch-norm statistics are those of its training images, fingerprint {then}; those of "
+                f"{self.data['name']} here have {now}: prepare the earlier ones again, or give --batch-norm running"
+            )
+        return replace(setting, other_mode=False)
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
         """Return the batch-norm statistics that belong to the reported weights, by buffer name."""

@@ -23,6 +23,7 @@ from flowbench.noise import evaluation_noise, training_noise
 from flowbench.optimization import WeightAverage
 from flowbench.processes import place
 from flowbench.progress import counted
+from flowbench.runs import stem_of
 
 __all__ = [
     "Measured",
@@ -194,9 +195,17 @@ def explain_batch_norm(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], l
     )
 
 
-def evaluation_path(folder: Path, images: Images, setting: Setting) -> Path:
-    """Return where `write_evaluation` puts the JSON file; the bits/dim of every image lie beside it, `.npy`, (n,)."""
-    parts = [images.split, images.name, f"draws{setting.draws}", setting.batch_norm, setting.weights]
+def evaluation_path(folder: Path, images: Images, setting: Setting, *, foreign: bool = False) -> Path:
+    """Return where `write_evaluation` puts the JSON file; the bits/dim of every image lie beside it, `.npy`, (n,).
+
+    Args:
+        folder: the run's `evaluations/`.
+        images: what is measured.
+        setting: how.
+        foreign: the images are not the run's own data: two contents never share a name.
+    """
+    stem = stem_of(images.name, images.fingerprint if foreign else None)
+    parts = [images.split, stem, f"draws{setting.draws}", setting.batch_norm, setting.weights]
     if setting.importance is not None:
         parts.append(f"importance{setting.importance}")
     if setting.samples is not None:
@@ -204,9 +213,11 @@ def evaluation_path(folder: Path, images: Images, setting: Setting) -> Path:
     return folder / ("-".join(parts) + f"-seed{setting.seed}.json")
 
 
-def write_evaluation(folder: Path, images: Images, setting: Setting, measured: Measured) -> Path:
+def write_evaluation(
+    folder: Path, images: Images, setting: Setting, measured: Measured, *, foreign: bool = False
+) -> Path:
     """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path."""
-    path = evaluation_path(folder, images, setting)
+    path = evaluation_path(folder, images, setting, foreign=foreign)
     with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
         np.save(file, measured.bits_per_dim)
     content = {
@@ -306,6 +317,7 @@ def _summarize(
         "bound": "exact" if exact else "uniform",
         "batch_norm": setting.batch_norm if normalized else None,
         "weights": setting.weights,
+        **images.choices,
     }
     bits = per_nat * log_prob[:, : setting.draws].mean(1)
     terms = per_nat * np.concatenate([part.terms for part in parts])[order].mean(0)

@@ -20,10 +20,12 @@ from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
+from flowbench.noise import step_seed
 from flowbench.optimization import WeightAverage
 from flowbench.processes import from_leader, place
 from flowbench.registry import series_sets
-from flowbench.runs import RunFolder
+from flowbench.runs import RunFolder, stem_of
+from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment, ForecastData
 
 __all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler"]
@@ -44,7 +46,7 @@ def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Fo
 
 def run_scaler(data: dict[str, Any]) -> Scaler:
     """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
-    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]))
+    return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]), tuple(data.get("constant", ())))
 
 
 class ForecastLoss(nn.Module):
@@ -70,7 +72,20 @@ class _Measured:
     windows: ForecastWindows
     name: str
     own: Scaler | None
-    """What its own training would scale its targets by, where it is not the file of the training."""
+    """What its own training would scale its targets by, where another file than the training's is asked for."""
+    foreign: bool = False
+    """Whether its content is not that of the run's own data."""
+
+    @property
+    def stem(self) -> str:
+        """What its evaluations are called by: two contents never share a name."""
+        return stem_of(self.name, self.windows.series.sha256 if self.foreign else None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said beside its figures."""
+        own = [] if self.own is None else [f"{self.name} itself: {note}" for note in self.own.notes]
+        return [*self.windows.scaler.notes, *own]
 
 
 class ForecastTask:
@@ -79,14 +94,20 @@ class ForecastTask:
     Args:
         experiment: what is trained.
         device: where it lives.
-        trained: the `data` of a run's `environment.json`, where its model meets another file than it was trained on:
-            the windows are then scaled as those of the training were.
+        trained: the `data` of a run's `environment.json`, where its model comes back: the windows are then scaled as
+            those of the training were.
+        asked: the file was asked for by name: the figure under the scaler of its own stands beside the run's.
     """
 
     unit: ClassVar[str] = "windows"
 
     def __init__(
-        self, experiment: ForecastExperiment, device: torch.device, trained: dict[str, Any] | None = None
+        self,
+        experiment: ForecastExperiment,
+        device: torch.device,
+        trained: dict[str, Any] | None = None,
+        *,
+        asked: bool = False,
     ) -> None:
         self._experiment = experiment
         config = experiment.data
@@ -94,8 +115,9 @@ class ForecastTask:
         self._windows = open_windows(
             series, config, device=device, scaler=None if trained is None else run_scaler(trained)
         )
-        own = None if trained is None else fit_scaler(series, config).select(self._windows.targets)
+        foreign = trained is not None and series.sha256 != trained["fingerprint"]
         scaler = self._windows.scaler
+        own = (fit_scaler(series, config) if foreign else scaler).select(self._windows.targets) if asked else None
         self.data: dict[str, Any] = {
             "name": config.name or series.path.stem,
             "fingerprint": series.sha256,
@@ -107,9 +129,11 @@ class ForecastTask:
             "targets": list(self._windows.targets),
             "mean": list(scaler.mean),
             "std": list(scaler.std),
+            "constant": list(scaler.constant),
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
+            "fingerprints": fingerprints_here(experiment),
         }
-        self._here = self._test = _Measured(self._windows, self.data["name"], own)
+        self._here = self._test = _Measured(self._windows, self.data["name"], own, foreign)
         if config.test_on is not None:
             other = open_series(config.tested)
             windows = open_windows(other, config.tested, device=device, scaler=scaler)
@@ -135,7 +159,7 @@ class ForecastTask:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
-        self._generator.manual_seed((self._experiment.seed << 32) + step)
+        self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
         # What the processes before this one draw for their windows of the global batch.
         before = (self._rank * self._feed.local, self._experiment.data.horizon)
         torch.rand(before, generator=self._generator, device=self._generator.device)
@@ -158,11 +182,14 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
-        config = self._experiment.data
+        config, notes = self._experiment.data, self._test.notes
         if config.test_on is not None:
-            return measured, [f"tested on {config.test_on}, scaled as {self.data['name']} was in training"]
-        notes = ["report protocol: the scaler has seen the test rows, and they lie before the training rows in time"]
-        return measured, notes if config.protocol == "report" else []
+            notes.append(f"tested on {config.test_on}, scaled as {self.data['name']} was in training")
+        elif config.protocol == "report":
+            notes.append(
+                "report protocol: the scaler has seen the test rows, and they lie before the training rows in time"
+            )
+        return measured, notes
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure every window of the validation part."""
@@ -191,10 +218,10 @@ class ForecastTask:
         with self._weights(average):
             errors = measure(self.model, windows.splits[_split(split)])
         scaler = windows.scaler.select(windows.targets)
-        found = metrics(errors, scaler)
+        found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
-            found["mae_own_scaler"] = {**found["mae_original"], "value": mae_under(errors, scaler, measured.own)}
-        path = run.evaluations / f"{split}-{name}.json"
+            found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
+        path = run.evaluations / f"{split}-{measured.stem}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
         content = {
@@ -205,6 +232,7 @@ class ForecastTask:
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
             "metrics": {split: found},
+            "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
         }
         write_json(path, content)
@@ -223,15 +251,15 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     """Return the task of a run's forecaster on another CSV file or set; the training file need not be here.
 
     Args:
-        run: a finished run.
+        run: with a checkpoint.
         data: a path that ends in .csv, or the name of a known set.
         device: where the model goes.
     """
-    experiment = run.experiment
+    experiment, trained = run.experiment, run.environment["data"]
     is_file = data.lower().endswith(".csv")
     changes = {"name": None, "csv": data, "test_on": None} if is_file else {"name": data, "csv": None, "test_on": None}
     config = experiment.data.model_copy(update=changes)
-    return ForecastTask(experiment.model_copy(update={"data": config}), device, run.environment["data"])
+    return ForecastTask(experiment.model_copy(update={"data": config}), device, trained, asked=True)
 
 
 def open_series(config: ForecastData) -> Series:

@@ -1,5 +1,6 @@
 """A trained forecaster at work: the horizon after a file's end, or block after block through a second file."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
 from flowbench.forecasting.series import Series, read_series
-from flowbench.loading import load_run
+from flowbench.loading import load_run, stopped_at
 from flowbench.registry import series_sets
-from flowbench.runs import RunFolder
+from flowbench.runs import RunFolder, stem_of
+from flowbench.same_data import check_same_data
 
 __all__ = ["Forecasted", "forecast_run"]
 
@@ -36,6 +38,14 @@ class Forecasted:
     mae: float | None
     """On values normalized by the training's scaler; None: nothing of it has come true yet."""
     mae_original: float | None
+    """Mean over the columns; None: `data.unit` declares no unit that they have in common."""
+    mae_per_column: dict[str, float]
+    """Each in its column's own unit; empty: nothing of it has come true yet."""
+    unit: str | None
+    notes: list[str]
+    """What must be said beside it."""
+    stopped: str | None
+    """Where the training was stopped, if it has not come to its end."""
 
 
 def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
@@ -47,23 +57,29 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         rolling: walk over the file in blocks of the horizon, each fed by the true rows before it; else forecast the
             rows that follow the file's end.
     Raises:
-        InputError: a density run, a missing file or column, a file that is too short.
+        InputError: a density run, a missing file or column, a file that is too short, the run's own with other bytes.
     """
     experiment = run.experiment
     if experiment.kind != "forecast":
         raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
+    if data is None:
+        check_same_data(run)
     series = open_series(experiment.data) if data is None else _read(data)
-    model, scaler = load_run(run.path), run_scaler(run.environment["data"])
+    trained = run.environment["data"]
+    model, scaler = load_run(run.path), run_scaler(trained)
     assert isinstance(model, Forecaster)
     frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
-    name = f"{'rolling' if rolling else 'next'}-{series.path.stem}"
+    foreign = series.sha256 != trained["fingerprint"]
+    name = f"{'rolling' if rolling else 'next'}-{stem_of(series.path.stem, series.sha256 if foreign else None)}"
     csv = run.path / "forecasts" / f"{name}.csv"
     with replacing(csv) as temporary:
         frame.to_csv(temporary, index=False)
     known = np.isfinite(frame.drop(columns="date").to_numpy()).all()
-    found = forecast_mae(frame, scaler) if known else {}
+    mae, per_column = forecast_mae(frame, scaler) if known else (None, {})
     what = "rolling forecast" if rolling else f"the {len(frame)} rows after the end"
-    error = f", MAE {found['mae']:.4f}" if found else ""
+    stopped = stopped_at(run)
+    error = "" if mae is None else f", MAE {mae:.4f}"
+    error += "" if stopped is None else f" ({stopped})"
     plot = draw_forecast(
         frame.tail(SHOWN_ROWS),
         run.figures / f"forecast-{name}.svg",
@@ -71,7 +87,11 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         experiment.model.name,
         None if rolling else _history(series, scaler, model),
     )
-    return Forecasted(csv, plot, len(frame), found.get("mae"), found.get("mae_original"))
+    unit = experiment.data.unit
+    original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
+    return Forecasted(
+        csv, plot, len(frame), mae, original, per_column, unit, scaler.notes, None if stopped is None else str(stopped)
+    )
 
 
 def _read(data: str) -> Series:

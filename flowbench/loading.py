@@ -1,18 +1,38 @@
 """A trained run, brought back: its model as reported, and another evaluation of it."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from flowbench.atomic import write_json
 from flowbench.errors import InputError
 from flowbench.measuring import Request
 from flowbench.optimization import WeightAverage
 from flowbench.runs import RunFolder, find_run
+from flowbench.same_data import check_same_data
 from flowbench.task import Task, build_model, make_task
 
-__all__ = ["evaluate_run", "load_run", "reported_step"]
+__all__ = ["Stopped", "evaluate_run", "load_run", "reported_step", "stopped_at"]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Where a run stands that has not come to its end: its figures are not those that it will report."""
+
+    step: int
+    steps: int | None
+    """That it trains for; None: it counts epochs."""
+    epoch: int
+    """Whole ones that are done."""
+    epochs: int | None
+
+    def __str__(self) -> str:
+        if self.epochs is None:
+            return f"stopped at step {self.step:,} of {self.steps:,}"
+        return f"stopped at step {self.step:,}, in epoch {min(self.epoch + 1, self.epochs):,} of {self.epochs:,}"
 
 
 def load_run(run: str | Path) -> nn.Module:
@@ -36,9 +56,20 @@ def load_run(run: str | Path) -> nn.Module:
 
 
 def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path]:
-    """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file."""
-    task, average = _reopen(run, request.data)
-    return task.measure(run, average, request)
+    """Evaluate a run's checkpoint as asked; return the content of the file in `evaluations/`, and the file.
+
+    Raises:
+        InputError: the run's data lie here with another content, and `request.data` does not ask for them.
+    """
+    if request.data is None:
+        check_same_data(run)
+    finished = run.finished
+    task, average, state = _reopen(run, request.data)
+    content, path = task.measure(run, average, request)
+    if not finished:
+        content["stopped"] = asdict(_stopped(run, state))
+        write_json(path, content)
+    return content, path
 
 
 def reported_step(run: RunFolder) -> int:
@@ -54,7 +85,24 @@ def reported_step(run: RunFolder) -> int:
     return int(best["step"] if in_place else state["step"])
 
 
-def _reopen(run: RunFolder, data: str | None = None) -> tuple[Task, WeightAverage | None]:
+def stopped_at(run: RunFolder) -> Stopped | None:
+    """Return where a run's checkpoint stands if the run is not finished; None: it is.
+
+    Raises:
+        InputError: no sound checkpoint.
+    """
+    if run.finished:
+        return None
+    return _stopped(run, _load_checkpoint(run))
+
+
+def _stopped(run: RunFolder, state: dict[str, Any]) -> Stopped:
+    train = run.experiment.train
+    with run.reading_checkpoint():
+        return Stopped(int(state["step"]), train.steps, int(state["epoch"]), train.epochs)
+
+
+def _reopen(run: RunFolder, data: str | None) -> tuple[Task, WeightAverage | None, dict[str, Any]]:
     """Bring back a run's task with the weights of its checkpoint, on its own data or, for a forecaster, on others."""
     experiment = run.experiment
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,13 +112,13 @@ def _reopen(run: RunFolder, data: str | None = None) -> tuple[Task, WeightAverag
 
         task = on_other_data(run, data, device)
     else:
-        task = make_task(experiment, device)
+        task = make_task(experiment, device, run.environment["data"])
     state = _load_state(run, task.model)
     task.model.load_state_dict(state["model"])
     average = WeightAverage(task.model, experiment.train.ema) if experiment.train.ema else None
     if average:
         average.load_state_dict(state["ema"])
-    return task, average
+    return task, average, state
 
 
 def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:

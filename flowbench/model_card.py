@@ -5,12 +5,13 @@ from typing import Any
 
 import yaml
 
+from flowbench.metric_words import known_values, remarks, value_in_words
 from flowbench.registry import image_sets, series_sets
 from flowbench.schema import Experiment
 
 __all__ = ["model_card"]
 
-LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights")
+LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights", "resample")
 UNITS = {"bits_per_dim": "bits/dim"}
 
 _USE = {
@@ -92,8 +93,9 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
             "task": task,
             "dataset": {"type": result["dataset"], "name": result["dataset"], "split": split},
             "metrics": [
-                {"type": name, "value": metric["value"], "name": UNITS.get(name, name)}
+                {"type": name, "value": value, "name": UNITS.get(key, key)}
                 for name, metric in metrics.items()
+                for key, value in known_values(name, metric).items()
             ],
         }
         for split, metrics in result["metrics"].items()
@@ -111,15 +113,15 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
 def _figures(result: Mapping[str, Any]) -> Iterator[str]:
     for split, metrics in result["metrics"].items():
         for name, metric in metrics.items():
-            error = "" if metric.get("stderr") is None else f" ± {metric['stderr']:.4f}"
             labels = [f"{key.replace('_', ' ')} {metric[key]}" for key in LABELS if metric.get(key) is not None]
-            yield f"| {split} | {UNITS.get(name, name)} | {metric['value']:.4f}{error} | {', '.join(labels)} |"
+            described = ", ".join([*labels, *remarks(name, metric)])
+            yield f"| {split} | {UNITS.get(name, name)} | {value_in_words(metric)} | {described} |"
 
 
 def _data_terms(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> str:
     sets = image_sets if experiment.kind == "density" else series_sets
     name = result["dataset"]
-    if name not in sets or getattr(experiment.data, "csv", None) is not None:
+    if name not in sets or not sets[name].citation or getattr(experiment.data, "csv", None) is not None:
         return f"The terms of its training data, {name}, are its owner's."
     known = sets[name]
     return f"Training data: {known.title} ({known.published}), terms: {known.licence}; cite {known.citation}."

@@ -68,9 +68,19 @@ def training_noise(
     return torch.from_numpy(noise.reshape(batch, *sides, channels)).movedim(-1, 1)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the seed of what one process of several draws by itself in a step (dropout)."""
-    return _word("process", seed, step, rank) >> 1
+def step_seed(stream: str, seed: int, step: int, *places: int) -> int:
+    """Return the seed of a torch generator for one step of a stream, in [0, 2^63).
+
+    Hashed, never shifted together: torch's CPU generator (the Mersenne Twister) reads the lower 32 bits of its seed
+    alone, so that of (seed << 32) + step nothing but the step is left (torch 2.11 and 2.14).
+
+    Args:
+        stream: what is drawn: streams of one step have numbers of their own.
+        seed: of the run.
+        step: number of the training step.
+        places: what else the numbers belong to, for example one process of several.
+    """
+    return _word(stream, seed, step, *places) >> 1
 
 
 def _word(*parts: object) -> int:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from flowbench.schema import Optim
 
-__all__ = ["WeightAverage", "learning_rate", "make_optimizer", "take_step"]
+__all__ = ["COMPILED_NUMERICS", "FUSED", "WeightAverage", "learning_rate", "make_optimizer", "take_step"]
+
+FUSED = ("adam", "adamw")
+"""The optimizers of which torch has fused kernels."""
+COMPILED_NUMERICS = 2
+"""Raised by hand when a change alters the results of compiled training. Until 2, after the first validation, raw
+weights that a fused optimizer had moved were measured with kernels derived from older ones."""
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.optim.Optimizer:
@@ -89,6 +95,8 @@ def take_step(
         # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
         optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
         optimizer.step()
+        # They write past the versions of the tensors, by which `Derived` knows what it computed from older weights.
+        torch.autograd.graph.increment_version(parameters)
     elif bad.item() == 0:
         optimizer.step()
     # On a CPU gradients keep their place: taken anew among the activations, they leave gaps in memory (an eighth of the

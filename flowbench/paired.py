@@ -5,22 +5,26 @@ models about one comes out as a difference.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
+from flowbench.error_bars import ErrorBar, joined, over_seeds
 from flowbench.errors import InputError
+from flowbench.overlapping import FEWEST_HORIZONS, hac_stderr, waves
 
-__all__ = ["LEVEL", "POWER", "Paired", "compare_values", "hac_stderr"]
+__all__ = ["LEVEL", "POWER", "Paired", "compare_values"]
 
 LEVEL = 0.99
 POWER = 0.8
 """How surely the number of images or seeds that a tie asks for would show the difference, if it is what it seems."""
-Verdict = Literal["better", "worse", "tie"]
+MOST_NEEDED = 10**12
+"""Images, windows or seeds that are as good as none."""
+Verdict = Literal["better", "worse", "tie", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,29 @@ class Paired:
     """Runs of A and of B."""
     values: tuple[float, float]
     """Means of A and of B over images and seeds."""
-    unpaired_stderr: float
-    """Of the difference, if the two had been measured on different images: √(se_A² + se_B²)."""
+    unpaired_stderr: float | None
+    """Of the difference, if the two had been measured on different images: √(se_A² + se_B²). None: see `horizons`."""
     difference: float
-    item_stderr: float
-    """Of the difference over the images that both were measured on; for windows, by a HAC variance."""
+    item_stderr: float | None
+    """Of the difference over the images that both were measured on; for windows see `hac_stderr`."""
     seed_stderr: float | None
     """Of the difference over training runs; None where one of the two has a single run."""
-    stderr: float
+    stderr: float | None
     """√(item_stderr² + seed_stderr²)."""
-    p_value: float
+    p_value: float | None
     """Two-sided, of no difference."""
+    horizons: float | None
+    """How many independent horizons the windows are worth; with too few there is no error over them and no verdict.
+
+    None for images.
+    """
     verdict: Verdict
     """A is better (lower), worse, or a tie."""
     items_needed: int | None
-    """Images or windows in all that would settle a tie if the difference is what it seems; None: no number would."""
+    """Images or windows in all that would settle a tie if the difference is what it seems; None: no number would.
+
+    Without a verdict: the fewest windows that allow one.
+    """
     seeds_needed: int | None
     """Seeds each that would; None: no number would, or the spread over seeds is not known."""
 
@@ -58,9 +70,9 @@ def compare_values(
     """Compare two models by their values on the same images or windows.
 
     Over images, the standard error is that of the mean of per-image differences. Over overlapping forecast windows, the
-    test is Diebold & Mariano's (1995) with a HAC variance: see `hac_stderr`. With several runs each, the differences of
-    the means over runs are compared, and the spread over runs (ddof 1) adds √(s_A²/k_A + s_B²/k_B), with Welch's
-    degrees of freedom.
+    test is Diebold & Mariano's (1995) with an error that counts their dependence: see `hac_stderr`. With several runs
+    each, the differences of the means over runs are compared, and the spread over runs (ddof 1) adds
+    √(s_A²/k_A + s_B²/k_B). The quantiles are Student's t, with Welch's degrees of freedom for the sum.
 
     Args:
         a: one array of values per run of A, (n,), in the same order of images or windows.
@@ -75,72 +87,72 @@ def compare_values(
         raise InputError(f"the two were measured on {' and '.join(map(str, sorted(lengths)))} images or windows")
     n = lengths.pop()
     mean_a, mean_b = np.mean(a, axis=0), np.mean(b, axis=0)
-    differences = mean_a - mean_b
-    difference = float(differences.mean())
-    one, other, item = (_stderr(values, horizon) for values in (mean_a, mean_b, differences))
-    spread, freedom = _over_seeds(a, b)
-    stderr = math.hypot(item, spread or 0.0)
-    # Welch–Satterthwaite. Under Bartlett's weights, a variance over L lags has 1.5 n/L degrees of freedom
-    # (Priestley 1981, Spectral Analysis and Time Series, section 6.2).
-    of_items = n - 1 if horizon is None else 1.5 * n / _lags(n, horizon)
-    freedom = stderr**4 / (item**4 / of_items + spread**4 / freedom) if spread else of_items
-    p_value = float(2 * scipy.stats.t.sf(abs(difference) / stderr, freedom)) if stderr else float(difference == 0)
-    settled = p_value < 1 - LEVEL
-    items, seeds = (None, None) if settled else _needed(difference, item, spread, n, min(len(a), len(b)))
+    difference = float((mean_a - mean_b).mean())
+    one, other, item = (_over_items(values, horizon) for values in (mean_a, mean_b, mean_a - mean_b))
+    spreads = _over_seeds(a, b)
+    whole = joined([item, *spreads]) if item else None
+    p_value = whole.p_value(difference) if whole else None
+    verdict: Verdict = "no verdict"
+    items, seeds = FEWEST_HORIZONS * horizon if horizon else None, None
+    if item and p_value is not None:
+        verdict = "tie" if p_value >= 1 - LEVEL else "better" if difference < 0 else "worse"
+        items, seeds = _needed(difference, n, horizon, item, spreads) if verdict == "tie" else (None, None)
     return Paired(
         n=n,
         seeds=(len(a), len(b)),
         values=(float(mean_a.mean()), float(mean_b.mean())),
-        unpaired_stderr=math.hypot(one, other),
+        unpaired_stderr=joined([one, other]).stderr if one and other else None,
         difference=difference,
-        item_stderr=item,
-        seed_stderr=spread,
-        stderr=stderr,
+        item_stderr=item.stderr if item else None,
+        seed_stderr=joined(spreads).stderr if spreads else None,
+        stderr=whole.stderr if whole else None,
         p_value=p_value,
-        verdict="tie" if not settled else "better" if difference < 0 else "worse",
+        horizons=n / horizon if horizon else None,
+        verdict=verdict,
         items_needed=items,
         seeds_needed=seeds,
     )
 
 
-def hac_stderr(values: NDArray[np.float64], horizon: int) -> float:
-    """Return the standard error of the mean of a dependent series by Newey & West (1987).
-
-    Losses of windows that overlap depend on each other over at least `horizon` steps. Bartlett's weights shrink towards
-    the last lag, so three times as many lags are used: with `horizon` lags a third of the variance would be missing.
-    What is missing still makes the error somewhat too small: by a sixth over sixty horizons.
-    """
-    import statsmodels.api as sm
-
-    how = {"maxlags": _lags(len(values), horizon), "use_correction": True}
-    return float(sm.OLS(values, np.ones(len(values))).fit(cov_type="HAC", cov_kwds=how).bse[0])
+def _over_items(values: NDArray[np.float64], horizon: int | None) -> ErrorBar | None:
+    freedom = _freedom(len(values), horizon)
+    if horizon is None:
+        return ErrorBar(float(values.std(ddof=1)) / math.sqrt(len(values)), freedom)
+    return ErrorBar(hac_stderr(values, horizon), freedom) if freedom else None
 
 
-def _lags(n: int, horizon: int) -> int:
-    return max(1, min(3 * horizon, n // 4))
+def _freedom(items: int, horizon: int | None) -> int:
+    return items - 1 if horizon is None else waves(items, horizon)
 
 
-def _stderr(values: NDArray[np.float64], horizon: int | None) -> float:
-    if horizon is not None:
-        return hac_stderr(values, horizon)
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _over_seeds(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> tuple[float | None, float]:
-    """Return the standard error of the difference over runs, and its degrees of freedom (Welch)."""
+def _over_seeds(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> list[ErrorBar]:
+    """Return the error bars of both means over runs; none where one of the two has a single run."""
     if min(len(a), len(b)) < 2:
-        return None, math.inf
-    parts = [(float(np.var([values.mean() for values in runs], ddof=1)) / len(runs), len(runs) - 1) for runs in (a, b)]
-    variance = sum(part for part, _ in parts)
-    below = sum(part**2 / freedom for part, freedom in parts)
-    return math.sqrt(variance), variance**2 / below if below else math.inf
+        return []
+    return [over_seeds(float(np.std([values.mean() for values in runs], ddof=1)), len(runs)) for runs in (a, b)]
 
 
-def _needed(difference: float, item: float, spread: float | None, n: int, seeds: int) -> tuple[int | None, int | None]:
+def _needed(
+    difference: float, n: int, horizon: int | None, item: ErrorBar, spreads: Sequence[ErrorBar]
+) -> tuple[int | None, int | None]:
     """Return how many images, and how many seeds each, would show the difference with `POWER` at `LEVEL`."""
-    quantile = float(scipy.stats.norm.ppf((1 + LEVEL) / 2) + scipy.stats.norm.ppf(POWER))
-    allowed = (difference / quantile) ** 2
-    left_for_items, left_for_seeds = allowed - (spread or 0.0) ** 2, allowed - item**2
-    items = math.ceil(n * item**2 / left_for_items) if left_for_items > 0 else None
-    more_seeds = math.ceil(seeds * spread**2 / left_for_seeds) if spread and left_for_seeds > 0 else None
-    return items, more_seeds
+    if not difference:
+        return None, None
+
+    def shown(bars: Sequence[ErrorBar]) -> bool:
+        bar = joined(bars)
+        return abs(difference) >= bar.half_width(LEVEL) + bar.half_width(2 * POWER - 1)
+
+    def by_items(items: int) -> bool:
+        return shown([ErrorBar(item.stderr * math.sqrt(n / items), _freedom(items, horizon)), *spreads])
+
+    def by_seeds(seeds: int) -> bool:
+        more = [ErrorBar(bar.stderr * math.sqrt((bar.freedom + 1) / seeds), seeds - 1) for bar in spreads]
+        return shown([item, *more])
+
+    return _fewest(by_items, n), _fewest(by_seeds, 2) if spreads else None
+
+
+def _fewest(enough: Callable[[int], bool], least: int) -> int | None:
+    found = least + bisect_left(range(least, MOST_NEEDED), True, key=enough)
+    return found if found < MOST_NEEDED else None

@@ -16,6 +16,7 @@ from flowbench import atomic, report
 from flowbench.config import config_id, config_sha256, load_experiment
 from flowbench.data.image_set import data_root
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.registry import image_sets
 from flowbench.results import done_row, empty_row
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
@@ -273,9 +274,11 @@ class _Job:
         overrides = [*entry.overrides, *(self.overrides if chosen else ())]
         seeds = (self.seeds if chosen else None) or entry.seeds
         try:
-            if seeds is None:
-                return [load_experiment(entry.name, overrides)]
-            return [load_experiment(entry.name, [*overrides, f"seed={seed}"]) for seed in seeds]
+            changes = [overrides] if seeds is None else [[*overrides, f"seed={seed}"] for seed in seeds]
+            experiments = [load_experiment(entry.name, change) for change in changes]
+            if chosen:
+                _check_split(row, experiments[0])
+            return experiments
         except InputError as error:
             raise InputError(f"row {row.row}: {error}") from error
 
@@ -303,6 +306,16 @@ class _Job:
             RunFolder(self.out / run).finished for run in earlier[0]["runs"]
         ):
             line.content = {**earlier[0], "note": line.row.note}
+
+
+def _check_split(row: Row, experiment: Experiment[Any, Any]) -> None:
+    """Raise InputError if no run of images could fill the row: before hours of training, not after."""
+    name = experiment.data.name
+    if experiment.kind != "density" or name not in image_sets:
+        return
+    measured = ("train", image_sets[name].report_split)
+    if row.split not in measured:
+        raise InputError(f"split: {row.split}, but runs on {name} are measured on {' and '.join(measured)}")
 
 
 def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> None:

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config import config_id, config_sha256
-from flowbench.data.image_set import data_root
-from flowbench.data.images import open_split
-from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
-from flowbench.data.series import series_path
+from flowbench.data.image_set import ImageSet, data_root
+from flowbench.data.manifest import Manifest, read_manifest
 from flowbench.errors import FlowbenchError
+from flowbench.optimization import COMPILED_NUMERICS, FUSED
 from flowbench.registry import image_sets, series_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment
 from flowbench.tables import Entry, Row
 
 __all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
-LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights")
+LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit")
+OTHER_IMAGES = "other resampling"
+"""The badge of figures on images that were resized in another way than those of the published figures."""
 
 
 def empty_row(
@@ -51,6 +53,8 @@ def empty_row(
         "published": [figure.model_dump(mode="json") for figure in row.published],
         "reproduces": entry.reproduces,
         "labels": {},
+        "mae_without_stuck": None,
+        "constant_share": {},
         "data_status": None,
         "note": row.note,
     }
@@ -81,18 +85,16 @@ def done_row(
     values = [_number(metric.get("value")) for metric in metrics]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        run = content["runs"][values.index(None)]
-        return {
-            **content,
-            "status": "failed",
-            "reason": f"{run}: result.json has no finite {row.metric} on {row.split}",
-        }
+        place = values.index(None)
+        reason = f"{content['runs'][place]}: result.json has no finite {row.metric} on {row.split}"
+        if metrics[place].get("per_column"):
+            reason += ": declare the unit that all columns have (data.unit), or take mae"
+        return {**content, "status": "failed", "reason": reason}
     errors = [error for metric in metrics if (error := _number(metric.get("stderr"))) is not None]
     budgets = {str(result.get("budget")) for result in results}
     status = _worst([str(result.get("data_status", "unverified")) for result in results])
     stale = [reasons for pair in zip(results, experiments, strict=True) if (reasons := stale_reasons(*pair))]
-    return {
-        **content,
+    content |= {
         "value": statistics.fmean(known),
         "values": known,
         "stderr": statistics.fmean(errors) if len(errors) == len(known) else None,
@@ -103,7 +105,9 @@ def done_row(
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
         "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
         "data_status": status,
+        **(_without_stuck(results, row.split) if row.metric == "mae" else {}),
     }
+    return _with_resample(content, [_resample(row.dataset, *pair) for pair in zip(results, metrics, strict=True)])
 
 
 def rechecked_row(row: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -114,15 +118,20 @@ def rechecked_row(row: Mapping[str, Any], base: Path) -> dict[str, Any]:
         base: the folder that the paths of its runs are relative to.
     """
     runs = [run for path in row["runs"] if (run := RunFolder(base / path)).finished]
-    if row["status"] != "done" or not runs:
+    if row["status"] != "done":
         return dict(row)
-    reasons, values = [], []
+    if not runs:
+        return _with_resample(row, [_resample(row["dataset"], {}, row["labels"])])
+    reasons, values, resamples = [], [], []
     for run in runs:
         try:
             reasons += stale_reasons(run.result, run.experiment)
-            values.append(_number(run.result["metrics"][row["split"]][row["metric"]]["value"]))
+            metric = run.result["metrics"][row["split"]][row["metric"]]
+            values.append(_number(metric["value"]))
+            resamples.append(_resample(row["dataset"], run.result, metric))
         except (FlowbenchError, KeyError, TypeError) as error:
             reasons.append(f"{run.path.name}: not readable ({' '.join(str(error).split())[:200]})")
+    row = _with_resample(row, resamples)
     known = [value for value in values if value is not None]
     if len(known) < len(row["runs"]) or not math.isclose(statistics.fmean(known), row["value"], rel_tol=1e-9):
         reasons.append("its runs have other figures")
@@ -140,36 +149,70 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
     stored = numerics if isinstance(numerics, Mapping) else {"model": numerics}
     if stored.get("model") != experiment.model.numerics:
         reasons.append(f"{experiment.model.name} computes differently today")
+    if _measured_compiled_weights(experiment) and stored.get("compiled", 1) != COMPILED_NUMERICS:
+        reasons.append("its compiled training measured kernels of earlier weights")
     name = experiment.data.name
     known = image_sets if experiment.kind == "density" else series_sets
-    if name is not None and name in known:
-        if stored.get("data") != known[name].numerics:
-            reasons.append(f"{name} is prepared differently today")
-        today = _images_today(name) if experiment.kind == "density" else _series_today(name)
-        if today is not None and result.get("data_fingerprint") != today:
-            reasons.append("the data has another fingerprint today")
+    if name is not None and name in known and stored.get("data") != known[name].numerics:
+        reasons.append(f"{name} is prepared differently today")
+    today = fingerprints_here(experiment).get("train" if experiment.kind == "density" else "file")
+    if today is not None and result.get("data_fingerprint") != today:
+        reasons.append("the data has another fingerprint today")
     return reasons
 
 
-def _images_today(name: str) -> str | None:
-    """Return the fingerprint of the training images as they lie here today; None where they are not here."""
-    try:
-        if image_sets[name].embedded:
-            return open_split(name, "train").fingerprint
-        if not (data_root() / name / MANIFEST).is_file():
-            return None
-        record = read_manifest(data_root() / name).splits.get("train")
-    except FlowbenchError:
-        return None
-    return None if record is None else record.content_sha256
+def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """Return the mean over the runs of the MAE without stuck sensors, and how much of the rows these are."""
+    metrics = [result["metrics"][split].get("mae_without_stuck") or {} for result in results]
+    known = [value for metric in metrics if (value := _number(metric.get("value"))) is not None]
+    return {
+        "mae_without_stuck": statistics.fmean(known) if len(known) == len(metrics) else None,
+        "constant_share": metrics[0].get("constant_share") or {},
+    }
 
 
-def _series_today(name: str) -> str | None:
-    """Return the SHA-256 of the file as it lies here today; None where it is not here."""
+def _measured_compiled_weights(experiment: Experiment[Any, Any]) -> bool:
+    """Say whether figures are of weights that a compiled density and a fused optimizer left; averages are copied."""
+    compiled = experiment.kind == "density" and experiment.train.compile
+    return compiled and experiment.optim.name in FUSED and experiment.weights == "raw"
+
+
+def _with_resample(row: Mapping[str, Any], names: Sequence[str | None]) -> dict[str, Any]:
+    """Return the row labelled with how its runs' images were resized, with a badge where the published ones' differ."""
+    told = sorted({name for name in names if name is not None})
+    if not told:
+        return dict(row)
+    labelled = {**row, "labels": {**row["labels"], "resample": " and ".join(told)}}
+    known: ImageSet = image_sets[row["dataset"]]
+    if OTHER_IMAGES in row["badges"] or not any(known.prepared_otherwise({"resample": name}) for name in told):
+        return labelled
+    budget = "custom" if row["budget"] == "paper" else row["budget"]
+    return {**labelled, "badges": [*row["badges"], OTHER_IMAGES], "budget": budget}
+
+
+def _resample(dataset: str, result: Mapping[str, Any], metric: Mapping[str, Any]) -> str | None:
+    """Return how the images behind a run's figure were resized; None where their set offers no choice.
+
+    A figure without the label is older than the label. The images that lie here say it where they are the same ones;
+    otherwise it counts as that of a manifest which does not say it.
+    """
+    if dataset not in image_sets or not image_sets[dataset].resamples:
+        return None
+    if "resample" in metric:
+        return str(metric["resample"])
+    here = _manifest(dataset)
+    same = here is not None and here.splits["train"].content_sha256 == result.get("data_fingerprint")
+    choices: dict[str, str] = image_sets[dataset].choices(here.preprocessing if here and same else {})
+    return choices["resample"]
+
+
+def _manifest(name: str) -> Manifest | None:
+    """Return the manifest of a set as it lies here today; None where there is none, or none with training images."""
     try:
-        return file_sha256(series_path(name))
+        manifest = read_manifest(data_root() / name)
     except FlowbenchError:
         return None
+    return manifest if "train" in manifest.splits else None
 
 
 def _badges(results: Sequence[Mapping[str, Any]], runs: Sequence[Path], status: str, *, stale: bool) -> list[str]:

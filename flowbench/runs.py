@@ -21,7 +21,7 @@ from flowbench.kept_runs import KeptRun, kept_figures, kept_run
 from flowbench.schema import Experiment
 from flowbench.yaml_files import read_mapping
 
-__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
+__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished", "stem_of"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
@@ -228,6 +228,16 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run is finished."""
         atomic.write_json(self.path / "result.json", result)
+
+
+def stem_of(name: str, fingerprint: str | None = None) -> str:
+    """Return how a run's files about data are called: `name`, with digits of the content where it is not the run's.
+
+    Args:
+        name: of the set or file.
+        fingerprint: of a content that is not that of the run's own data.
+    """
+    return name if fingerprint is None else f"{name}-{fingerprint[:12]}"
 
 
 def new_run_path(experiment: Experiment[Any, Any]) -> Path:

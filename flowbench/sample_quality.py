@@ -50,7 +50,7 @@ def sample_quality(
     theirs = (batch for _, batch in batches_in_order(images, AT_ONCE, device))
     real = _features(network, theirs, model.levels)
     fake = _features(network, _samples(model, n, seed), model.levels)
-    labels = {"n": n, "images": len(images), "features": type(network).__name__, "seed": seed}
+    labels = {"n": n, "images": len(images), "features": type(network).__name__, "seed": seed, **images.choices}
     size = min(SUBSET_SIZE, n, len(images))
     mean, deviation = _kid(real, fake, size, seed)
     return {

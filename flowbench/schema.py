@@ -70,7 +70,7 @@ class DensityData(Section):
 class ForecastData(Section):
     """The `data:` section of a forecast experiment."""
 
-    added = frozenset({"test_on"})
+    added = frozenset({"test_on", "unit"})
     unhashed = frozenset({"csv"})
 
     name: str | None = None
@@ -83,6 +83,8 @@ class ForecastData(Section):
     batch_size: PositiveInt = 32
     test_on: str | None = None
     """Another known set with the same columns, whose test part is tested on instead, scaled as the training was."""
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    """The one unit of all columns that are forecast: errors in original units are then averaged over them."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ForecastData":
@@ -224,7 +226,7 @@ class Experiment(Section, Generic[DataT, ModelT]):
     preset: Literal["paper", "quick"] | None = None
     """Whose settings these are: a paper's, or the quick table's; None: our own."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """The forecasters' streams put it above the 32 bits of a step."""
+    """Within the 32 bits that torch's CPU generator reads of a seed: two seeds never give the same first weights."""
     data: DataT
     model: ModelT
     optim: Optim = Optim()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flowbench.environment import describe_environment
-from flowbench.errors import InputError
 from flowbench.optimization import WeightAverage, make_optimizer
 from flowbench.processes import from_leader, leads, place
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
 from flowbench.task import Task, Watch
 
@@ -126,13 +126,8 @@ class Session:
         return state
 
     def _check_environment(self) -> None:
+        check_same_data(self.run)
         environment = self.run.environment
-        begun_with = environment.get("data", {}).get("fingerprint")
-        if begun_with != self.task.data["fingerprint"]:
-            raise InputError(
-                f"{self.run.path}: was begun on other data (environment.json: data.fingerprint {begun_with}, "
-                f"now {self.task.data['fingerprint']}): give another --run-dir"
-            )
         threads = environment.get("threads")
         if self.device.type == "cpu" and threads != torch.get_num_threads():
             _warn(

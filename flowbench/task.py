@@ -64,16 +64,22 @@ class Task(Protocol):
         """Evaluate once more as asked; return the content of the file that it wrote, and the file."""
 
 
-def make_task(experiment: Experiment[Any, Any], device: torch.device) -> Task:
-    """Build the model and open the data of an experiment; the model's first weights follow from the seed."""
+def make_task(experiment: Experiment[Any, Any], device: torch.device, trained: dict[str, Any] | None = None) -> Task:
+    """Build the model and open the data of an experiment; the model's first weights follow from the seed.
+
+    Args:
+        experiment: what is trained.
+        device: where it goes.
+        trained: the `data` of a run's `environment.json`, where its model comes back.
+    """
     torch.manual_seed(experiment.seed)
     if experiment.kind == "forecast":
         from flowbench.forecast_task import ForecastTask
 
-        return ForecastTask(experiment, device)
+        return ForecastTask(experiment, device, trained)
     from flowbench.density_task import DensityTask
 
-    return DensityTask(experiment, device)
+    return DensityTask(experiment, device, trained)
 
 
 def build_model(experiment: Experiment[Any, Any], data: dict[str, Any]) -> nn.Module:

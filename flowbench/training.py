@@ -19,10 +19,12 @@ from flowbench.figures.drawing import draw_at_end
 from flowbench.interruption import Interrupted, StopRequest
 from flowbench.memory import keep_freed_memory
 from flowbench.noise import step_seed
-from flowbench.optimization import learning_rate, take_step
+from flowbench.optimization import COMPILED_NUMERICS, learning_rate, take_step
 from flowbench.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.progress import TrainingBar
+from flowbench.registry import image_sets
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 from flowbench.schema import Experiment
 from flowbench.session import Session
 from flowbench.task import Task, Watch, make_task
@@ -53,7 +55,7 @@ def train(
         watch: follows a training that is one choice among others: it is told of every validation, and may raise to end
             the training. The result then holds figures on the data that choose; the report split stays closed.
     Raises:
-        InputError: missing data, a folder with another config, an unfinished one without `resume`.
+        InputError: missing data, a folder with another config or of other data, an unfinished one without `resume`.
         WorkFailedError: the training diverged, or another of its processes was lost; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
@@ -91,6 +93,7 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
         return None
     run.check_config(experiment)
     if run.finished:
+        check_same_data(run)
         return run.result
     if not resume:
         raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")
@@ -167,7 +170,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         group["lr"] = learning_rate(config, session.progress, session.epoch)
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
-        torch.manual_seed(step_seed(session.experiment.seed, session.step, place()[0]))
+        torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
     loss, values = objective(*session.task.batch(session.step))
     torch.autograd.backward(loss)
     values = mean_of_all({"loss": loss, **values})
@@ -243,16 +246,22 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "throughput": {f"train_{task.unit}_per_second": speed},
         "mlflow_run_id": read_mlflow_run_id(session.run.path),
         "config_sha256": config_sha256(experiment),
-        "numerics": {"model": experiment.model.numerics, "data": task.data["numerics"]},
+        "numerics": {
+            "model": experiment.model.numerics,
+            "data": task.data["numerics"],
+            **({"compiled": COMPILED_NUMERICS} if experiment.train.compile else {}),
+        },
     }
     session.run.write_result(result)
     return result
 
 
 def _budget(session: Session) -> str:
-    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end."""
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end on its images."""
     experiment = session.experiment
     if experiment.preset is None or session.budget is not None:
+        return "custom"
+    if experiment.kind == "density" and image_sets[experiment.data.name].prepared_otherwise(session.task.data):
         return "custom"
     try:
         shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")

@@ -1,5 +1,7 @@
-"""YAML files from anywhere, read as plain mappings: no objects, no aliases, no depth without end."""
+"""YAML files from anywhere, read as plain mappings: no objects, no aliases, no depth without end, no octal numbers."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flowbench.errors import InputError, one_line
 
-__all__ = ["read_mapping"]
+__all__ = ["dump", "read_mapping", "refuse_odd_numbers"]
 
 MAX_FILE_BYTES = 100_000
 MAX_DEPTH = 40
@@ -27,6 +29,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
             raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this {what}?")
         text = path.read_text(encoding="utf-8")
         _refuse_bombs(text, path)
+        refuse_odd_numbers(text, f"{path}: ")
         content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
@@ -36,6 +39,62 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: {what} is a mapping of keys to values")
     return cast(dict[str, Any], content)
+
+
+def dump(content: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML that `read_mapping` reads back as it is."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def refuse_odd_numbers(text: str, where: str, key: str = "") -> None:
+    """Refuse numbers that YAML 1.1 reads otherwise than they look: 010 is 8 to it, 1:30 is 90, and 0x10 is 16.
+
+    Args:
+        text: YAML, whole or the value of `key`.
+        where: what the message begins with, before the key.
+        key: the dotted key that the text is the value of.
+
+    Raises:
+        InputError: a number, as value or key, is not in plain decimal digits; what stands in quotes is text.
+        yaml.YAMLError: the text is no YAML.
+    """
+    root = yaml.compose(text, Loader=_Loader)
+    waiting, seen = [(root, key)] if root is not None else [], set[int]()
+    while waiting:
+        node, at = waiting.pop()
+        if id(node) in seen:  # behind an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and not _DECIMAL.fullmatch(node.value):
+                raise InputError(
+                    f"{where}{at}: {node.value[:40]} is not in plain decimal digits: write the number without leading "
+                    "zeros, colons, underscores and prefixes (10, not 010), or put it in quotes if it is text"
+                )
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(item, f"{at}.{place}".lstrip(".")) for place, item in enumerate(node.value)][::-1]
+        else:
+            for name, value in reversed(node.value):
+                below = f"{at}.{name.value}".lstrip(".") if isinstance(name, yaml.ScalarNode) else at
+                waiting += [(value, below), (name, below)]
+
+
+# Numbers as JSON writes them, with the signs, dots and infinities that YAML has besides.
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes for a number what OmegaConf takes for one: exponents need no dot and no sign."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that `_Loader` would take for numbers."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _refuse_bombs(text: str, path: Path) -> None:

@@ -75,18 +75,37 @@ def moved(run: Path, to: Path) -> Path:
     return to
 
 
-def test_forecasts_are_compared_by_windows_with_a_hac_variance(tmp_path: Path) -> None:
+def forecasts(folder: Path, horizon: int) -> None:
+    """Train two forecasters on 900 hours of a file."""
     hours = np.arange(900)
     noise = np.random.default_rng(0).normal(size=900)
     frame = pd.DataFrame(
         {"date": pd.date_range("2024-01-01", periods=900, freq="h"), "x": np.sin(hours / 3.8) + noise / 9}
     )
-    frame.to_csv(tmp_path / "mine.csv", index=False)
-    windows = [f"data.csv={tmp_path / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", "data.horizon=6"]
+    frame.to_csv(folder / "mine.csv", index=False)
+    windows = [f"data.csv={folder / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", f"data.horizon={horizon}"]
     for name in ("seasonal_naive", "mean"):
-        train(load_experiment(f"etth/{name}", windows), tmp_path / name)
+        train(load_experiment(f"etth/{name}", windows), folder / name)
+
+
+def test_forecasts_are_compared_by_windows_with_a_hac_variance(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=6)
     compared = compare_runs(str(tmp_path / "seasonal_naive"), str(tmp_path / "mean"))
     assert (compared.unit, compared.metric, compared.paired.n) == ("windows", "mae", 175)
     assert compared.paired.verdict == "better"
+    with pytest.raises(InputError, match="--metric mae_original: not kept for each item"):
+        compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mae_original")
     squared = compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mse")
     assert squared.paired.verdict == "worse"
+
+
+def test_too_few_horizons_are_no_verdict_in_words_and_in_json(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=24)
+    compared = compare_runs(str(tmp_path / "seasonal_naive"), str(tmp_path / "mean"))
+    assert compared.verdict == (
+        "verdict: none: 157 overlapping windows are 6.5 independent horizons, too few for an error; "
+        "240 windows or more allow a verdict"
+    )
+    assert compared.lines[-2] == f"A − B = {compared.paired.difference:+.4f}"
+    content = json.loads(json.dumps(compared.as_json()))
+    assert (content["verdict"], content["paired"]["stderr"]) == ("no verdict", None)

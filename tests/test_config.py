@@ -150,3 +150,11 @@ def test_a_seed_fits_every_generator() -> None:
     assert load_experiment("real_nvp/digits", [f"seed={2**31 - 1}"]).seed == 2**31 - 1
     with pytest.raises(InputError, match="seed"):
         load_experiment("real_nvp/digits", [f"seed={2**31}"])
+
+
+def test_a_declared_unit_is_a_later_key_too() -> None:
+    default = load_experiment("etth/linear")
+    assert "unit" in default.data.added
+    assert load_experiment("etth/linear", ["data.unit=kW"]).data.unit == "kW"
+    with pytest.raises(InputError, match="unit"):
+        load_experiment("etth/linear", ["data.unit=''"])

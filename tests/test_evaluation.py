@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,13 @@ def test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws()
         "weights": "raw",
     }
     assert list(measured.metrics) == ["bits_per_dim"]
+
+
+def test_how_the_images_were_prepared_is_a_label_of_every_figure():
+    images = replace(some_images(), choices={"resample": "bilinear"})
+    metrics = evaluate(normalized_model(), images, Setting(importance=2), training=some_images(64)).metrics
+    assert set(metrics) == {"bits_per_dim", "bits_per_dim_importance", "bits_per_dim_running"}
+    assert [metric.get("resample") for metric in metrics.values()] == ["bilinear"] * 3
 
 
 def test_terms_add_up_to_the_value():

@@ -1,5 +1,6 @@
 """Verdicts on simulated and real values: equal models tie, true differences are found, error bars are right."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import scipy.stats
 
 from flowbench.errors import InputError
-from flowbench.paired import compare_values, hac_stderr
+from flowbench.paired import compare_values
 
 IMAGES = 10_000
 
@@ -108,12 +109,14 @@ def test_overlapping_windows_of_equal_forecasts_are_a_tie_in_95_of_100() -> None
     assert sum(compare_values([a], [b]).verdict == "tie" for a, b in pairs) < 50
 
 
-def test_the_hac_error_is_the_spread_of_the_mean() -> None:
-    generator = np.random.default_rng(7)
-    series = [losses(generator) for _ in range(200)]
-    stated = np.mean([hac_stderr(one, 24) for one in series])
-    true = np.std([one.mean() for one in series], ddof=1)
-    assert 0.75 * true < stated < 1.1 * true  # a little too small, as its docstring says
+def test_several_seeds_need_as_many_as_students_t_asks_for() -> None:
+    generator = np.random.default_rng(8)
+    a, b = ([np.full(50, mean) + generator.normal(0, 1e-6, 50) for mean in means] for means in ((0, 1, 2), (1, 2, 3)))
+    tie = compare_values(a, b)
+    assert (tie.verdict, tie.items_needed) == ("tie", None)
+    # s = 1 on both sides: 2 (k − 1) degrees of freedom, and √(2/k) times the quantiles of 99 % and 80 % is 1 or less.
+    quantiles = [scipy.stats.t.ppf([0.995, 0.8], 2 * (k - 1)).sum() * math.sqrt(2 / k) for k in range(2, 40)]
+    assert tie.seeds_needed == 2 + next(place for place, needed in enumerate(quantiles) if needed <= 1)
 
 
 def test_other_lengths_are_refused() -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from flowbench import reproduce as module
+from flowbench.data import prepare
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.reproduce import failure, quick_download, reproduce
+from flowbench.reproduce import failure, quick_download, reproduce, unfinished
 from flowbench.tables import load_table
 from tests.faked_runs import FakeTrainer
 
@@ -111,6 +113,33 @@ def test_overrides_reach_the_selected_rows_and_unknown_ones_name_the_row(tmp_pat
     with pytest.raises(InputError, match=r"row digits: .*features"):
         reproduce("quick", out=tmp_path, overrides=["model.features=8"], trainer=trainer)
     assert len(trainer.calls) == len(EXPERIMENTS)
+
+
+def test_a_split_that_no_run_is_measured_on_is_refused_before_anything_runs(tmp_path: Path, data_folder: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "source" / part).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "source" / part / "0.png")
+    prepare("folder", tmp_path / "source", own_name="mine")
+    table = """
+        table: t
+        title: t
+        description: t
+        rows:
+          - row: mine
+            dataset: mine
+            metric: bits_per_dim
+            split: SPLIT
+            experiments: [{name: independent/digits, overrides: [data.name=mine]}]
+    """
+    path = tmp_path / "t.yaml"
+    path.write_text(table.replace("SPLIT", "test"))
+    with pytest.raises(
+        InputError, match="row mine: split: test, but runs on mine are measured on train and validation"
+    ):
+        reproduce(str(path), out=tmp_path / "out", trainer=FakeTrainer())
+    assert not (tmp_path / "out").exists()
+    path.write_text(table.replace("SPLIT", "validation"))
+    assert len(unfinished(str(path), out=tmp_path / "out")) == 1
 
 
 def test_only_runs_the_named_rows(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "parse_duration",
     "parse_percentage",
     "parse_seeds",
+    "whole_numbers",
 ]
 
 
@@ -117,10 +118,18 @@ def parse_seeds(text: str | None) -> list[int] | None:
     """Read `0,1,2` as a list of seeds."""
     if text is None:
         return None
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise InputError(f"--seeds {text!r}: write non-negative whole numbers with commas, for example 0,1,2")
-    seeds = [int(part) for part in parts]
+    seeds = whole_numbers(text)
+    if seeds is None:
+        raise InputError(
+            f"--seeds {text!r}: write non-negative whole numbers with commas and without leading zeros, "
+            "for example 0,1,2"
+        )
     if len(set(seeds)) != len(seeds):
         raise InputError(f"--seeds {text!r}: a seed stands twice")
     return seeds
+
+
+def whole_numbers(text: str) -> list[int] | None:
+    """Read `16,64` as a list; None where a part is no whole number in plain digits: 010 is 8 or 10, who knows."""
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) for part in parts] if all(re.fullmatch("0|[1-9][0-9]*", part) for part in parts) else None

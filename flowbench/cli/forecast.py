@@ -32,6 +32,13 @@ def forecast(
     if as_json:
         typer.echo(json.dumps(asdict(done), default=str))
         return
-    typer.echo(f"{done.rows} rows: {done.csv}\nplot: {done.plot}")
+    stopped = "" if done.stopped is None else f" ({done.stopped})"
+    typer.echo(f"{done.rows} rows: {done.csv}{stopped}\nplot: {done.plot}")
     if done.mae is not None:
-        typer.echo(f"MAE {done.mae:.4f} (normalized), {done.mae_original:.4f} (original units)")
+        by_column = ", ".join(f"{name} {value:.4f}" for name, value in done.mae_per_column.items())
+        original = (
+            f"in original units {by_column}" if done.mae_original is None else f"{done.mae_original:.4f} {done.unit}"
+        )
+        typer.echo(f"MAE {done.mae:.4f} (normalized), {original}{stopped}")
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)

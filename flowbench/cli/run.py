@@ -1,6 +1,7 @@
 """`flowbench train`, `evaluate`, `figures`: one run at a time."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,6 +79,7 @@ def _train_one(
     typer.echo(f"{folder.path}: {'was finished already' if done else 'finished'}")
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
+    _print_notes(result)
 
 
 def _run_path(experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool) -> tuple[Path, bool]:
@@ -109,7 +111,7 @@ def evaluate(
 
     Example: `flowbench evaluate real_nvp/digits --draws 16 --importance 64`
     """
-    from flowbench.loading import evaluate_run
+    from flowbench.loading import Stopped, evaluate_run
     from flowbench.measuring import Request
     from flowbench.runs import find_run
 
@@ -118,8 +120,10 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(content))
         return
+    stopped = [str(Stopped(**content["stopped"]))] if "stopped" in content else []
     for name, metrics in content["metrics"].items():
-        _print_metrics(name, metrics)
+        _print_metrics(name, metrics, stopped)
+    _print_notes(content)
     typer.echo(f"written to {path}")
 
 
@@ -149,12 +153,19 @@ def figures(
             mirror.follow(folder.path)
 
 
-def _print_metrics(split: str, metrics: dict[str, Any]) -> None:
+def _print_metrics(split: str, metrics: dict[str, Any], also: Sequence[str] = ()) -> None:
+    from flowbench.metric_words import remarks, value_in_words
+
     for name, metric in metrics.items():
-        error = f" ± {metric['stderr']:.4f}" if metric.get("stderr") is not None else ""
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
-        described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in labels.items())
-        typer.echo(f"{split}: {name} {metric['value']:.4f}{error}  ({described})")
+        described = [f"{key.replace('_', ' ')} {value}" for key, value in labels.items()]
+        described += [*remarks(name, metric), *also]
+        typer.echo(f"{split}: {name} {value_in_words(metric)}  ({', '.join(described)})")
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights")
+def _print_notes(content: dict[str, Any]) -> None:
+    for note in content.get("notes", []):
+        typer.echo(f"note: {note}", err=True)
+
+
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, parse_percentage
+from flowbench.cli.arguments import JSON, parse_percentage, whole_numbers
 from flowbench.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(
     content, path = run_and_store(
         loaded,
         passes=check_passes(passes),
-        batches=_whole_numbers(batch),
+        batches=_batches(batch),
         threads=threads,
         device=device,
         repeats=repeats,
@@ -132,11 +132,11 @@ def gate(
         raise CheckFailedError(problem)
 
 
-def _whole_numbers(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--batch {text!r}: write whole numbers with commas, for example 16,64")
-    return [int(part) for part in parts]
+def _batches(text: str) -> list[int]:
+    batches = whole_numbers(text)
+    if not batches or 0 in batches:
+        raise InputError(f"--batch {text!r}: write whole numbers with commas and without leading zeros: 16,64")
+    return batches
 
 
 def _print(table: "Table") -> None:

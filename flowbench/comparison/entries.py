@@ -11,6 +11,7 @@ from flowbench.comparison.cost import flops_of
 from flowbench.errors import InputError, did_you_mean
 from flowbench.report.verdict import flat_settings
 from flowbench.runs import RUNS, RunFolder, find_run
+from flowbench.same_data import check_same_data
 
 if TYPE_CHECKING:
     import optuna
@@ -84,6 +85,8 @@ def field_of_runs(names: Sequence[str], title: str) -> Field:
     """
     runs = [find_run(name) for name in dict.fromkeys(names)]
     results = [run.result for run in runs]
+    for run in runs:
+        check_same_data(run)
     for what in ("kind", "dataset", "data_fingerprint"):
         if len(different := {str(result.get(what)) for result in results}) > 1:
             raise InputError(f"the runs are of different {what.replace('_', ' ')}s: {', '.join(sorted(different))}")
@@ -119,6 +122,7 @@ def field_of_study(study: "optuna.Study") -> Field:
         run = RunFolder(study_folder(study) / str(trial.user_attrs.get("run", "none")))
         name = f"trial {trial.number}"
         if run.exists:
+            check_same_data(run)
             entries.append(_of_run(run, name, state, reason, metric, split))
         else:
             value = trial.values[names.index(metric)] if trial.values and metric in names else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowbench.comparison.entries import Entry
+from flowbench.error_bars import ErrorBar
 
 __all__ = ["Group", "Ranking", "pareto", "rank"]
 
@@ -71,8 +72,6 @@ def rank(entries: Sequence[Entry]) -> Ranking:
     all that were repeated, with Student's t for its degrees of freedom. Otherwise it is the standard error over images,
     which takes the images of two runs for different ones and so calls too much a tie rather than too little.
     """
-    from scipy import stats
-
     by_config: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.value is not None:
@@ -83,7 +82,6 @@ def rank(entries: Sequence[Entry]) -> Ranking:
     if freedom:
         squares = sum(statistics.variance(one) * (len(one) - 1) for one in values if len(one) > 1)
         noises: list[float | None] = [math.sqrt(squares / freedom / len(one)) for one in values]
-        factor = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
         repeated = sum(len(one) > 1 for one in values)
         by = (
             f"the standard deviation over seeds of {repeated} repeated config{'s' if repeated > 1 else ''}, pooled "
@@ -92,7 +90,6 @@ def rank(entries: Sequence[Entry]) -> Ranking:
     else:
         errors = [[entry.stderr for entry in one if entry.stderr is not None] for one in lists]
         noises = [one[0] if one else None for one in errors]
-        factor = float(stats.norm.ppf((1 + LEVEL) / 2))
         by = "the standard error over images (no config was repeated over seeds: how much they vary is not known)"
         if not any(noises):
             by = "not known: repeat configs over seeds (--seeds 0,1,2)"
@@ -104,7 +101,8 @@ def rank(entries: Sequence[Entry]) -> Ranking:
         known = mine is not None and its is not None
         tie = (
             True if place == order[0]
-            else value - best <= factor * math.hypot(mine or 0.0, its or 0.0) if known
+            else value - best <= ErrorBar(math.hypot(mine or 0.0, its or 0.0), freedom or math.inf).half_width(LEVEL)
+            if known
             else None
         )  # fmt: skip
         deviation = statistics.stdev(values[place]) if len(values[place]) > 1 else None

@@ -1,9 +1,9 @@
 """What `flowbench data` does: list the sets, prepare one, check one."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +49,14 @@ class SplitState:
     """`verified`, `counts match` or `unverified`."""
     skipped: int
     """Broken images that were left out."""
+    not_taken: Mapping[str, int] = field(default_factory=dict)
+    """Pictures that were left out since their format is not taken, or they lay in no part, by kind."""
+    also_in_train: int = 0
+    """Images of another split that are among the training images."""
+    replaced: str | None = None
+    """Fingerprint of the other images that lay here before this preparation."""
+    resample: str | None = None
+    """How its images were resized; None where the set offers no choice."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class SetRow:
     name: str
     title: str
     counts: dict[str, int]
-    """Images (or rows) per split, as published."""
+    """Images (or rows) per split, as published; of one's own images, as prepared."""
     download_bytes: int
     disk_bytes: int
     published: str
@@ -73,6 +81,8 @@ class SetRow:
     """What PATH in `--source PATH` may be."""
     by_hand: bool
     """Whether one must get it oneself: its publisher asks for registration or consent, or it is very large."""
+    resample: str | None = None
+    """How the images that are here were resized; None where the set offers no choice."""
 
 
 def prepare(
@@ -82,6 +92,7 @@ def prepare(
     skip_broken: bool = False,
     resample: str | None = None,
     *,
+    own_name: str | None = None,
     size: int | None = None,
     progress: Progress | None = None,
     processes: int | None = None,
@@ -95,6 +106,7 @@ def prepare(
         download: fetch it; only for sets that ask for no registration.
         skip_broken: leave out images that cannot be used, and list them in the manifest.
         resample: how images are resized, where a set offers a choice.
+        own_name: what a folder of one's own images is called from now on (`data.name`); None: `folder`.
         size: pixels of the shorter side, for a folder of one's own images.
         progress: told of the images done; see `progress_bar`.
         processes: how many to use; None: one a core.
@@ -108,28 +120,33 @@ def prepare(
         raise InputError("give either --source or --download, one of the two")
     if name in series_sets:
         series: SeriesSet = series_sets[name]
+        if own_name is not None:
+            raise InputError(f"--name {own_name}: not for {name}; train on a file of your own with data.csv=FILE")
         if source is None and not download:
             raise InputError(f"{name}: {series.how_to_get()}")
         prepare_series(series, source, timeout)
         return _series_states(series)
-    known = _image_set(name)
-    options = _options(known, resample, size)
+    known = _image_set(name) if own_name is None else _image_set(name).called(own_name)
+    options = _options(known, resample, size, skip_broken=skip_broken)
     if known.embedded:
-        return [_state(known, split, open_split(name, split).fingerprint) for split in known.counts]
+        return [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
     if download and known.download is None:
-        raise InputError(f"{name} is not downloaded by flowbench: {known.how_to_get()}")
+        raise InputError(f"{known.name} is not downloaded by flowbench: {known.how_to_get()}")
     if source is None and not download:
-        raise InputError(f"{name}: {known.how_to_get()}")
+        raise InputError(f"{known.name}: {known.how_to_get()}")
     archive = None
     if known.download is not None and source is None:
         archive = source = fetch(known.download, data_root() / DOWNLOADS, timeout)
     assert source is not None
     found = known.find(source.expanduser(), options)
+    before = _fingerprints(known.name)
     manifest = build(known, found, skip_broken=skip_broken, progress=progress, processes=processes)
-    shutil.rmtree(unpacked_folder(name), ignore_errors=True)
+    shutil.rmtree(unpacked_folder(known.name), ignore_errors=True)
     if archive is not None:
         archive.unlink()
-    return _states(known, manifest)
+    states = _states(known, manifest)
+    changed = {state.split for state in states if before.get(state.split) not in (None, state.fingerprint)}
+    return [replace(state, replaced=before[state.split]) if state.split in changed else state for state in states]
 
 
 def verify(name: str) -> list[SplitState]:
@@ -185,17 +202,28 @@ def progress_bar() -> Iterator[Progress]:
 
 def _image_set(name: str) -> ImageSet:
     if name not in image_sets:
-        raise InputError(f"no data set named {name!r}{did_you_mean(name, [*image_sets, *series_sets])}")
+        meant = did_you_mean(name, [*image_sets, *series_sets])
+        raise InputError(f"no data set named {name!r}{meant}{image_sets.way_out}")
     return cast(ImageSet, image_sets[name])
 
 
-def _options(known: ImageSet, resample: str | None, size: int | None) -> Options:
+def _options(known: ImageSet, resample: str | None, size: int | None, *, skip_broken: bool) -> Options:
     if resample is not None and resample not in known.resamples:
         choices = f"one of: {', '.join(known.resamples)}" if known.resamples else "its images are not resized by choice"
         raise InputError(f"--resample {resample}: not for {known.name}; {choices}")
     if size is not None and known.shape is not None:
         raise InputError(f"--size {size}: not for {known.name}: its size is {known.shape[1]}")
-    return Options(resample=resample or (known.resamples[0] if known.resamples else None), size=size)
+    chosen = resample or (known.resamples[0] if known.resamples else None)
+    return Options(resample=chosen, size=size, skip_broken=skip_broken)
+
+
+def _fingerprints(name: str) -> dict[str, str]:
+    """Return the fingerprint of each split that is prepared under this name; none where it is damaged or not here."""
+    try:
+        splits = read_manifest(data_root() / name).splits
+    except InputError:
+        return {}
+    return {split: record.content_sha256 for split, record in splits.items()}
 
 
 def _verify_split(folder: Path, name: str, split: Split, record: SplitRecord) -> None:
@@ -209,13 +237,18 @@ def _verify_split(folder: Path, name: str, split: Split, record: SplitRecord) ->
 
 
 def _states(known: ImageSet, manifest: Manifest) -> list[SplitState]:
-    return [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    resample = known.choices(manifest.preprocessing).get("resample")
+    states = [_state(known, split, record.content_sha256, record) for split, record in manifest.splits.items()]
+    return [replace(state, resample=resample) for state in states]
 
 
 def _state(known: ImageSet, split: Split, fingerprint: str, record: SplitRecord | None = None) -> SplitState:
     count = known.counts[split] if record is None else record.shape[0]
-    skipped = 0 if record is None else len(record.skipped)
-    return SplitState(known.name, split, count, fingerprint, known.status(split, count, fingerprint), skipped)
+    status = known.status(split, count, fingerprint)
+    if record is None:
+        return SplitState(known.name, split, count, fingerprint, status, skipped=0)
+    skipped = len(record.skipped)
+    return SplitState(known.name, split, count, fingerprint, status, skipped, record.not_taken, record.also_in_train)
 
 
 def _series_states(known: SeriesSet) -> list[SplitState]:
@@ -227,22 +260,23 @@ def _series_states(known: SeriesSet) -> list[SplitState]:
 
 def _image_row(known: ImageSet) -> SetRow:
     present, status = known.embedded, ""
+    counts: dict[str, int] = {str(split): count for split, count in known.counts.items()}
+    states: list[SplitState] = []
     try:
         if known.embedded:
             states = [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
         elif (data_root() / known.name / MANIFEST).is_file():
             present = True
             states = _states(known, read_manifest(data_root() / known.name))
-        else:
-            states = []
         status = _least_sure([state.status for state in states])
+        counts = counts or {state.split: state.count for state in states}
     except InputError:
         status = "damaged"
     way = "" if known.embedded else " --download" if known.download else " --source PATH"
     return SetRow(
         name=known.name,
         title=known.title,
-        counts={str(split): count for split, count in known.counts.items()},
+        counts=counts,
         download_bytes=known.download_bytes,
         disk_bytes=known.disk_bytes,
         published=known.published,
@@ -250,9 +284,10 @@ def _image_row(known: ImageSet) -> SetRow:
         citation=known.citation,
         present=present,
         status=status,
-        command="" if known.embedded else f"flowbench data prepare {known.name}{way}",
+        command="" if known.embedded else f"{known.command}{way}",
         sources=known.sources,
         by_hand=known.download_bytes > 0 and known.download is None,
+        resample=next((state.resample for state in states), None),
     )
 
 

@@ -1,7 +1,6 @@
 """Sources that are encoded images: a folder, a tar, a zip, an LMDB; none is ever unpacked."""
 
 import hashlib
-import os
 import stat
 import tarfile
 import zipfile
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from flowbench.data.picture_files import is_image
 from flowbench.data.pictures import MAX_ENCODED_BYTES
 from flowbench.data.readers import Payload, damaged
 from flowbench.errors import InputError
@@ -21,14 +21,12 @@ __all__ = [
     "TarReader",
     "ZipReader",
     "bounded_tar",
-    "image_names",
     "refuse_unsafe",
     "tar_images",
     "zip_images",
 ]
 
 MAX_HEADER_BYTES = 2**20
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,6 @@ class _FolderPiece:
                 yield str(path), path.read_bytes() if usable else b""
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def image_names(root: Path) -> tuple[str, ...]:
-    """Return the names of all image files under `root`, relative to it, sorted; links to folders are not followed."""
-    found = []
-    for folder, _, files in os.walk(root):
-        place = Path(folder).relative_to(root).as_posix()
-        start = "" if place == "." else f"{place}/"
-        found += [start + name for name in files if name.lower().endswith(SUFFIXES)]
-    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -172,7 +160,7 @@ def tar_images(path: Path) -> TarReader:
                 refuse_unsafe(path, member.name)
                 if not (member.isfile() or member.isdir()):
                     raise InputError(f"{path}: {member.name}: a link or a device: refused")
-                if member.isfile() and member.name.lower().endswith(SUFFIXES):
+                if member.isfile() and is_image(member.name):
                     _refuse_large(path, member.name, member.size)
                     members.append((member.name, member.offset_data, member.size))
                 # tarfile remembers every member: a gigabyte for ImageNet's million.
@@ -249,7 +237,7 @@ def zip_images(path: Path) -> ZipReader:
         refuse_unsafe(path, entry.filename)
         if (entry.external_attr >> 16) & 0o170000 == 0o120000:
             raise InputError(f"{path}: {entry.filename}: a link: refused")
-        if entry.filename.lower().endswith(SUFFIXES):
+        if is_image(entry.filename):
             _refuse_large(path, entry.filename, entry.file_size)
             names.append(entry.filename)
     return ZipReader(path, tuple(sorted(names)))

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import platformdirs
@@ -41,6 +41,7 @@ class Options:
 
     resample: str | None = None
     size: int | None = None
+    skip_broken: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,9 @@ class ImageSet(ABC):
     """What `--source` may be, in words for an error message."""
     download: Download | None = None
     resamples: tuple[str, ...] = ()
-    """Modes of `--resample`, the default first."""
+    """Modes of `--resample`; first the default, which is that of the published figures."""
+    unnamed_resample: str = "unknown"
+    """How the images were resized where a manifest names no mode of `resamples`."""
 
     embedded = False
     """True: the images come with an installed package and need no preparation."""
@@ -83,6 +86,20 @@ class ImageSet(ABC):
         """Return the images of an embedded set, uint8 (n, height, width, channels)."""
         raise NotImplementedError(f"{self.name} is not embedded")
 
+    def choices(self, preprocessing: Mapping[str, Any]) -> dict[str, str]:
+        """Return what was chosen when images were prepared, from their manifest: labels of every figure made of them.
+
+        Empty where the set offers no choice.
+        """
+        if not self.resamples:
+            return {}
+        named = preprocessing.get("resample")
+        return {"resample": named if named in self.resamples else self.unnamed_resample}
+
+    def prepared_otherwise(self, choices: Mapping[str, Any]) -> bool:
+        """Say whether images of these `choices` are other ones than those of the published figures."""
+        return bool(self.resamples) and choices.get("resample") != self.resamples[0]
+
     def refuse_variant(self, counts: Mapping[Split, int]) -> None:
         """Raise InputError if `counts` are recognisably those of another known data set."""
         del counts
@@ -93,12 +110,20 @@ class ImageSet(ABC):
             return "verified" if self.fingerprints[split] == fingerprint else "unverified"
         return "counts match" if self.counts.get(split) == count else "unverified"
 
+    @property
+    def command(self) -> str:
+        """What prepares it, without where it comes from."""
+        return f"flowbench data prepare {self.name}"
+
+    def called(self, name: str) -> "ImageSet":
+        """Return this set under another name; only folders of one's own images have any."""
+        raise InputError(f"--name {name}: not for {self.name}; only for a `folder` of your own images")
+
     def how_to_get(self) -> str:
         """Return the command that prepares the set, for the end of an error message."""
-        command = f"flowbench data prepare {self.name}"
         if self.download:
-            return f"run `{command} --download`, or `{command} --source PATH` ({self.sources})"
-        return f"get it from {self.published}, then run `{command} --source PATH` ({self.sources})"
+            return f"run `{self.command} --download`, or `{self.command} --source PATH` ({self.sources})"
+        return f"get it from {self.published}, then run `{self.command} --source PATH` ({self.sources})"
 
     def not_found(self, source: Path) -> InputError:
         """Return the error for a source in which the set was not found."""

@@ -1,7 +1,7 @@
 """Prepared images, opened: memory maps checked against their manifest, subsets, crops and grey levels."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -128,6 +128,8 @@ class Images:
     """Side of the square crops that are taken; None: whole images."""
     divisor: int = 1
     """What the stored values are divided by, rounded down, to give `levels`."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """What was chosen when they were prepared (`resample`): labels of every figure made of them."""
 
     def __len__(self) -> int:
         return len(self.pixels) if self.rows is None else len(self.rows)
@@ -211,7 +213,8 @@ def open_split(name: str, split: Split) -> Images:
     record = manifest.splits[split]
     status = known.status(split, record.shape[0], record.content_sha256)
     pixels = _open_pixels(folder, split, record)
-    images = Images(name, split, manifest.levels, record.content_sha256, status, pixels)
+    choices = known.choices(manifest.preprocessing)
+    images = Images(name, split, manifest.levels, record.content_sha256, status, pixels, choices=choices)
     # Varied images cannot be fed whole: crops have the side of the known shape, or of the smallest image.
     if isinstance(pixels, VariedPixels):
         return replace(images, window=known.shape[1] if known.shape else min(pixels.smallest))

@@ -50,6 +50,10 @@ class SplitRecord(_Record):
     files: dict[FileName, Sha256]
     content_sha256: Sha256
     skipped: list[Skipped] = []
+    not_taken: dict[str, NonNegativeInt] = {}
+    """Pictures that lay beside those that were read, by kind: of formats that are not taken, in no part."""
+    also_in_train: NonNegativeInt = 0
+    """Images of another split that are among the training images, value by value."""
 
 
 class SourceRecord(_Record):

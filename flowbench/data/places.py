@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from flowbench.data.file_readers import FolderReader, image_names
+from flowbench.data.file_readers import FolderReader
+from flowbench.data.picture_files import image_names
 from flowbench.data.pictures import Exactly
 from flowbench.data.readers import Reader, SplitSource
 

@@ -250,6 +250,7 @@ def _finish(
     processes: int,
 ) -> Manifest:
     splits: dict[Split, SplitRecord] = {}
+    trained = np.empty(0, "S32")
     originals: list[NDArray[np.uint8]] = []
     for split, source in sources.items():
         done = [load_done(task.record) for task in tasks[split]]
@@ -259,12 +260,17 @@ def _finish(
         digests = np.concatenate([piece.digests for piece in done])
         if not len(digests):
             raise InputError(f"{known.name}: every image of {split} was left out: {done[0].skipped[0].reason}")
+        # As in content_sha256: one value a digest.
+        values = np.ascontiguousarray(digests).view("S32").ravel()
+        trained = values if split == "train" else trained
         height, width = (None, None) if source.shape is None else source.shape[:2]
         splits[split] = SplitRecord(
             shape=(len(digests), height, width, source.channels),
             files=dict(zip(files, _hashes([folder / name for name in files], processes), strict=True)),
             content_sha256=content_sha256(digests),
             skipped=[skipped for piece in done for skipped in piece.skipped],
+            not_taken=dict(source.not_taken),
+            also_in_train=0 if split == "train" else int(np.isin(values, trained).sum()),
         )
     named = {path.name: digest for path, digest in hashes.items()}
     if not named:

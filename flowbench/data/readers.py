@@ -1,7 +1,7 @@
 """How preparation sees a source: so many images, read piece by piece in whatever process."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -72,3 +72,5 @@ class SplitSource:
     """Bytes of one prepared image (about, where they differ), for the check of the disk's space."""
     format: str
     preprocessing: dict[str, object]
+    not_taken: Mapping[str, int] = field(default_factory=dict)
+    """Pictures of the source that are not among the reader's, counted by kind."""

@@ -8,10 +8,11 @@ import torch
 
 from flowbench.errors import FlowbenchError, InputError
 from flowbench.figures.kinds import NotDrawableError, Subject
-from flowbench.loading import load_run, reported_step
+from flowbench.loading import load_run, reported_step, stopped_at
 from flowbench.progress import counted
 from flowbench.registry import figure_kinds
 from flowbench.runs import RunFolder
+from flowbench.same_data import check_same_data
 
 __all__ = ["Drawn", "draw_at_end", "draw_run", "kinds_of"]
 
@@ -39,9 +40,11 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
         kinds: which; None: all that the run allows, the others left out with the reason.
 
     Raises:
-        InputError: no such kind, or one of those asked for by name does not exist for this run.
+        InputError: no such kind, or one of those asked for by name does not exist for this run; the run's data lie
+            here with another content.
         WorkFailedError: one of those asked for by name cannot be drawn, such as samples that are not numbers.
     """
+    check_same_data(run)
     known = kinds_of(run)
     for kind in kinds or ():
         if kind not in known:
@@ -49,7 +52,8 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
             of = figure_kinds[kind].of
             raise InputError(f"--kind {kind}: is drawn of a {of} experiment; here: {', '.join(known) or 'none'}")
     drawn = Drawn([], [])
-    for kind, outcome in _draw(run, kinds or known):
+    stopped = stopped_at(run)
+    for kind, outcome in _draw(run, kinds or known, "" if stopped is None else str(stopped)):
         if isinstance(outcome, Path):
             drawn.paths.append(outcome)
         elif kinds is None:
@@ -72,11 +76,11 @@ def draw_at_end(run: RunFolder) -> list[str]:
     ]
 
 
-def _draw(run: RunFolder, kinds: Sequence[str]) -> Iterator[tuple[str, Path | FlowbenchError]]:
+def _draw(run: RunFolder, kinds: Sequence[str], stopped: str = "") -> Iterator[tuple[str, Path | FlowbenchError]]:
     if not kinds:
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subject = Subject(run, run.experiment, load_run(run.path).to(device), reported_step(run), device)
+    subject = Subject(run, run.experiment, load_run(run.path).to(device), reported_step(run), device, stopped)
     for kind in counted(kinds, "drawing", len(kinds)):
         try:
             yield kind, figure_kinds[kind].draw(subject)

@@ -27,11 +27,14 @@ class Subject:
     step: int
     """The training step that these weights are from."""
     device: torch.device
+    stopped: str = ""
+    """Where the training was stopped, if it has not come to its end."""
 
     def title(self, what: str, temperature: float | None = None) -> str:
         """Return the title of a picture: experiment, seed, what it shows, checkpoint step and temperature."""
         heated = "" if temperature is None else f", temperature {temperature:g}"
-        return f"{self.experiment.name}, seed {self.experiment.seed}: {what}, step {self.step:,}{heated}"
+        when = self.stopped or f"step {self.step:,}"
+        return f"{self.experiment.name}, seed {self.experiment.seed}: {what}, {when}{heated}"
 
     def file(self, name: str) -> Path:
         """Return where a picture of this run goes."""

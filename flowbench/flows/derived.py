@@ -14,8 +14,10 @@ T = TypeVar("T")
 class Derived(Generic[T]):
     """A value computed from tensors, kept until one of them changes.
 
-    Nothing is kept where gradients are recorded or torch.compile traces: there it is computed afresh, and a value kept
-    before is dropped, so that training carries no second copy of the weights.
+    Nothing is kept where gradients are recorded or in what torch.compile compiled: there it is computed afresh, and a
+    value kept before is dropped, so that training carries no second copy of the weights.
+
+    A change is a write that the tensor's version counts. Fused optimizers do not count theirs: `take_step` does.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,6 @@ class Derived(Generic[T]):
 
     def clear(self) -> None:
         """Drop the value."""
-        # Not while torch.compile traces: it would take the change of an attribute for a reason to trace again.
-        if not torch.compiler.is_compiling():
-            self._key = self._value = None
+        # Written, never read: torch.compile does the same after its graph, and has no value here to guard.
+        self._key = None
+        self._value = None

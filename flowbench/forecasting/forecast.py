@@ -47,8 +47,11 @@ def forecast_rolling(forecaster: Forecaster, series: Series, scaler: Scaler) -> 
     return frame_of(chosen.dates[shape.lookback :], truth, future, scaler.columns[-shape.outputs :])
 
 
-def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> dict[str, float]:
-    """Return `mae` (normalized by the scaler) and `mae_original` over the frame's rows whose truth is known.
+def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> tuple[float, dict[str, float]]:
+    """Return the MAE, normalized by the scaler, over the frame's rows whose truth is known, and in original units.
+
+    Returns:
+        The mean over all columns of the normalized error; by column, the error in that column's own unit.
 
     Raises:
         InputError: no row has a known truth.
@@ -60,7 +63,7 @@ def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> dict[str, float]:
     if len(error) == 0:
         raise InputError("the truth of this forecast is not known yet: there is no MAE")
     std = np.array(scaler.select(tuple(columns)).std)
-    return {"mae": float((error / std).mean()), "mae_original": float(error.mean())}
+    return float((error / std).mean()), dict(zip(columns, error.mean(axis=0).tolist(), strict=True))
 
 
 def _chosen(series: Series, scaler: Scaler, needed: int) -> Series:

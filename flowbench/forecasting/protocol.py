@@ -35,6 +35,16 @@ class Scaler:
     columns: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    constant: tuple[str, ...] = ()
+    """The columns that do not vary, but for rounding, in the rows it was fitted on."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said beside a figure on normalized values."""
+        if not self.constant:
+            return []
+        names = ", ".join(self.constant)
+        return [f"constant in the rows that the scaler was fitted on, so divided by 1, not by a deviation: {names}"]
 
     def scale(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map original units to normalized ones, (…, columns)."""
@@ -49,7 +59,8 @@ class Scaler:
     def select(self, columns: tuple[str, ...]) -> "Scaler":
         """Return the scaler of these of its columns, in this order."""
         places = [self.columns.index(column) for column in columns]
-        return Scaler(columns, tuple(self.mean[i] for i in places), tuple(self.std[i] for i in places))
+        constant = tuple(column for column in columns if column in self.constant)
+        return Scaler(columns, tuple(self.mean[i] for i in places), tuple(self.std[i] for i in places), constant)
 
 
 def parts(series: Series, data: ForecastData) -> dict[Split, Part]:
@@ -87,11 +98,28 @@ def fit_scaler(series: Series, data: ForecastData) -> Scaler:
     """Fit mean and population standard deviation per column on the rows that the protocol says.
 
     `informer` and `ratio`: the training rows. `report`: the whole file, test rows included, as the report's code does:
-    a leak, which tables mark.
+    a leak, which tables mark. A column that is constant up to rounding is divided by 1.
     """
     rows = series.values if data.protocol == "report" else series.values[: parts(series, data)["train"].stop]
-    std = rows.std(axis=0)
-    return Scaler(series.columns, tuple(rows.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    constant = _is_constant(mean, std, len(rows))
+    return Scaler(
+        series.columns,
+        tuple(mean.tolist()),
+        tuple(np.where(constant, 1.0, std).tolist()),
+        tuple(name for name, same in zip(series.columns, constant, strict=True) if same),
+    )
+
+
+def _is_constant(mean: NDArray[np.float64], std: NDArray[np.float64], rows: int) -> NDArray[np.bool_]:
+    """Say which deviations may be rounding alone: those within the error bound of a two-pass variance.
+
+    var ≤ n·eps·var + (n·mean·eps)² (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance",
+    table 1), scikit-learn's rule for its scalers: the mean of 420 times 0.1 is not 0.1 in floating point.
+    """
+    eps, variance = np.finfo(np.float64).eps, std**2
+    constant: NDArray[np.bool_] = variance <= rows * eps * variance + (rows * mean * eps) ** 2
+    return constant
 
 
 def _borders(data: ForecastData, rows: int, day: int) -> dict[Split, Part]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowbench.errors import InputError, did_you_mean
+from flowbench.forecasting.constant_runs import ConstantRuns, find_constant_runs
 from flowbench.forecasting.protocol import Part, Scaler, Split, fit_scaler, parts
 from flowbench.forecasting.series import Series
 from flowbench.schema import ForecastData
@@ -24,9 +25,18 @@ class Windows:
         lookback: rows of history in a window.
         horizon: rows of future in a window.
         outputs: columns to forecast.
+        runs: where these are stuck in the rows that are forecast; None: nowhere.
     """
 
-    def __init__(self, values: Tensor, part: Part, lookback: int, horizon: int, outputs: int) -> None:
+    def __init__(
+        self,
+        values: Tensor,
+        part: Part,
+        lookback: int,
+        horizon: int,
+        outputs: int,
+        runs: ConstantRuns | None = None,
+    ) -> None:
         rows = values[part.first : part.stop]
         self.first_origin = part.first + lookback
         """Row of the file at which window 0's future starts; window i's starts i rows later."""
@@ -34,6 +44,7 @@ class Windows:
         """(windows, inputs, lookback): a view."""
         self.futures = rows[lookback:, rows.shape[1] - outputs :].unfold(0, horizon, 1)
         """(windows, outputs, horizon): a view."""
+        self.runs = runs
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -139,8 +150,9 @@ def open_windows(
     targets = target_columns(inputs, data)
     chosen, scaler = series.select(inputs), scaler.select(inputs)
     values = torch.from_numpy(scaler.scale(chosen.values)).to(device=device, dtype=torch.float32)
-    splits = {
-        split: Windows(values, part, data.lookback, data.horizon, len(targets))
-        for split, part in parts(series, data).items()
-    }
+    outputs, splits = series.select(targets).values, {}
+    for split, part in parts(series, data).items():
+        forecast = outputs[part.first + data.lookback : part.stop]
+        runs = find_constant_runs(forecast, series.rows_per_day, data.horizon)
+        splits[split] = Windows(values, part, data.lookback, data.horizon, len(targets), runs)
     return ForecastWindows(chosen, scaler, targets, splits)

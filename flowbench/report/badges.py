@@ -8,6 +8,10 @@ BADGES = {
     "custom": ("plain", "Settings of one's own: no reproduction of the paper's figure."),
     "counts match": ("plain", "As many images as published; their bytes are not known, since decoders differ."),
     "unverified": ("warn", "The data has no known fingerprint, or another one."),
+    "other resampling": (
+        "warn",
+        "Its images were resized in another way than those of the published figures: no reproduction of them.",
+    ),
     "dirty": ("warn", "Made with uncommitted changes in flowbench's own tree."),
     "stale": ("warn", "The config, the code's numerics or the data differ from today's."),
     "not run": ("plain", "Nothing was measured."),

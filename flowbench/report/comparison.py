@@ -27,7 +27,7 @@ def comparison_sheet(rows: Sequence[Mapping[str, Any]], name: str) -> Sheet | No
     if len(done) < 2 or len({(row["metric"], row["split"], row["dataset"]) for row in done}) > 1:
         return None
     runs = [RunFolder(Path(row["runs"][0])) for row in done]
-    settings = [flat_settings(run.experiment) for run in runs]
+    settings = [flat_settings(run.experiment) | _prepared(row) for run, row in zip(runs, done, strict=True)]
     keys = [key for key in dict.fromkeys(key for one in settings for key in one) if _differs(key, settings)]
     if not keys:
         return None
@@ -45,6 +45,11 @@ def comparison_sheet(rows: Sequence[Mapping[str, Any]], name: str) -> Sheet | No
         f"What differs between these runs, best {unit(metric)} ({done[0]['split']}) first; all other settings agree."
     )
     return Sheet(name, caption, columns, lines)
+
+
+def _prepared(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the images were resized: no setting of the experiment, but two figures may differ by it alone."""
+    return {"resample": row["labels"]["resample"]} if "resample" in row["labels"] else {}
 
 
 def _differs(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:

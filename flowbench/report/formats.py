@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from flowbench.metric_words import MEAN_OVER_COLUMNS, shares_in_words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
     "as_table",
+    "constant_runs",
     "decimals",
     "described",
     "difference",
@@ -40,6 +43,8 @@ _COLUMNS: tuple[str, ...] = (
     "horizon",
 )
 _COLUMNS += ("lookback", "status", "reason", "budget")
+_BESIDE: tuple[str, ...] = ("mae_without_stuck",)
+"""Further columns of a CSV where any row has them."""
 
 
 def unit(metric: str) -> str:
@@ -81,7 +86,12 @@ def difference(row: Mapping[str, Any]) -> float | None:
 
 
 def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the published figure that the row is compared with: of the model it reproduces, on the same split."""
+    """Return the published figure that the row is compared with: of the model it reproduces, on the same split.
+
+    None where ours is of images that were resized in another way: they are other images, easier or harder ones.
+    """
+    if "other resampling" in row["badges"]:
+        return None
     published: Sequence[Mapping[str, Any]] = row["published"]
     for entry in published:
         if (entry["model"], entry["split"]) == (row.get("reproduces"), row["split"]):
@@ -90,10 +100,27 @@ def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def labels(row: Mapping[str, Any]) -> str:
-    """Return what the figure is made of: levels, dequantization, draws, bound, batch norm, weights, window."""
-    parts = [f"{key.replace('_', ' ')} {value}" for key, value in row.get("labels", {}).items()]
+    """Say what the figure is made of: levels, dequantization, draws, bound, weights, window, unit, resample."""
+    made_of = row.get("labels", {})
+    parts = [f"{key.replace('_', ' ')} {value}" for key, value in made_of.items()]
+    if row["metric"].endswith("_original") and row["value"] is not None and "unit" not in made_of:
+        parts.append(MEAN_OVER_COLUMNS)
     parts += [f"{key} {row[key]}" for key in ("lookback", "horizon") if row.get(key) is not None]
+    if (without := row.get("mae_without_stuck")) is not None:
+        parts.append(f"without constant runs {without:.3f}")
     return ", ".join(parts)
+
+
+def constant_runs(row: Mapping[str, Any]) -> str:
+    """Return how much of the forecast rows lies in constant runs, and the MAE without them; empty where nothing does.
+
+    A constant run is one value over a day or more: a stuck sensor, or a gap that was filled.
+    """
+    if not row.get("constant_share"):
+        return ""
+    without = row.get("mae_without_stuck")
+    rest = "no window is without one" if without is None else f"MAE of the windows without them {without:.3f}"
+    return f"{shares_in_words(row['constant_share'])} ({row['split']} rows) keep one value over a day or more; {rest}"
 
 
 def described(row: Mapping[str, Any]) -> str:
@@ -133,6 +160,7 @@ def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         line = {column: row.get(column) for column in _COLUMNS}
         line |= {"badges": ", ".join(row["badges"]), "seeds": ", ".join(map(str, row["seeds"]))}
         line |= {"labels": labels(row), "difference": difference(row)}
+        line |= {key: row.get(key) for key in _BESIDE if any(one.get(key) is not None for one in results["rows"])}
         lines.append(line | {model: published_figure(row, model) for model in names})
     return lines
 

@@ -12,7 +12,18 @@ import yaml
 from flowbench.errors import FlowbenchError
 from flowbench.kept_runs import kept_file
 from flowbench.progress import counted
-from flowbench.report.formats import difference, figure, labels, mean, models, published_figure, records, spread, unit
+from flowbench.report.formats import (
+    constant_runs,
+    difference,
+    figure,
+    labels,
+    mean,
+    models,
+    published_figure,
+    records,
+    spread,
+    unit,
+)
 from flowbench.report.gallery import gallery
 from flowbench.report.page import slug
 from flowbench.report.plot import Plot, embed, save_plot
@@ -84,6 +95,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
         "figure": figure,
         "labels": labels,
         "unit": unit,
+        "constant_runs": constant_runs,
         "row_badges": _badges,
     }
     title = results.get("title") or results["table"]

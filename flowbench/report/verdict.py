@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowbench.config import load_experiment
+from flowbench.error_bars import ErrorBar, joined, over_seeds
 from flowbench.errors import InputError
 from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
 from flowbench.schema import Experiment
@@ -21,21 +22,33 @@ _CHOSEN_BY_TABLE: tuple[str, ...] = (
     "data.csv",
     "data.protocol",
 )
-_CHOSEN_BY_TABLE += ("data.lookback", "data.horizon", "data.features", "train.log_every", "train.checkpoint_every")
+_CHOSEN_BY_TABLE += (
+    "data.unit",
+    "data.lookback",
+    "data.horizon",
+    "data.features",
+    "train.log_every",
+    "train.checkpoint_every",
+)
 MAX_CHANGES = 3
+LEVEL = 0.95
 
 
 def noise(row: Mapping[str, Any]) -> float:
     """Return the half width of the 95 % interval that a difference to the published figure has.
 
-    1.96 √(stderr² + seed_std² / seeds), and half a unit of the published figure's last digit, to which it was rounded.
-    The published figure's own noise is not known and not counted.
+    t √(stderr² + seed_std² / k), and half a unit of the published figure's last digit, to which it was rounded. t is
+    Student's quantile with k − 1 degrees of freedom for the spread over k seeds (see `joined`): 4.30 for three. The
+    published figure's own noise is not known and not counted.
     """
-    seeds = max(len(row["seeds"]), 1)
-    variance = (row["stderr"] or 0.0) ** 2 + (row["seed_std"] or 0.0) ** 2 / seeds
+    bars = []
+    if row["stderr"]:
+        bars.append(ErrorBar(row["stderr"], (row["n"] or math.inf) - 1))
+    if row["seed_std"]:
+        bars.append(over_seeds(row["seed_std"], len(row["seeds"])))
     published = reproduced(row)
     rounding = 0.0 if published is None else 0.5 * 10.0 ** -decimals(row, published)
-    return 1.96 * math.sqrt(variance) + rounding
+    return joined(bars).half_width(LEVEL) + rounding
 
 
 def verdict(row: Mapping[str, Any], short: str = "") -> str:
@@ -48,7 +61,10 @@ def verdict(row: Mapping[str, Any], short: str = "") -> str:
     if row["status"] != "done":
         return str(row["reason"] or "nothing was measured")
     gap, published = difference(row), reproduced(row)
-    if gap is None or published is None:
+    if "other resampling" in row["badges"] and row.get("reproduces"):
+        of = f"{row['reproduces']}'s {published_figure(row, row['reproduces']).split(' (')[0]}"
+        words = f"no reproduction of {of}: other images, resized in another way (resample {row['labels']['resample']})"
+    elif gap is None or published is None:
         words = "no published figure"
     else:
         words = _compared(

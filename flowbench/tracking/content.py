@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowbench.errors import InputError
+from flowbench.metric_words import known_values, remarks
+from flowbench.yaml_files import refuse_odd_numbers
 
 __all__ = [
     "MetricsTail",
@@ -125,6 +127,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         written = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written, Loader=yaml.SafeLoader)):
             raise InputError(f"{path}: YAML aliases (*name) are not allowed: write the value out")
+        refuse_odd_numbers(written, f"{path}: ")
         content = yaml.safe_load(written)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no run here: there is no config.yaml") from error
@@ -162,6 +165,7 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         "dataset": made_of.get("name") or data.get("name") or data.get("csv"),
         "data_fingerprint": made_of.get("fingerprint") or result.get("data_fingerprint"),
         "data_status": made_of.get("status"),
+        "resample": made_of.get("resample"),
         "seed": config.get("seed"),
         "device": environment.get("device_name") or result.get("device"),
         "dirty": environment.get("dirty"),
@@ -169,6 +173,7 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         "budget": result.get("budget"),
         "config_sha256": result.get("config_sha256"),
         "parameters": result.get("parameters"),
+        "mae_original": _remarks(result, "mae_original"),
     }
     found = {f"flowbench.{key}": text(value, MAX_TAG) for key, value in known.items() if value is not None}
     commit = environment.get("commit")
@@ -176,12 +181,15 @@ def tags(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return `<split>/<metric>` with its `_stderr` and `_n`, and `throughput/…`, of a result; finite numbers only."""
+    """Return `<split>/<metric>` with its `_stderr` and `_n`, and `throughput/…`, of a result; finite numbers only.
+
+    A metric without one value for all columns is `<split>/<metric>/<column>`.
+    """
     values: dict[str, Any] = {"train_seconds": result.get("train_seconds")}
     for split, metrics in _section(result, "metrics").items():
         for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
             if isinstance(metric, dict):
-                values[f"{split}/{name}"] = metric.get("value")
+                values |= known_values(f"{split}/{name}", metric)
                 values[f"{split}/{name}_stderr"] = metric.get("stderr")
                 values[f"{split}/{name}_n"] = metric.get("n")
     values |= {f"throughput/{name}": value for name, value in _section(result, "throughput").items()}
@@ -241,6 +249,13 @@ def _finite(values: Mapping[Any, Any]) -> dict[str, float]:
             if math.isfinite(number):
                 kept[entity_name(str(name))] = number
     return kept
+
+
+def _remarks(result: Mapping[str, Any], name: str) -> str | None:
+    for metrics in _section(result, "metrics").values():
+        if isinstance(metrics, dict) and (metric := _section(metrics, name)):
+            return ", ".join(remarks(name, metric)) or metric.get("unit")
+    return None
 
 
 def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -112,6 +112,8 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["train", "real_nvp/cifar10"], "flowbench data prepare cifar10"),
         (["train", "real_nvp/digits", "--time-budget", "soon"], "20m"),
         (["train", "real_nvp/digits", "--seeds", "1,one"], "0,1,2"),
+        (["train", "real_nvp/digits", "--seeds", "010"], "without leading zeros"),
+        (["train", "real_nvp/digits", "seed=010"], "override seed: 010 is not in plain decimal digits"),
         (["train", "real_nvp/digits", "--run-dir", "/proc/nowhere"], "cannot be written"),
         (["train", "real_nvp/digits", "--resume"], "no unfinished run"),
         (["evaluate", "real_nvp/digits"], "no run"),

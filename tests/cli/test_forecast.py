@@ -63,8 +63,10 @@ def test_forecasts_of_a_file_of_ones_own(call: Call, features: str, targets: lis
     np.testing.assert_allclose(frame[targets], second[targets].iloc[24:])
     assert list(frame["date"]) == list(second["date"].iloc[24:])
     error = np.abs(frame[[f"forecast{target}" for target in targets]].to_numpy() - frame[targets].to_numpy())
-    assert rolled["mae_original"] == pytest.approx(error.mean())
-    assert "MAE" in call("forecast", "a", "--rolling", "--data", "second.csv")[1]
+    assert rolled["mae_original"] is None
+    assert rolled["mae_per_column"] == pytest.approx(dict(zip(targets, error.mean(axis=0), strict=True)))
+    said = call("forecast", "a", "--rolling", "--data", "second.csv")[1]
+    assert f"(normalized), in original units {targets[0]} {error[:, 0].mean():.4f}" in said
 
     assert call("figures", "a")[0] == 0
     assert call("report", "a", "--out", "page")[0] == 0
@@ -87,6 +89,84 @@ def test_another_file_is_tested_under_the_trainings_scaler_and_its_own(call: Cal
     assert metrics["mae"]["n"] == len(origins)
     assert metrics["mae_own_scaler"]["value"] == pytest.approx((error / values[:210].std(axis=0)).mean(), rel=1e-5)
     assert metrics["mae"]["value"] != pytest.approx(metrics["mae_own_scaler"]["value"], rel=1e-3)
+
+
+def test_units_that_differ_are_never_averaged_and_a_declared_one_is(call: Call) -> None:
+    write("first.csv", 300, seed=0)
+    train = ["train", "etth/mean", "data.csv=first.csv", *SMALL[:3]]
+    _, out, _ = call(*train, "--run-dir", "a", "--json")
+    apart = json.loads(out)["metrics"]["test"]["mae_original"]
+    assert (apart["value"], set(apart["per_column"])) == (None, {"HUFL", "MUFL", "OT"})
+    assert call("evaluate", "a", "--split", "validation")[0] == 0
+    out = call(*train, "data.unit=kW", "--run-dir", "b")[1]
+    mean = np.mean(list(apart["per_column"].values()))
+    assert f"test: mae_original {mean:.4f} kW" in out
+    assert "kW" in call("forecast", "b", "--rolling")[1]
+    assert call("export", "a", "--out", "card")[0] == 0
+    card = Path("card/README.md").read_text()
+    assert f"| mae_original | HUFL {apart['per_column']['HUFL']:.4f}, MUFL " in card
+    assert "name: mae_original/OT" in card
+    assert "null" not in card
+
+    result = json.loads(Path("a/result.json").read_text())  # as it was stored before
+    result["metrics"]["test"]["mae_original"] = {"value": 6.25, "stderr": None, "n": 49}
+    Path("a/result.json").write_text(json.dumps(result))
+    assert "test: mae_original 6.2500  (n 49, mean over columns)" in call(*train, "--run-dir", "a")[1]
+    assert call("export", "a", "--out", "old")[0] == 0
+    assert "| mae_original | 6.2500 | n 49, mean over columns |" in Path("old/README.md").read_text()
+
+
+def test_a_stuck_sensor_is_told_of_wherever_the_mae_is(call: Call) -> None:
+    frame = write("first.csv", 300, seed=0)
+    frame.loc[250:285, "MUFL"] = 4.5
+    frame.to_csv("stuck.csv", index=False)
+    code, out, _ = call("train", "etth/mean", "data.csv=stuck.csv", *SMALL[:3], "--run-dir", "a")
+    (line,) = [line for line in out.splitlines() if "without_stuck" in line]
+    assert (code, line.startswith("test: mae_without_stuck 0.")) == (0, True)
+    assert "over the windows without constant runs, in which lie 60 % of MUFL" in line
+    assert call("report", "a", "--out", "page")[0] == 0
+    page = Path("page/report.html").read_text()
+    assert "60 % of MUFL (test rows) keep one value over a day or more; MAE of the windows without them 0." in page
+
+    code, out, _ = call("data", "verify", "stuck.csv")
+    assert (code, out.startswith("stuck stuck.csv: 300, unverified (")) == (0, True)
+    assert "in all rows: 12 % of MUFL" in out
+    assert "in the ratio protocol's test rows: 60 % of MUFL" in out
+    (state,) = json.loads(call("data", "verify", "stuck.csv", "--json")[1])
+    assert state["constant_runs"] == {"all": {"MUFL": 0.12}, "test": {"MUFL": 0.6}, "protocol": "ratio"}
+
+    assert "stuck" not in call("train", "etth/mean", "data.csv=first.csv", *SMALL[:3], "--run-dir", "b")[1]
+    assert "constant runs" not in call("data", "verify", "first.csv")[1]
+    assert call("data", "verify", "none.csv")[0] == 2
+
+
+@pytest.mark.parametrize("features", ["M", "MS"])
+def test_a_valve_that_moves_after_the_training_rows_is_measured_in_its_own_unit_and_named(
+    call: Call, features: str
+) -> None:
+    frame = write("first.csv", 300, seed=0)
+    frame.insert(1, "valve", np.where(np.arange(300) < 290, 0.1, 0.2))
+    frame.to_csv("valve.csv", index=False)
+    inputs = ["data.csv=valve.csv", f"data.features={features}", *SMALL[:3]]
+    code, _, errors = call("train", "etth/repeat_last", *inputs, "--run-dir", "a")
+    assert code == 0
+    (note,) = [line for line in errors.splitlines() if line.startswith("note: ")]
+    assert "valve" in note
+    metrics = json.loads(Path("a/result.json").read_text())["metrics"]
+    if features == "M":
+        assert metrics["validation"]["mae"]["per_column"]["valve"] == pytest.approx(0, abs=1e-12)
+        # The last 10 of the 49 windows end 1 … 10 rows after the step; each of those rows is 0.1 off.
+        expected = 0.1 * sum(range(1, 11)) / 12 / 49
+        assert metrics["test"]["mae"]["per_column"]["valve"] == pytest.approx(expected, rel=1e-5)
+    code, _, errors = call("evaluate", "a", "--data", "valve.csv", "--json")
+    assert code == 0
+    content = json.loads(Path("a/evaluations/test-valve.json").read_text())
+    assert content["metrics"]["test"]["mae_own_scaler"]["value"] == pytest.approx(
+        content["metrics"]["test"]["mae"]["value"], rel=1e-6
+    )
+    assert ["valve" in note for note in content["notes"]] == [True] * (2 if features == "M" else 1)
+    code, out, errors = call("forecast", "a", "--json")
+    assert (code, ["valve" in note for note in json.loads(out)["notes"]]) == (0, [True])
 
 
 @pytest.mark.parametrize(

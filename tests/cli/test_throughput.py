@@ -84,6 +84,7 @@ def test_mlflow_has_a_copy_with_the_overrides_in_the_names(run, monkeypatch: pyt
         (["run", "etth/linear"], "density models"),
         (["run", "real_nvp/digits", "--passes", "trian"], "did you mean train"),
         (["run", "real_nvp/digits", "--batch", "many"], "16,64"),
+        (["run", "real_nvp/digits", "--batch", "016"], "without leading zeros"),
         (["run", "real_nvp/digits", "--out", "/proc/nowhere/a.json"], "/proc/nowhere"),
         (["compare", "a.json", "b.json"], "a.json"),
         (["gate", "a.json", "--baseline", "b.json", "--max-slowdown", "much"], "5%"),

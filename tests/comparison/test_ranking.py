@@ -37,6 +37,13 @@ def test_a_difference_within_the_noise_over_seeds_is_a_tie() -> None:
     assert [group.tie for group in rank(first + far).groups] == [True, False]
 
 
+def test_two_seeds_alone_leave_one_degree_of_freedom() -> None:
+    # sd 0.1414, 1 degree of freedom: of the difference of a mean of two to a single run 0.173, times t = 12.7: 2.2.
+    repeated = [entry(2.0, 0), entry(2.2, 1)]
+    assert [group.tie for group in rank([*repeated, entry(4.2, features=16)]).groups] == [True, True]
+    assert [group.tie for group in rank([*repeated, entry(4.4, features=16)]).groups] == [True, False]
+
+
 def test_one_repeated_config_tells_the_noise_of_all() -> None:
     ranking = rank([entry(2.0, 0), entry(2.2, 1), entry(2.4, 0, features=16), entry(9.0, 0, features=32)])
     assert [group.tie for group in ranking.groups] == [True, True, False]

@@ -1,4 +1,6 @@
 import io
+import json
+import math
 import struct
 import zlib
 
@@ -6,11 +8,14 @@ import lmdb
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.transform import pyramid_reduce
+from sklearn.datasets import load_sample_images
 
-from flowbench.data import lmdb_reader, open_split, prepare
-from flowbench.data.pictures import CropAndResize, Exactly, ShortSide, decode, tf1_bilinear
+from flowbench.data import list_sets, lmdb_reader, open_split, prepare, verify
+from flowbench.data.pictures import CropAndResize, Exactly, PyramidReduce, ShortSide, decode, tf1_bilinear
 from flowbench.data.readers import BrokenImageError
 from flowbench.errors import InputError
+from flowbench.registry import image_sets
 
 from .make import encoded, photograph, random_images, write_folder, write_zip
 
@@ -87,6 +92,83 @@ def test_the_short_side_becomes_96(height, width, expected):
     assert np.abs(found - triangle_resize(image, expected)).max() < 1.51
 
 
+def released_way(image):
+    """The formatter released with Real NVP in its own few steps, uint8 (height, width, channels)."""
+    reduced = pyramid_reduce(image, min(image.shape[0] / 96.0, image.shape[1] / 96.0), channel_axis=-1)
+    reduced *= 255.0
+    return reduced.astype("uint8")
+
+
+def gaussian_then_linear(image):
+    """The same from its definition, in plain numpy: float (height, width, channels), before it is truncated."""
+
+    def along_rows(values, factor):
+        sigma = 2 * factor / 6
+        radius = int(4 * sigma + 0.5)
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        padded = np.pad(values, ((radius, radius), (0, 0), (0, 0)), mode="symmetric")
+        smooth = sum(k * padded[i : i + len(values)] for i, k in enumerate(kernel / kernel.sum()))
+        target = math.ceil(len(values) / factor)
+        places = (np.arange(target) + 0.5) * len(values) / target - 0.5
+        low = np.floor(places).astype(int)
+        part = (places - low)[:, None, None]
+        return smooth[low] * (1 - part) + smooth[np.minimum(low + 1, len(values) - 1)] * part
+
+    factor = min(image.shape[:2]) / 96
+    across = along_rows(image.astype(np.float64).transpose(1, 0, 2), factor).transpose(1, 0, 2)
+    return along_rows(across, factor)
+
+
+def sample(width, height, number=0):
+    """A real photograph of this size."""
+    picture = Image.fromarray(load_sample_images().images[number])
+    return np.asarray(picture.crop((0, 0, min(width, 640), min(height, 427))).resize((width, height)))
+
+
+@pytest.mark.parametrize("form", ["WEBP", "JPEG", "PNG"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(341, 256, (96, 128)), (385, 256, (96, 145)), (256, 301, (113, 96)), (97, 640, (634, 96)), (427, 427, (96, 96))],
+)
+def test_pyramid_is_scikit_images_value_by_value(form, grey, width, height, expected):
+    picture = Image.fromarray(sample(width, height, number=int(width > 300)))
+    content = encoded(np.asarray(picture.convert("L").convert("RGB") if grey else picture), form, quality=75)
+    image = np.asarray(Image.open(io.BytesIO(content)))
+    found = PyramidReduce(96)(content)
+    assert found.shape == (*expected, 3)
+    assert np.array_equal(found, released_way(image))
+    exact = gaussian_then_linear(image)
+    # Truncated: where the value is an integer (a clear sky), its last bit decides.
+    assert (np.floor(exact - 1e-9) <= found).all()
+    assert (found <= np.floor(exact + 1e-9)).all()
+
+
+def test_what_lsun_was_shrunk_by_before_is_another_image():
+    content = encoded(sample(341, 256), "WEBP", quality=75)
+    released, before = PyramidReduce(96)(content), ShortSide(96)(content).astype(float)
+    assert (before != released).mean() > 0.5
+    assert 0.3 < (before - released).mean() < 0.7
+
+
+@pytest.mark.parametrize("shrink", [PyramidReduce(96), ShortSide(96, grey=True)])
+def test_a_grey_picture_of_one_channel_is_the_same_in_three(shrink):
+    grey = np.asarray(Image.fromarray(sample(150, 120)).convert("L"))
+    assert np.array_equal(shrink(encoded(grey)), shrink(encoded(np.repeat(grey[:, :, None], 3, axis=2))))
+
+
+@pytest.mark.parametrize("size", [(96, 130), (130, 96), (40, 300)])
+def test_pyramid_shrinks_only_and_says_what_takes_small_images(size):
+    with pytest.raises(BrokenImageError, match="--resample bilinear"):
+        PyramidReduce(96)(encoded(photograph(*size)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_pyramid_takes_colour_and_grey_alone(mode):
+    with pytest.raises(BrokenImageError, match=f"mode {mode}, not RGB"):
+        PyramidReduce(8)(saved(COLOURS.convert(mode), "JPEG" if mode == "CMYK" else "PNG"))
+
+
 def test_lsun_from_a_real_lmdb_is_cropped_afresh_in_training_only(data_folder, source):
     photographs = {
         split: [photograph(100 + 7 * n, 140, seed) for n in range(5)] for seed, split in enumerate(("train", "val"))
@@ -105,7 +187,7 @@ def test_lsun_from_a_real_lmdb_is_cropped_afresh_in_training_only(data_folder, s
     assert images.shape == (3, 64, 64)
     for number in range(5):
         content = encoded(photographs["val"][number], "WEBP" if number % 2 else "JPEG", quality=90)
-        whole = ShortSide(96)(content)
+        whole = released_way(np.asarray(Image.open(io.BytesIO(content))))
         assert np.array_equal(images.pixels.image(number), whole)
         cut = images.take(np.array([number]))[0]
         windows = np.lib.stride_tricks.sliding_window_view(whole, (64, 64), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
@@ -138,6 +220,34 @@ def test_lsun_from_folders(data_folder, source):
     write_folder(source / "tower_val", [photograph(130, 120, n) for n in range(2)], "jpg")
     assert [state.count for state in prepare("lsun-tower", source)] == [4, 2]
     assert open_split("lsun-tower", "train").array.shape == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("resample", "shrink"), [("pyramid", PyramidReduce(96)), ("bilinear", ShortSide(96))])
+def test_how_lsun_was_shrunk_is_kept_and_told(data_folder, source, resample, shrink):
+    image = photograph(130, 120)
+    write_folder(source / "tower_train", [image])
+    write_folder(source / "tower_val", [image])
+    states = prepare("lsun-tower", source, resample=None if resample == "pyramid" else resample)
+    images = open_split("lsun-tower", "validation")
+    assert np.array_equal(images.pixels.image(0), shrink(encoded(image)))
+    assert images.choices == {"resample": resample}
+    assert {state.resample for state in (*states, *verify("lsun-tower"))} == {resample}
+    assert {row.name: row.resample for row in list_sets()}["lsun-tower"] == resample
+
+
+@pytest.mark.parametrize("name", [None, "antialiased bilinear"])
+def test_an_lsun_manifest_that_names_no_way_is_of_the_way_before_there_was_a_choice(data_folder, source, name):
+    for part in ("train", "val"):
+        write_folder(source / f"tower_{part}", [photograph(130, 120)])
+    prepare("lsun-tower", source, resample="bilinear")
+    path = data_folder / "lsun-tower" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["preprocessing"]["resample"]
+    if name is not None:
+        manifest["preprocessing"]["resample"] = name
+    path.write_text(json.dumps(manifest))
+    assert open_split("lsun-tower", "train").choices == {"resample": "bilinear"}
+    assert image_sets["lsun-tower"].numerics == 2
 
 
 def test_a_damaged_lmdb_is_one_line(data_folder, source):
@@ -178,6 +288,7 @@ def test_celeba_with_its_partition_file(data_folder, source, form, resample):
         assert np.abs(held - triangle_resize(first, (64, 64))).max() < 1.01
     manifest = (data_folder / "celeba" / "manifest.json").read_text()
     assert (resample or "tf1-bilinear") in manifest
+    assert open_split("celeba", "train").choices == {"resample": resample or "tf1-bilinear"}
 
 
 def test_celeba_says_which_image_or_line_is_wrong(data_folder, source):
@@ -191,6 +302,31 @@ def test_celeba_says_which_image_or_line_is_wrong(data_folder, source):
         prepare("celeba", source)
     with pytest.raises(InputError, match="tf1-bilinear, antialias"):
         prepare("celeba", source, resample="lanczos")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+@pytest.mark.parametrize("header", ["", "image_id,partition"])
+def test_kaggles_partition_file_gives_the_publishers_splits(data_folder, source, header, begin, end):
+    (source / "img_align_celeba").mkdir()
+    names = [f"{n:06d}.jpg" for n in range(1, 7)]
+    for number, name in enumerate(names):
+        (source / "img_align_celeba" / name).write_bytes(encoded(photograph(218, 178, number), "JPEG"))
+    lines = [(name, split) for name, split in zip(names, (2, 0, 0, 1, 1, 0), strict=True)]
+    (source / "list_eval_partition.txt").write_text("".join(f"{name} {split}\n" for name, split in lines))
+    expected = prepare("celeba", source)
+    (source / "list_eval_partition.txt").unlink()
+    text = begin + end.join([*([header] if header else []), *(f"{name},{split}" for name, split in lines), ""])
+    (source / "list_eval_partition.csv").write_bytes(text.encode())
+    assert prepare("celeba", source) == expected
+
+
+def test_an_image_in_two_splits_is_refused(data_folder, source):
+    (source / "img_align_celeba").mkdir()
+    (source / "img_align_celeba" / "000001.jpg").write_bytes(encoded(photograph(218, 178), "JPEG"))
+    (source / "list_eval_partition.csv").write_text("image_id,partition\n000001.jpg,0\n000001.jpg,2\n")
+    with pytest.raises(InputError, match=r"line 3: 000001\.jpg stands twice"):
+        prepare("celeba", source)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():

@@ -18,11 +18,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from flowbench.data import list_sets, open_images, open_split, preparation, prepare, verify
+from flowbench.data import list_sets, open_split, preparation, prepare, verify
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.errors import CheckFailedError, InputError, WorkFailedError
 from flowbench.registry import image_sets
-from flowbench.schema import DensityData
 
 from .make import cifar_batches, encoded, planes, random_images, same_set, write_folder, write_tar, write_zip
 
@@ -470,41 +469,6 @@ def test_the_list_has_every_set_with_its_way(data_folder):
     assert rows["celeba"].counts == {"train": 162_770, "validation": 19_867, "test": 19_962}
     assert rows["celeba"].command == "flowbench data prepare celeba --source PATH"
     assert all(row.published and row.licence for row in rows.values())
-
-
-def test_a_folder_of_equal_images_is_split_once_and_for_all(data_folder, source):
-    write_folder(source, random_images(20, 16))
-    prepare("folder", source)
-    train, test = open_split("folder", "train"), open_split("folder", "test")
-    assert (len(train), len(test), train.shape) == (16, 4, (3, 16, 16))
-    cropped = open_images(DensityData(name="folder", crop=8), "test")
-    assert cropped.shape == (3, 8, 8)
-    assert cropped.array.shape == (4, 8, 8, 3)
-
-
-def test_a_folder_of_grey_images_has_one_channel(data_folder, source):
-    write_folder(source / "train", random_images(6, 16, channels=1))
-    write_folder(source / "test", random_images(3, 16, channels=1))
-    prepare("folder", source)
-    assert open_split("folder", "test").shape == (1, 16, 16)
-
-
-def test_a_folder_of_photographs_is_resized_and_cropped(data_folder, source):
-    from .make import photograph
-
-    write_folder(source / "train", [photograph(60, 80, seed) for seed in range(5)])
-    write_folder(source / "test", [photograph(70, 50, seed) for seed in range(3)])
-    shutil.copy(source / "test/class0/0000.png", source / "train/class0/0009.png")
-    with pytest.raises(InputError, match="not 80x60"):
-        prepare("folder", source)
-    prepare("folder", source, size=24)
-    images = open_images(DensityData(name="folder", size=24, crop=16), "train")
-    assert images.shape == (3, 16, 16)
-    assert len(images) == 6
-    with pytest.raises(InputError, match="--size 32"):
-        open_images(DensityData(name="folder", size=32), "train")
-    with pytest.raises(InputError, match=r"data\.crop"):
-        open_images(DensityData(name="folder", crop=25), "train")
 
 
 @pytest.mark.data

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.signal
 import torch
 from torch import Tensor
 
 from flowbench.bases import standard_normal_log_prob
+from flowbench.data.parts import Parts
+from flowbench.error_bars import ErrorBar
 from flowbench.forecasting.protocol import Scaler
 
 __all__ = ["FAULTS", "Fault"]
@@ -176,9 +179,13 @@ def scaler_of_the_whole_file(_: Any) -> Any:
     return wrong
 
 
+def constant_without_rounding(_: Any) -> Any:
+    return lambda mean, std, rows: std == 0
+
+
 def futures_one_row_early(init: Any) -> Any:
-    def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int) -> None:
-        init(self, values, part, lookback, horizon, outputs)
+    def wrong(self: Any, values: Tensor, part: Any, lookback: int, horizon: int, outputs: int, *runs: Any) -> None:
+        init(self, values, part, lookback, horizon, outputs, *runs)
         rows = values[part.first : part.stop]
         self.futures = rows[lookback - 1 : -1, rows.shape[1] - outputs :].unfold(0, horizon, 1)
 
@@ -269,12 +276,69 @@ def each_file_by_its_own_scaler(open_windows: Any) -> Any:
     return lambda series, data, *, device="cpu", scaler=None: open_windows(series, data, device=device)
 
 
+def other_bytes_unnoticed(_: Any) -> Any:
+    return lambda run: None
+
+
+def named_by_the_path_alone(_: Any) -> Any:
+    return lambda name, fingerprint=None: name
+
+
+def runs_of_half_a_day(in_constant_runs: Any) -> Any:
+    return lambda values, rows_per_day: in_constant_runs(values, rows_per_day // 2)
+
+
+def step_below_the_seed(_: Any) -> Any:
+    return lambda stream, seed, step, *places: (seed << 32) + step
+
+
+def parts_pooled_into_training(_: Any) -> Any:
+    return lambda source: Parts({"train": source})
+
+
+def without_how_images_were_resized(summarize: Any) -> Any:
+    def wrong(parts: Any, model: Any, images: Any, *arguments: Any) -> Any:
+        return summarize(parts, model, replace(images, choices={}), *arguments)
+
+
+def lags_capped_below_the_horizon(compare_values: Any) -> Any:
+    def wrong(a: Any, b: Any, *, horizon: int) -> Any:
+        paired = compare_values(a, b, horizon=horizon)
+        differences = np.mean(a, axis=0) - np.mean(b, axis=0) - paired.difference
+        lags = max(1, min(3 * horizon, paired.n // 4))
+        covariances = scipy.signal.correlate(differences, differences, method="fft")[paired.n - 1 :][: lags + 1]
+        covariances *= 2 - 2 * np.arange(lags + 1) / (lags + 1)
+        error = math.sqrt(covariances.sum() - covariances[0] / 2) / paired.n
+        p_value = ErrorBar(error, 1.5 * paired.n / lags).p_value(paired.difference)
+        return replace(paired, verdict="tie" if p_value >= 0.01 else "better" if paired.difference < 0 else "worse")
+
+    return wrong
+
+
+def any_images_will_do(_: Any) -> Any:
+    return lambda self, choices: False
+
+
+def unnamed_counts_as_the_released_way(choices: Any) -> Any:
+    return lambda self, preprocessing: choices(self, {"resample": next(iter(self.resamples), None), **preprocessing})
+
+
+def normal_quantile(p_value: Any) -> Any:
+    return lambda self, difference: p_value(replace(self, freedom=math.inf), difference)
+
+
+def spread_known_exactly(over_seeds: Any) -> Any:
+    return lambda deviation, seeds: replace(over_seeds(deviation, seeds), freedom=math.inf)
+
+
 _COUPLING = "flowbench.flows.coupling"
 _DENSITY = "flowbench.density.FlowDensity"
 _EVALUATION = "flowbench.evaluation"
 _TESTS = "tests/test_evaluation.py"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
+_SAME = "tests/test_same_data.py"
+_LEVEL = "tests/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
@@ -326,6 +390,12 @@ FAULTS = [
         "flowbench.noise.training_noise",
         noise_finer_than_its_sum,
         "tests/test_noise.py::test_the_brightest_pixel_stays_below_one_with_all_training_noise",
+    ),
+    Fault(
+        "a seed in the bits that torch's generator does not read",
+        "flowbench.forecast_task.step_seed",
+        step_below_the_seed,
+        "tests/test_seeds.py::test_two_seeds_draw_different_numbers_and_one_seed_the_same[teacher forcing]",
     ),
     Fault(
         "each process mirrors the first images of its own part",
@@ -400,6 +470,12 @@ FAULTS = [
         f"{_WINDOWS}::test_changed_test_rows_change_no_scaler_and_no_training_window[ratio]",
     ),
     Fault(
+        "rounding taken for the deviation of a constant column",
+        "flowbench.forecasting.protocol._is_constant",
+        constant_without_rounding,
+        f"{_WINDOWS}::test_a_column_that_is_constant_up_to_rounding_is_divided_by_one_and_named[0.1-ratio]",
+    ),
+    Fault(
         "forecast windows off by one",
         "flowbench.forecasting.windows.Windows.__init__",
         futures_one_row_early,
@@ -430,6 +506,30 @@ FAULTS = [
         "tests/test_forecast_task.py::test_another_sets_test_part_is_measured_as_the_training_was_scaled",
     ),
     Fault(
+        "the file changed, and the run is measured on it under its name",
+        "flowbench.same_data.change_of_data",
+        other_bytes_unnoticed,
+        f"{_SAME}::test_a_file_that_changed_is_refused_by_every_command_that_takes_it_for_the_runs_own",
+    ),
+    Fault(
+        "other images prepared in the slot, and the run is measured on them",
+        "flowbench.loading.check_same_data",
+        other_bytes_unnoticed,
+        f"{_SAME}::test_other_images_in_the_slot_of_a_folder_are_refused_and_measured_apart_when_asked_for",
+    ),
+    Fault(
+        "another content's figures written over the run's own",
+        "flowbench.forecast_task.stem_of",
+        named_by_the_path_alone,
+        f"{_SAME}::test_other_bytes_under_the_same_path_are_measured_with_the_runs_scaler_in_a_file_of_their_own",
+    ),
+    Fault(
+        "half a day taken for a stuck sensor",
+        "flowbench.forecasting.constant_runs.in_constant_runs",
+        runs_of_half_a_day,
+        "tests/forecasting/test_constant_runs.py::test_a_run_of_a_day_is_constant_and_one_row_less_is_not",
+    ),
+    Fault(
         "Glow's actnorm initialized twice",
         "flowbench.flows.actnorm.initializing",
         initialized_again,
@@ -454,5 +554,43 @@ FAULTS = [
         "flowbench.data.training_parts",
         holdout_in_training,
         "tests/data/test_images.py::test_the_holdout_is_fixed_and_cut_from_the_training_part",
+    ),
+    Fault(
+        "test images pooled into training",
+        "flowbench.data.sets.folder.find_parts",
+        parts_pooled_into_training,
+        "tests/data/test_folder.py::test_no_image_of_another_part_is_trained_on[training-testing-test]",
+        "how the images were resized reaches no figure",
+        f"{_EVALUATION}._summarize",
+        without_how_images_were_resized,
+        f"{_TESTS}::test_how_the_images_were_prepared_is_a_label_of_every_figure",
+    ),
+    Fault(
+        "a figure of otherwise resized images taken for a reproduction",
+        "flowbench.data.image_set.ImageSet.prepared_otherwise",
+        any_images_will_do,
+        "tests/test_results.py::test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction",
+    ),
+    Fault(
+        "LSUN as it was prepared before taken for the released way",
+        "flowbench.data.image_set.ImageSet.choices",
+        unnamed_counts_as_the_released_way,
+        "tests/data/test_pictures.py::test_an_lsun_manifest_that_names_no_way_is_of_the_way_before_there_was_a_choice",
+        "lags capped at a quarter of the windows, below the horizon",
+        "flowbench.paired.compare_values",
+        lags_capped_below_the_horizon,
+        f"{_LEVEL}[720]",
+    ),
+    Fault(
+        "an error of few horizons judged by the normal quantile",
+        "flowbench.error_bars.ErrorBar.p_value",
+        normal_quantile,
+        f"{_LEVEL}[192]",
+    ),
+    Fault(
+        "three seeds judged by the normal quantile",
+        "flowbench.report.verdict.over_seeds",
+        spread_known_exactly,
+        "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
     ),
 ]

@@ -73,7 +73,8 @@ def test_rolling_walks_over_a_second_file_under_the_trainings_scaler(run: RunFol
     std = np.array(run.environment["data"]["std"])
     error = np.abs(frame[["forecasta", "forecastb", "forecastOT"]].to_numpy() - frame[["a", "b", "OT"]].to_numpy())
     assert done.mae == pytest.approx((error / std).mean())
-    assert done.mae_original == pytest.approx(error.mean())
+    assert (done.mae_original, done.unit) == (None, None)
+    assert list(done.mae_per_column.values()) == pytest.approx(error.mean(axis=0))
 
 
 def test_a_second_file_without_a_column_is_refused(run: RunFolder, tmp_path: Path) -> None:

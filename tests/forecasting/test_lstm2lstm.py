@@ -111,6 +111,11 @@ def test_corrected_uses_the_output_gate_and_any_length() -> None:
     assert not torch.allclose(model(x), before)
 
 
+def test_stored_results_are_stale_only_where_teacher_forcing_drew_from_the_step_alone() -> None:
+    assert LSTM2LSTMConfig(name="lstm2lstm", teacher_forcing=0.3).numerics == 2
+    assert LSTM2LSTMConfig(name="lstm2lstm").numerics == LSTM2LSTMConfig(name="lstm2lstm", faithful=True).numerics == 1
+
+
 def test_teacher_forcing_feeds_earlier_steps_only() -> None:
     model, x = build(teacher_forcing=1.0), history()
     future = torch.randn(4, 6, 3, dtype=torch.float64)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +77,73 @@ def test_metrics_are_the_means_over_every_window(make_series: Callable[..., Seri
     std = np.array(opened.scaler.std)
     assert found["mae"]["value"] == pytest.approx(np.abs(error).mean())
     assert found["mse"]["value"] == pytest.approx((error**2).mean())
-    assert found["mae_original"] == {"value": pytest.approx((np.abs(error) * std).mean()), "stderr": None, "n": 73}
-    assert found["mse_original"]["value"] == pytest.approx(((error * std) ** 2).mean())
+    per_column = dict(zip(("a", "OT", "b"), (np.abs(error) * std).mean(axis=(0, 1)), strict=True))
+    assert found["mae_original"].pop("per_column") == pytest.approx(per_column)
+    assert found["mae_original"] == {"value": None, "stderr": None, "n": 73, "unit": None}
+    assert "mae_without_stuck" not in found
     assert found["mae"]["per_step"] == pytest.approx(np.abs(error).mean(axis=(0, 2)).tolist())
     assert found["mse"]["per_column"] == pytest.approx(
         dict(zip(("a", "OT", "b"), (error**2).mean(axis=(0, 1)), strict=True))
     )
     assert found["mae"]["n"] == len(errors.per_window) == 73
     assert found["mae"]["stderr"] is None
+
+
+def test_columns_of_one_declared_unit_have_a_mean_in_it(make_series: Callable[..., Series]) -> None:
+    opened = open_windows(make_series(400), DATA)
+    errors = measure(naive(), opened.splits["test"])
+    apart, together = metrics(errors, opened.scaler), metrics(errors, opened.scaler, "kW")
+    for name, unit in (("mae_original", "kW"), ("mse_original", "kW²")):
+        columns = apart[name]["per_column"]
+        assert apart[name]["value"] is None
+        assert together[name]["per_column"] == columns
+        assert together[name]["value"] == pytest.approx(np.mean(list(columns.values())))
+        assert together[name]["unit"] == unit
+    assert metrics(errors, opened.scaler, "m/s")["mse_original"]["unit"] == "(m/s)²"
+    assert together["mae"] == apart["mae"]
+
+
+def stuck(series: Series, first: int, rows: int, column: int = 0) -> Series:
+    values = series.values.copy()
+    values[first : first + rows, column] = 7.25
+    return replace(series, values=values)
+
+
+def test_windows_whose_future_touches_a_constant_run_are_left_out_beside_the_mae(
+    make_series: Callable[..., Series],
+) -> None:
+    opened = open_windows(stuck(make_series(600), 500, 30), DATA)  # the test part forecasts rows 480 to 599
+    windows = opened.splits["test"]
+    errors = measure(naive(), windows, batch_size=7)
+    found = metrics(errors, opened.scaler)
+    scaled = opened.scaler.scale(opened.series.values).astype(np.float32).astype(np.float64)
+    origins = np.arange(480, 600 - 8 + 1)
+    error = np.abs([scaled[o : o + 8] - scaled[o - 1] for o in origins]).mean(axis=1)
+    free = (origins + 8 <= 500) | (origins >= 530)
+    without = found["mae_without_stuck"]
+    assert without["per_column"]["a"] == pytest.approx(error[free, 0].mean())
+    assert without["per_column"]["b"] == pytest.approx(error[:, 2].mean())
+    assert without["value"] == pytest.approx(np.mean(list(without["per_column"].values())))
+    assert without["windows"] == {"a": free.sum(), "OT": 113, "b": 113}
+    assert (without["n"], without["stderr"], without["constant_share"]) == (113, None, {"a": 30 / 120})
+    windows.runs = None
+    plain = measure(naive(), windows, batch_size=7)
+    assert metrics(plain, opened.scaler)["mae"] == found["mae"]  # to the last digit
+    assert metrics(plain, opened.scaler)["mse"] == found["mse"]
+
+
+def test_a_column_without_a_free_window_has_no_mae_and_is_not_in_the_mean(make_series: Callable[..., Series]) -> None:
+    opened = open_windows(stuck(make_series(600), 470, 130), DATA)
+    without = metrics(measure(naive(), opened.splits["test"]), opened.scaler)["mae_without_stuck"]
+    columns = without["per_column"]
+    assert columns["a"] is None
+    assert without["value"] == pytest.approx((columns["OT"] + columns["b"]) / 2)
+    assert (without["windows"]["a"], without["constant_share"]) == (0, {"a": 1.0})
+
+    only = ForecastData(csv="x", protocol="ratio", lookback=24, horizon=8, features="S", target="a")
+    alone = open_windows(stuck(make_series(600), 470, 130), only)
+    without = metrics(measure(naive(columns=1), alone.splits["test"]), alone.scaler)["mae_without_stuck"]
+    assert (without["value"], without["per_column"]) == (None, {"a": None})
 
 
 def test_the_batch_size_changes_nothing_and_the_mode_is_restored(make_series: Callable[..., Series]) -> None:
@@ -115,8 +175,10 @@ def test_the_files_own_scaler_gives_the_mae_beside_it(make_series: Callable[...,
     crossed = open_windows(other, DATA, scaler=fit_scaler(train, DATA))
     errors = measure(naive(), crossed.splits["test"])
     direct = measure(naive(), open_windows(other, DATA).splits["test"])
-    assert mae_under(errors, crossed.scaler, own) == pytest.approx(direct.absolute.mean(), rel=1e-5)
-    assert mae_under(errors, crossed.scaler, crossed.scaler) == pytest.approx(errors.absolute.mean())
+    under = mae_under(errors, crossed.scaler, own)
+    assert under["value"] == pytest.approx(direct.absolute.mean(), rel=1e-5)
+    assert list(under["per_column"].values()) == pytest.approx(direct.absolute.mean(axis=0), rel=1e-5)
+    assert mae_under(errors, crossed.scaler, crossed.scaler)["value"] == pytest.approx(errors.absolute.mean())
 
 
 def test_a_forecast_that_is_not_finite_is_reported(make_series: Callable[..., Series]) -> None:

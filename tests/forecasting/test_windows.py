@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.preprocessing import StandardScaler
 
 from flowbench.errors import InputError
 from flowbench.forecasting.protocol import fit_scaler, parts
@@ -112,6 +113,34 @@ def test_unscaling_undoes_scaling_and_a_constant_column_survives(make_series: Ma
     scaler = fit_scaler(series, data())
     np.testing.assert_allclose(scaler.unscale(scaler.scale(series.values)), series.values)
     assert scaler.std[0] == 1
+
+
+@pytest.mark.parametrize("protocol", ["ratio", "report"])
+@pytest.mark.parametrize("value", [0.1, -1e9 / 3, 1e-30, 0.0])
+def test_a_column_that_is_constant_up_to_rounding_is_divided_by_one_and_named(
+    make_series: MakeSeries, protocol: str, value: float
+) -> None:
+    """sklearn's StandardScaler is the reference, column by column."""
+    series = make_series(600)
+    series.values[:, 2] = value
+    if protocol == "ratio":
+        series.values[560:, 2] = 2 * value + 1  # after the training rows
+    settings = data(protocol=protocol)
+    scaler = fit_scaler(series, settings)
+    sklearn = StandardScaler().fit(series.values[: parts(series, settings)["train"].stop])
+    np.testing.assert_allclose(scaler.std, sklearn.scale_, rtol=1e-12)
+    assert (scaler.std[2], scaler.constant) == (1, ("b",))
+    assert scaler.select(("b", "a")).constant == ("b",)
+    assert scaler.select(("a", "OT")).notes == []
+    assert ["b" in note for note in scaler.notes] == [True]
+
+
+def test_small_changes_that_are_no_rounding_keep_their_own_scale(make_series: MakeSeries) -> None:
+    series = make_series(600)
+    series.values[:, 0] = 0.1 + 1e-9 * np.sin(np.arange(600))
+    scaler = fit_scaler(series, data())
+    assert scaler.std == tuple(series.values[:420].std(axis=0))
+    assert scaler.constant == ()
 
 
 def test_another_files_scaler_and_column_order_are_used(make_series: MakeSeries) -> None:

@@ -94,3 +94,24 @@ def test_a_report_is_the_same_bytes_again(tmp_path: Path) -> None:
     stored = reproduce("quick", out=tmp_path, trainer=FakeTrainer())
     first = (tmp_path / "report.html").read_bytes()
     assert report.build(stored, base=tmp_path, out=tmp_path).read_bytes() == first
+
+
+def forecast(**changes: Any) -> dict[str, Any]:
+    return row(metric="mae", value=0.4216, stderr=None, published=[], reproduces=None, labels={}, horizon=96, **changes)
+
+
+def test_the_mae_without_stuck_sensors_stands_beside_the_mae(tmp_path: Path) -> None:
+    share = {"HULL": 0.5618, "LULL": 0.3031}
+    text = page(tmp_path, forecast(mae_without_stuck=0.48651, constant_share=share, runs=["none"]))
+    assert "horizon 96, without constant runs 0.487" in text
+    assert "56 % of HULL, 30 % of LULL (test rows) keep one value over a day or more" in text
+    assert "0.48651" in (tmp_path / "table.csv").read_text()
+    assert "no window is without one" in page(tmp_path, forecast(constant_share={"a": 1.0}, runs=["none"]))
+    plain = page(tmp_path, forecast(mae_without_stuck=None, constant_share={}, runs=["none"]))
+    assert "constant runs" not in plain.lower()
+    assert "mae_without_stuck" not in (tmp_path / "table.csv").read_text()
+
+
+def test_a_mean_over_columns_of_unknown_units_is_shown_as_one(tmp_path: Path) -> None:
+    assert "mean over columns" in page(tmp_path, {**forecast(), "metric": "mae_original"})
+    assert "mean over columns" not in page(tmp_path, {**forecast(), "metric": "mae_original", "labels": {"unit": "kW"}})

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import scipy.stats
 
 from flowbench.config import load_experiment
 from flowbench.report.verdict import noise, shortfall, verdict
@@ -20,10 +21,35 @@ def test_the_difference_is_said_in_words(value: float, words: str) -> None:
 
 
 def test_noise_is_the_95_percent_interval_and_the_rounding_of_what_was_published() -> None:
-    assert noise(row()) == pytest.approx(1.96 * 0.01 + 0.005)
-    over_seeds = row(seeds=[0, 1, 2, 3], seed_std=0.02)
-    assert noise(over_seeds) == pytest.approx(1.96 * math.hypot(0.01, 0.02 / 2) + 0.005)
-    assert noise(row(reproduces=None)) == pytest.approx(1.96 * 0.01)
+    assert noise(row(n=10_000)) == pytest.approx(1.9602 * 0.01 + 0.005, rel=1e-4)
+    assert noise(row(n=None, reproduces=None)) == pytest.approx(1.95996 * 0.01, rel=1e-5)
+    over_seeds = row(n=10_000, seeds=[0, 1, 2, 3], seed_std=0.02)
+    freedom = 0.0002**2 / (0.0001**2 / 3 + 0.0001**2 / 9_999)  # Welch–Satterthwaite: images, and three of four seeds
+    quantile = scipy.stats.t.ppf(0.975, freedom)
+    assert noise(over_seeds) == pytest.approx(quantile * math.hypot(0.01, 0.02 / 2) + 0.005)
+
+
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.3027), (5, 2.7764)])
+def test_few_seeds_are_judged_by_students_t(seeds: int, quantile: float) -> None:
+    forecast = row(metric="mae", stderr=None, n=2785, seeds=list(range(seeds)), seed_std=0.02, reproduces=None)
+    assert noise(forecast) == pytest.approx(quantile * 0.02 / math.sqrt(seeds), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("published", "value", "deviation", "words"),
+    [
+        # ETTh1 of the committed table: clear by 1.96, within noise by 4.30.
+        (0.399, 0.39468, 0.002867, "within noise of DLinear's 0.399"),
+        (0.49, 0.5166, 0.018424, "within noise of DLinear's 0.490"),
+        (0.49, 0.5166, 0.0104, "0.0266 MAE above DLinear's 0.490"),
+    ],
+)
+def test_three_seeds_that_vary_as_much_as_the_gap_are_within_noise(
+    published: float, value: float, deviation: float, words: str
+) -> None:
+    theirs = {"model": "DLinear", "value": published, "bound": "=", "split": "test", "lookback": 336, "source": "Zeng"}
+    ours = row(metric="mae", value=value, stderr=None, seeds=[0, 1, 2], seed_std=deviation, lookback=336)
+    assert verdict(ours | {"published": [theirs], "reproduces": "DLinear"}) == words
 
 
 def test_a_forecast_is_compared_with_its_lookback_and_three_decimals() -> None:

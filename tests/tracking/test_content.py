@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -6,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric
 
-from flowbench.tracking.content import MetricsTail, RowsCutError, entity_name, text
+from flowbench.tracking.content import MetricsTail, RowsCutError, entity_name, final_values, tags, text
 
 # A busy machine makes any timing of generated examples meaningless.
 ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,3 +66,17 @@ def test_a_cut_file_is_noticed(tmp_path: Path, how: str) -> None:
         tail.read()
     tail.rewind()
     assert [row.step for row in tail.read()] == {"shorter": [1], "replaced": [1, 2, 3], "gone": []}[how]
+
+
+def test_errors_in_original_units_are_kept_by_column_and_stored_means_say_what_they_are(tmp_path: Path) -> None:
+    by_column = {"value": None, "stderr": None, "n": 9, "unit": None, "per_column": {"sales": 12.0, "visitors": 0.5}}
+    stored = {"value": 6.25, "stderr": None, "n": 9}
+    for metric, values, tag in (
+        (by_column, {"test/mae_original/sales": 12.0, "test/mae_original/visitors": 0.5}, None),
+        ({**by_column, "value": 6.25, "unit": "kW"}, {"test/mae_original": 6.25}, "kW"),
+        (stored, {"test/mae_original": 6.25}, "mean over columns"),
+    ):
+        result = {"metrics": {"test": {"mae_original": metric}}}
+        assert final_values(result) == {**values, "test/mae_original_n": 9.0}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        assert tags(tmp_path, {}).get("flowbench.mae_original") == tag

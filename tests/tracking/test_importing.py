@@ -141,7 +141,8 @@ def test_a_damaged_state_file_is_made_anew(run: FakeRun, holdings: Holdings, wri
 
 
 @pytest.mark.parametrize(
-    "written", ["name: [", "a: &a [1]\nb: *a", "- 1", "name: 3", "!!python/object/apply:os.abort []"]
+    "written",
+    ["name: [", "a: &a [1]\nb: *a", "name: a/b\nseed: 010", "- 1", "name: 3", "!!python/object/apply:os.abort []"],
 )
 def test_a_damaged_config_is_one_line(run: FakeRun, written: str) -> None:
     (run.folder / "config.yaml").write_text(written)

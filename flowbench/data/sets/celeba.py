@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from flowbench.data.file_readers import FolderReader, ZipReader, image_names, zip_images
+from flowbench.data.file_readers import FolderReader, ZipReader, zip_images
 from flowbench.data.image_set import ImageSet, Options, Split
+from flowbench.data.picture_files import image_names
 from flowbench.data.pictures import CropAndResize
 from flowbench.data.places import places
 from flowbench.data.readers import SplitSource, damaged
@@ -13,7 +14,9 @@ from flowbench.registry import image_sets
 
 __all__ = ["CelebA"]
 
-PARTITION = "list_eval_partition.txt"
+# As its publisher has it, and as Kaggle does, under a header.
+PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
+HEADER = ["image_id", "partition"]
 FOLDER = "img_align_celeba"
 PARTS = ("Img", "Eval")
 SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
@@ -35,12 +38,13 @@ class CelebA(ImageSet):
         start = start.parent if start.name == "Img" else start
         around = places(start, ["celeba", FOLDER, *(f"{parent}{part}" for parent in ("", "celeba/") for part in PARTS)])
         images = next((found for place in around if (found := _images(place)) is not None), None)
-        partition = next((file for place in around if (file := place / PARTITION).is_file()), None)
+        files = [place / name for name in PARTITIONS for place in around]
+        partition = next((file for file in files if file.is_file()), None)
         if images is None or partition is None:
             raise self.not_found(source)
         by_file = {PurePosixPath(name).name: name for name in images.names}
         names: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
-        for image, split in _partition(partition):
+        for image, split in _partition(partition).items():
             if image not in by_file:
                 raise InputError(f"{partition}: {image} is not among the {len(by_file):,} images: an incomplete copy?")
             names[split].append(by_file[image])
@@ -72,18 +76,26 @@ def _images(place: Path) -> FolderReader | ZipReader | None:
     return zip_images(archive) if archive.is_file() else None
 
 
-def _partition(path: Path) -> list[tuple[str, Split]]:
+def _partition(path: Path) -> dict[str, Split]:
     try:
         if path.stat().st_size > MAX_PARTITION_BYTES:
             raise InputError(f"{path}: larger than {MAX_PARTITION_BYTES:,} bytes: not a partition file")
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # utf-8-sig: spreadsheets begin a file with a mark.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text") from error
-    for number, line in enumerate(lines, 1):
-        if len(line) != 2 or line[1] not in SPLITS:
-            reason = f"line {number}: {' '.join(line)[:60]!r} is not an image and 0, 1 or 2"
+    found: dict[str, Split] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.replace(",", " ").replace('"', " ").split()
+        if not fields or (number == 1 and fields == HEADER):
+            continue
+        if len(fields) != 2 or fields[1] not in SPLITS:
+            reason = f"line {number}: {line[:60]!r} is not an image and 0, 1 or 2"
             raise damaged(path, "CelebA's partition file", reason)
-    return [(file, SPLITS[split]) for file, split in lines]
+        if fields[0] in found:
+            raise damaged(path, "CelebA's partition file", f"line {number}: {fields[0]} stands twice")
+        found[fields[0]] = SPLITS[fields[1]]
+    return found
 
 
 image_sets.register("celeba")(
@@ -98,7 +110,7 @@ image_sets.register("celeba")(
         citation="Liu et al. 2015, Deep Learning Face Attributes in the Wild, ICCV",
         download_bytes=1_443_490_838,
         disk_bytes=202_599 * SIZE * SIZE * 3,
-        sources="img_align_celeba/ or img_align_celeba.zip, with list_eval_partition.txt beside it",
+        sources="img_align_celeba/ or img_align_celeba.zip, with list_eval_partition.txt (or Kaggle's .csv) beside it",
         resamples=("tf1-bilinear", "antialias"),
     )
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flowbench.data.file_readers import FolderReader
 from flowbench.data.image_set import ImageSet, Options, Split
-from flowbench.data.pictures import ShortSide
+from flowbench.data.pictures import PyramidReduce, ShortSide
 from flowbench.data.places import folder_images, places
 from flowbench.data.readers import Reader, SplitSource
 from flowbench.registry import image_sets
@@ -20,7 +20,11 @@ NAMES: dict[Split, str] = {"train": "train", "validation": "val"}
 
 @dataclass(frozen=True, kw_only=True)
 class Lsun(ImageSet):
-    """One category: LMDBs or folders of images, resized to 96 pixels on the shorter side, cropped when they are fed."""
+    """One category: LMDBs or folders of images, shrunk to 96 pixels on the shorter side, cropped when they are fed.
+
+    `pyramid` is the way of the formatter that was released with Real NVP; its loader then cuts random 64x64 windows,
+    which it mirrors at random. `bilinear` is how flowbench prepared LSUN before: Pillow's, antialiased, rounded.
+    """
 
     category: str
 
@@ -31,7 +35,8 @@ class Lsun(ImageSet):
             found = {split: self._reader(place, short) for split, short in NAMES.items()}
             readers = {split: reader for split, reader in found.items() if reader is not None}
             if len(readers) == len(NAMES):
-                return {split: _split(reader) for split, reader in readers.items()}
+                resample = options.resample or self.resamples[0]
+                return {split: _split(reader, resample) for split, reader in readers.items()}
         raise self.not_found(source)
 
     def _reader(self, place: Path, short: str) -> Reader | None:
@@ -47,15 +52,15 @@ class Lsun(ImageSet):
         return None
 
 
-def _split(reader: Reader) -> SplitSource:
+def _split(reader: Reader, resample: str) -> SplitSource:
     return SplitSource(
         reader=reader,
-        transform=ShortSide(SHORT_SIDE),
+        transform=PyramidReduce(SHORT_SIDE) if resample == "pyramid" else ShortSide(SHORT_SIDE, grey=True),
         shape=None,
         channels=3,
         estimate=ESTIMATE,
         format="folders of images" if isinstance(reader, FolderReader) else "LMDB",
-        preprocessing={"short_side": SHORT_SIDE, "resample": "antialiased bilinear", "crop": "64x64, when fed"},
+        preprocessing={"short_side": SHORT_SIDE, "resample": resample, "crop": "64x64, when fed"},
     )
 
 
@@ -72,11 +77,14 @@ for category, train, gigabytes in (
             shape=(3, 64, 64),
             report_split="validation",
             counts={"train": train, "validation": 300},
+            numerics=2,  # 2: pyramid; before, and wherever a manifest names no way, bilinear
             published="https://www.yf.io/p/lsun (its script downloads the zips; unzip them first)",
             licence="none stated; for research",
             citation="Yu et al. 2015, LSUN: Construction of a Large-scale Image Dataset using Deep Learning",
             download_bytes=int(gigabytes * 1e9),
             disk_bytes=train * ESTIMATE,
             sources=f"{category}_train_lmdb/ + {category}_val_lmdb/, or folders {category}_train/ + {category}_val/",
+            resamples=("pyramid", "bilinear"),
+            unnamed_resample="bilinear",
         )
     )

@@ -57,6 +57,11 @@ class LSTM2LSTMConfig(LearnedConfig):
     """Whether attention has a learned score for each step and row of the history besides that of their contents."""
     faithful: bool = False
 
+    @property
+    def numerics(self) -> int:  # type: ignore[override]
+        """2: teacher forcing draws from the seed, too, no longer from the step alone; without it nothing changed."""
+        return 2 if self.teacher_forcing else 1
+
     @model_validator(mode="after")
     def _faithful_has_neither(self) -> Self:
         if self.faithful and (self.dropout or self.teacher_forcing):
