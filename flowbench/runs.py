@@ -192,8 +192,11 @@ class RunFolder:
         Of an exported model it holds `model`, `ema`, `population` and `step` alone.
 
         Raises:
-            InputError: checkpoints are there, but every one is damaged; an exported file was changed.
+            InputError: checkpoints are there, but every one is damaged; an exported file was changed; the run is kept
+                without its weights.
         """
+        if self.kept is not None:
+            raise InputError(f"{self.path}: kept without its weights: train it again to use them")
         if bundle.is_bundle(self.path):
             return bundle.read_state(self.path), None
         problems: list[str] = []

@@ -14,6 +14,8 @@ __all__ = ["embed_within", "gallery"]
 
 _SHOWN = (".svg", ".png", ".webp")
 _KNOWN = (*_SHOWN, ".pdf")
+TAG_BYTES = 500
+"""Around an embedded picture: its tag, with what a person who cannot see it is told."""
 _FIRST = "samples"
 """What people look for first."""
 
@@ -55,18 +57,23 @@ def gallery(figures: Path, experiment: str, *, page: Path) -> list[Plot]:
 
 
 def embed_within(room: int, galleries: Sequence[Sequence[Plot]]) -> None:
-    """Embed the pictures that a page has room for, in bytes: the first one of every run, then the second ones, ….
+    """Embed the pictures that a page has room for, in bytes: the first one of every run, then the smallest ones.
 
     What does not fit stays linked.
     """
-    places = [(place, plot) for plots in galleries for place, plot in enumerate(plots)]
-    for _, plot in sorted(places, key=lambda one: one[0]):
-        if plot.source is None or plot.source.stat().st_size > room:
+    sized = [
+        (place > 0, plot.source.stat().st_size, plot, plot.source)
+        for plots in galleries
+        for place, plot in enumerate(plots)
+        if plot.source is not None
+    ]
+    for _, size, plot, source in sorted(sized, key=lambda one: one[:2]):
+        if size > room:
             continue
-        uri = embed(plot.source)
-        if len(uri) <= room:
+        uri = embed(source)
+        if len(uri) + TAG_BYTES <= room:
             plot.uri = uri
-            room -= len(uri)
+            room -= len(uri) + TAG_BYTES
 
 
 def _is_wide(path: Path | None) -> bool:

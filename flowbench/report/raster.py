@@ -10,7 +10,7 @@ from flowbench.figures.theme import description_of
 
 __all__ = ["as_webp", "is_wide", "webp_of"]
 
-LOSSLESS_BYTES = 20_000
+LOSSLESS_BYTES = 15_000
 """Pictures of small images, such as the digits, take less without loss than with any."""
 QUALITY = 75
 WIDE, NARROW = 800, 640

@@ -20,7 +20,7 @@ from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
 
-PAGE_BYTES = 2_200_000
+PAGE_BYTES = 2_300_000
 """Of a page that is written alone, such as the one that this project commits: each version of it stays for ever."""
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a value that is missing, or is of another type, ends in."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ _FACTS = {
 
 
 @dataclass(frozen=True)
-class _Machine:
-    """Where runs were made, in words; it stands once, however many lines share it."""
+class _Shared:
+    """Where runs were made, or of which data, in words: it stands once, however many lines share it."""
 
     anchor: str
     title: str
@@ -68,7 +68,7 @@ class _Line:
     verdict: str = ""
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
-    machine: _Machine | None = None
+    shared: dict[str, _Shared] = field(default_factory=dict)
     curves: Plot | None = None
     pictures: list[Plot] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -87,7 +87,10 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     rows = results["rows"]
     content = {
         "lines": lines,
-        "machines": _machines(lines, slug(results["table"])),
+        "shared": {
+            "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
+            "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
+        },
         "missing": [row for row in rows if row["status"] != "done"],
         "notes": list(dict.fromkeys(note for row in rows if (note := row.get("note")))),
         "description": results.get("description") or "",
@@ -210,17 +213,35 @@ def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], plac
     return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
 
 
-def _machines(lines: Sequence[_Line], name: str) -> list[_Machine]:
-    """Return the environments of all lines, each one once, and give each line its own."""
-    machines: dict[str, _Machine] = {}
+def _share(
+    lines: Sequence[_Line], what: str, name: str, part: Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
+) -> list[_Shared]:
+    """Return a part of the environments of all lines, each one once, and give each line its own."""
+    found: dict[str, _Shared] = {}
     for line in lines:
-        words = {key: _words(value) for key, value in line.environment.items() if value is not None}
+        title, content = part(line.environment)
+        words = {key: _words(value) for key, value in content.items() if value is not None}
         if words:
-            device = words.get("device_name") or words.get("device") or "a machine without a name"
-            title = f"{device}, commit {words['commit'][:7]}" if "commit" in words else device
-            new = _Machine(f"{name}-run-on-{len(machines) + 1}", title, words)
-            line.machine = machines.setdefault(json.dumps(words), new)
-    return list(machines.values())
+            new = _Shared(f"{name}-{slug(what)}-{len(found) + 1}", title, words)
+            line.shared[what] = found.setdefault(json.dumps(words), new)
+    return list(found.values())
+
+
+def _machine(environment: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return how a run's machine and software are called, and all that is known of them."""
+    device = environment.get("device_name") or environment.get("device") or "a machine without a name"
+    commit = f", commit {str(environment['commit'])[:7]}" if environment.get("commit") else ""
+    return f"{device}{commit}", {key: value for key, value in environment.items() if key != "data"}
+
+
+def _data(environment: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return how a run's data are called, and all that is known of them."""
+    data = environment.get("data")
+    if not isinstance(data, Mapping):
+        return "", {}
+    windows = data.get("windows")
+    number = windows.get("train") if isinstance(windows, Mapping) else None
+    return f"{data.get('name')}{f', {number} windows' if number else ''}", data
 
 
 def _newer(files: Sequence[Path], data: Sequence[Path]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowbench.compared_runs import compare_runs
 from flowbench.config import load_experiment
 from flowbench.errors import InputError
 from flowbench.kept_runs import CURVE_POINTS
@@ -66,7 +67,8 @@ def test_what_is_kept_is_few_files_without_weights_and_gives_the_same_tables(tab
 
 def test_a_kept_run_reads_as_its_folder_did(table: Path, tmp_path: Path) -> None:
     keep([str(table)], tmp_path / "kept")
-    for folder in (table / "runs").iterdir():
+    runs = list((table / "runs").glob("glow*"))
+    for folder in runs:
         run, kept = RunFolder(folder), find_run(str(tmp_path / "kept" / "runs" / folder.name))
         assert kept.exists
         assert kept.finished
@@ -74,8 +76,12 @@ def test_a_kept_run_reads_as_its_folder_did(table: Path, tmp_path: Path) -> None
         assert kept.environment == run.environment
         assert kept.result == run.result
         assert len(kept.metrics()) <= CURVE_POINTS
-        assert kept.load_checkpoint() is None
+        with pytest.raises(InputError, match="kept without its weights"):
+            kept.load_checkpoint()
     assert not RunFolder(tmp_path / "kept" / "runs" / "another").finished
+    one, other = (str(path) for path in sorted((tmp_path / "kept" / "runs" / run.name) for run in runs)[:2])
+    with pytest.raises(InputError, match="kept without its values for each item"):
+        compare_runs(one, other)
 
 
 def test_values_by_step_and_column_stay_behind(tmp_path: Path) -> None:
