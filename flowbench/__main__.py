@@ -3,8 +3,10 @@
 import errno
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
+from flowbench.credentials import ScrubbedStream, scrubbed
 from flowbench.errors import FlowbenchError, is_out_of_memory
 from flowbench.interruption import Interrupted
 
@@ -13,6 +15,8 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command line and leave with the exit codes of the README (0, 1, 2, 3, 130, 143)."""
+    # Addresses may hold passwords, and libraries log, warn and raise with whole addresses.
+    sys.stderr = ScrubbedStream(sys.stderr)
     # --debug is taken from anywhere in the line, so that people can add it to the end of what just failed.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -22,7 +26,7 @@ def main() -> NoReturn:
         code = app(args=arguments, prog_name="flowbench", standalone_mode=False)
     except FlowbenchError as error:
         if debug:
-            raise
+            _show(error)
         _leave(None if error.told else str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
@@ -30,7 +34,7 @@ def main() -> NoReturn:
         _leave(str(stop), stop.exit_code)
     except Exception as error:
         if debug:
-            raise
+            _show(error)
         message, code = _explain(error)
         _leave(message, code)
     sys.exit(code if isinstance(code, int) else 0)
@@ -54,9 +58,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {detail} (run again with --debug for the traceback and report it)", 3
 
 
+def _show(error: Exception) -> None:
+    """Print the traceback; the errors in it may quote whatever was given."""
+    sys.stderr.write(scrubbed("".join(traceback.format_exception(error))))
+
+
 def _leave(message: str | None, code: int) -> NoReturn:
     if message is not None:
-        print(f"flowbench: {message}", file=sys.stderr)
+        print(f"flowbench: {scrubbed(message)}", file=sys.stderr)
     sys.exit(code)
 
 

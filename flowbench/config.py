@@ -131,7 +131,7 @@ def _find(experiment: str) -> Path:
     raise InputError(f"no experiment named {experiment!r}{did_you_mean(experiment, experiment_names())}")
 
 
-# Keys of which only one may stand: overriding one clears the other.
+# Keys of which only one may stand: overriding one, but not by null, clears the other.
 _ALTERNATIVES = {
     "data.name": "data.csv",
     "data.csv": "data.name",
@@ -155,12 +155,21 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: the overrides cannot be applied: {one_line(error)}") from error
     result = cast(dict[str, Any], merged)
-    for override in overrides:
-        key = override.partition("=")[0]
-        section, _, name = _ALTERNATIVES.get(key, "").partition(".")
-        if name and isinstance(result.get(section), dict):
+    # Set to null, a key makes way for the other instead; both set are for the schema to refuse.
+    given = [key for override in overrides if _at(result, key := override.partition("=")[0]) is not None]
+    for key in given:
+        other = _ALTERNATIVES.get(key)
+        if other is not None and other not in given:
+            section, _, name = other.partition(".")
             result[section].pop(name, None)
     return result
+
+
+def _at(content: Mapping[str, Any], key: str) -> Any:
+    """Return what stands at section.key; None where nothing does."""
+    section, _, name = key.partition(".")
+    within = content.get(section)
+    return within.get(name) if isinstance(within, dict) else None
 
 
 def _validate(content: Mapping[str, Any], path: Path, overridden: set[str]) -> Experiment[Any, Any]:

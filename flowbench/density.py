@@ -1,10 +1,11 @@
 """Density models of discrete images: every term of log p(image), counted once, in nats."""
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, SupportsFloat, SupportsIndex, cast
 
 import torch
 from pydantic import Field
@@ -72,7 +73,16 @@ class DensityModel(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Return n images, uint8 (n, channels, height, width), from the model tempered to p^(1/temperature²)."""
+        """Return n images, uint8 (n, channels, height, width), from the model tempered to p^(1/temperature²).
+
+        Args:
+            n: 0 or more.
+            temperature: finite, 0 or more; at 0 the most likely latents, or values, n times.
+            generator: None: torch's global one.
+
+        Raises:
+            InputError: another n or temperature (`check_sampling`).
+        """
 
     def log_prob(self, images: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Return log p of discrete images in nats, (batch,): the mean over draws of dequantization noise.
@@ -114,6 +124,13 @@ class DensityModel(nn.Module, ABC):
     def regularization(self) -> Tensor:
         """Return the sum of squares that `optim.scale_l2` weighs; 0 for models that name none."""
         return torch.zeros(())
+
+    def check_sampling(self, n: int, temperature: float) -> None:
+        """Refuse a number of images or a temperature that `sample` cannot take (InputError)."""
+        if isinstance(n, bool) or not isinstance(n, SupportsIndex) or operator.index(n) < 0:
+            raise InputError(f"n is {n!r}: give the number of images, 0 or more")
+        if not isinstance(temperature, SupportsFloat) or not 0 <= float(temperature) < math.inf:
+            raise InputError(f"temperature is {temperature!r}: give a finite number, 0 or above")
 
     def check(self, images: Tensor) -> None:
         """Refuse images of another dtype (TypeError) or shape (InputError); costs no synchronization."""
@@ -170,8 +187,10 @@ class FlowDensity(DensityModel):
         """Return floor(levels · x) of x = preprocessing⁻¹(flow⁻¹(z)), clamped to the levels; in evaluation mode.
 
         Raises:
+            InputError: see `DensityModel.sample`.
             WorkFailedError: some samples are not numbers.
         """
+        self.check_sampling(n, temperature)
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         z = self.base.sample((n, *self.image_shape), temperature, generator, device)
         return self.images_of(z)
@@ -225,7 +244,13 @@ class FlowDensity(DensityModel):
 
     @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor) -> None:
-        """Let the flow's activation normalizations take their values from these images, in one pass."""
+        """Let the flow's activation normalizations take their values from these images, in one pass.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not len(images):
+            raise InputError("the first batch is empty: there is nothing to initialize from")
         with initializing(self.flow):
             self.terms(images, noise)
 

@@ -3,12 +3,10 @@
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import torch
@@ -17,11 +15,11 @@ from packaging.requirements import Requirement
 import flowbench
 from flowbench.data import data_root, list_sets
 from flowbench.environment import device_name
+from flowbench.tracking.probe import probe
 
 __all__ = ["Finding", "examine"]
 
 FREE_BYTES = 2 * 2**30
-TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, devices, threads, data sets, tracking and disk; nothing is changed."""
-    return [*_versions(), _device(), _threads(), *_data(), _tracking(), *_disk()]
+    """Look at versions, devices, threads, data sets, tracking and disk; nothing is changed for good."""
+    return [*_versions(), _device(), _threads(), *_data(), Finding("tracking", *probe()), *_disk()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -85,29 +83,11 @@ def _data() -> Iterator[Finding]:
         if not row.present:
             yield Finding(f"data: {row.name}", f"not here; {row.command}")
         else:
-            bad = row.status == "unverified"
+            # One's own images, which nobody published, cannot be verified by anything.
+            bad = row.status == "damaged" or (row.status == "unverified" and row.citation != "")
             yield Finding(
                 f"data: {row.name}", f"here, {row.status}", f"flowbench data verify {row.name}" if bad else None
             )
-
-
-def _tracking() -> Finding:
-    if os.environ.get("FLOWBENCH_TRACKING") == "off":
-        return Finding("tracking", "off (FLOWBENCH_TRACKING)")
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((host, port), TIMEOUT).close()
-        except OSError as error:
-            remedy = "start it, or run on: runs are kept and `flowbench track import` sends them later"
-            return Finding("tracking", f"{uri}: no answer ({error})", remedy)
-        return Finding("tracking", f"{uri}: answers")
-    folder = Path(uri.removeprefix("sqlite:///").removeprefix("file:")).absolute().parent
-    if not os.access(folder, os.W_OK):
-        return Finding("tracking", f"{uri}: {folder} cannot be written", "set MLFLOW_TRACKING_URI to another place")
-    return Finding("tracking", f"{uri}: can be written")
 
 
 def _disk() -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, Learn
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, read_series
+from flowbench.forecasting.steps import step_name
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.measuring import Request
 from flowbench.noise import step_seed
@@ -28,7 +29,7 @@ from flowbench.runs import RunFolder, stem_of
 from flowbench.same_data import fingerprints_here
 from flowbench.schema import Experiment, ForecastData
 
-__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler"]
+__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler", "step_notes"]
 
 ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
 
@@ -47,6 +48,16 @@ def build_forecaster(experiment: ForecastExperiment, data: dict[str, Any]) -> Fo
 def run_scaler(data: dict[str, Any]) -> Scaler:
     """Return the scaler that a run was trained with, of the model's inputs, from its `environment.json`."""
     return Scaler(tuple(data["inputs"]), tuple(data["mean"]), tuple(data["std"]), tuple(data.get("constant", ())))
+
+
+def step_notes(data: dict[str, Any], series: Series) -> list[str]:
+    """Say so where a file's rows come at another step than those of the training that `environment.json` tells of."""
+    here, learned = step_name(series.step), data.get("step")
+    # Runs made before say their rows a day alone.
+    if learned == here or (learned is None and data["rows_per_day"] == series.rows_per_day):
+        return []
+    there = f"{data['rows_per_day']} rows a day" if learned is None else f"steps of {learned}"
+    return [f"{series.path.name} has steps of {here}: the model was trained on {there}"]
 
 
 class ForecastLoss(nn.Module):
@@ -73,6 +84,8 @@ class _Measured:
     name: str
     own: Scaler | None
     """What its own training would scale its targets by, where another file than the training's is asked for."""
+    trained: dict[str, Any]
+    """The `data` of the training's `environment.json`."""
     foreign: bool = False
     """Whether its content is not that of the run's own data."""
 
@@ -85,7 +98,8 @@ class _Measured:
     def notes(self) -> list[str]:
         """What must be said beside its figures."""
         own = [] if self.own is None else [f"{self.name} itself: {note}" for note in self.own.notes]
-        return [*self.windows.scaler.notes, *own]
+        series = self.windows.series
+        return [*series.notes, *step_notes(self.trained, series), *self.windows.scaler.notes, *own]
 
 
 class ForecastTask:
@@ -111,7 +125,7 @@ class ForecastTask:
     ) -> None:
         self._experiment = experiment
         config = experiment.data
-        series = open_series(config)
+        series = open_series(config, None if trained is None else trained.get("step"))
         self._windows = open_windows(
             series, config, device=device, scaler=None if trained is None else run_scaler(trained)
         )
@@ -125,6 +139,7 @@ class ForecastTask:
             "numerics": 1 if config.name is None else series_sets[config.name].numerics,
             "rows": len(series),
             "rows_per_day": series.rows_per_day,
+            "step": step_name(series.step),
             "inputs": list(scaler.columns),
             "targets": list(self._windows.targets),
             "mean": list(scaler.mean),
@@ -133,11 +148,12 @@ class ForecastTask:
             "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
             "fingerprints": fingerprints_here(experiment),
         }
-        self._here = self._test = _Measured(self._windows, self.data["name"], own, foreign)
+        self._here = self._test = _Measured(self._windows, self.data["name"], own, trained or self.data, foreign)
         if config.test_on is not None:
             other = open_series(config.tested)
             windows = open_windows(other, config.tested, device=device, scaler=scaler)
-            self._test = _Measured(windows, config.test_on, fit_scaler(other, config.tested).select(windows.targets))
+            own = fit_scaler(other, config.tested).select(windows.targets)
+            self._test = _Measured(windows, config.test_on, own, self.data)
         self.model = build_forecaster(experiment, trained or self.data).to(device)
         self._rank, ranks = place()
         self._feed = WindowFeed(
@@ -182,7 +198,7 @@ class ForecastTask:
         for split in ("test", "validation"):
             content, _ = self._measured(run, average, split)
             measured |= content["metrics"]
-        config, notes = self._experiment.data, self._test.notes
+        config, notes = self._experiment.data, list(dict.fromkeys([*self._here.notes, *self._test.notes]))
         if config.test_on is not None:
             notes.append(f"tested on {config.test_on}, scaled as {self.data['name']} was in training")
         elif config.protocol == "report":
@@ -257,17 +273,17 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     """
     experiment, trained = run.experiment, run.environment["data"]
     is_file = data.lower().endswith(".csv")
-    changes = {"name": None, "csv": data, "test_on": None} if is_file else {"name": data, "csv": None, "test_on": None}
-    config = experiment.data.model_copy(update=changes)
+    other = {"csv": data, "name": None} if is_file else {"csv": None, "name": data, "date": None}
+    config = experiment.data.model_copy(update={**other, "test_on": None})
     return ForecastTask(experiment.model_copy(update={"data": config}), device, trained, asked=True)
 
 
-def open_series(config: ForecastData) -> Series:
-    """Read the series of a `data:` section; InputError where it is not here or not sound."""
+def open_series(config: ForecastData, step: str | None = None) -> Series:
+    """Read the series of a `data:` section, expected at a step; InputError where it is not here or not sound."""
     if config.name is not None:
-        return read_series(series_path(config.name))
+        return read_series(series_path(config.name), date=config.date, step=step)
     assert config.csv is not None
-    return read_series(config.csv)
+    return read_series(config.csv, date=config.date, step=step)
 
 
 def _split(split: str) -> Split:

@@ -11,7 +11,7 @@ from flowbench.atomic import replacing
 from flowbench.data.series import series_path
 from flowbench.errors import InputError
 from flowbench.figures.forecasts import draw_forecast
-from flowbench.forecast_task import open_series, run_scaler
+from flowbench.forecast_task import open_series, run_scaler, step_notes
 from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
@@ -64,8 +64,8 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
     if data is None:
         check_same_data(run)
-    series = open_series(experiment.data) if data is None else _read(data)
     trained = run.environment["data"]
+    series = open_series(experiment.data) if data is None else _read(data, experiment.data.date, trained.get("step"))
     model, scaler = load_run(run.path), run_scaler(trained)
     assert isinstance(model, Forecaster)
     frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
@@ -89,13 +89,14 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     )
     unit = experiment.data.unit
     original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
+    notes = [*series.notes, *step_notes(trained, series), *scaler.notes]
     return Forecasted(
-        csv, plot, len(frame), mae, original, per_column, unit, scaler.notes, None if stopped is None else str(stopped)
+        csv, plot, len(frame), mae, original, per_column, unit, notes, None if stopped is None else str(stopped)
     )
 
 
-def _read(data: str) -> Series:
-    return read_series(series_path(data) if data in series_sets else data)
+def _read(data: str, date: str | None, step: str | None) -> Series:
+    return read_series(series_path(data)) if data in series_sets else read_series(data, date=date, step=step)
 
 
 def _history(series: Series, scaler: Scaler, model: Forecaster) -> pd.DataFrame:

@@ -121,7 +121,7 @@ def rechecked_row(row: Mapping[str, Any], base: Path) -> dict[str, Any]:
     if row["status"] != "done":
         return dict(row)
     if not runs:
-        return _with_resample(row, [_resample(row["dataset"], {}, row["labels"])])
+        return _with_resample(row, [_resample(row["dataset"], {}, row.get("labels", {}))])
     reasons, values, resamples = [], [], []
     for run in runs:
         try:
@@ -182,7 +182,7 @@ def _with_resample(row: Mapping[str, Any], names: Sequence[str | None]) -> dict[
     told = sorted({name for name in names if name is not None})
     if not told:
         return dict(row)
-    labelled = {**row, "labels": {**row["labels"], "resample": " and ".join(told)}}
+    labelled = {**row, "labels": {**row.get("labels", {}), "resample": " and ".join(told)}}
     known: ImageSet = image_sets[row["dataset"]]
     if OTHER_IMAGES in row["badges"] or not any(known.prepared_otherwise({"resample": name}) for name in told):
         return labelled

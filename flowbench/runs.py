@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from flowbench import atomic, bundle
 from flowbench.config import config_sha256, dump_experiment, experiment_of, load_experiment
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import FlowbenchError, InputError, did_you_mean, one_line
 from flowbench.kept_runs import KeptRun, kept_figures, kept_run
 from flowbench.schema import Experiment
 from flowbench.yaml_files import read_mapping
@@ -40,6 +40,7 @@ class RunFolder:
         self.path = path
         self.evaluations = path / "evaluations"
         self._metrics = path / "metrics.jsonl"
+        self._failure = path / "failure.json"
         self._checkpoint = path / "checkpoint.pt"
         self._previous = path / "checkpoint.previous.pt"
 
@@ -227,6 +228,23 @@ class RunFolder:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(f"{self._checkpoint}: not a checkpoint of this run ({reason}): train it again") from error
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Inside the block, an error that ends the training is written down in `failure.json`; a stop is no error."""
+        try:
+            yield
+        except Exception as error:
+            # Where one process of several fails, the others' errors follow from its own, which is there first.
+            if not self._failure.exists():
+                kind = "" if isinstance(error, FlowbenchError) else f"{type(error).__name__}: "
+                with suppress(OSError):
+                    atomic.write_json(self._failure, {"schema": 1, "reason": kind + one_line(error)})
+            raise
+
+    def forget_failure(self) -> None:
+        """Remove `failure.json`: the training goes on."""
+        self._failure.unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run is finished."""

@@ -70,11 +70,13 @@ class DensityData(Section):
 class ForecastData(Section):
     """The `data:` section of a forecast experiment."""
 
-    added = frozenset({"test_on", "unit"})
+    added = frozenset({"test_on", "date", "unit"})
     unhashed = frozenset({"csv"})
 
     name: str | None = None
     csv: str | None = None
+    date: str | None = None
+    """The date column's name in the file; None: `date`, `datetime`, `timestamp` or `time`."""
     protocol: Literal["informer", "report", "ratio"] = "informer"
     lookback: PositiveInt = 336
     horizon: PositiveInt = 96
@@ -97,7 +99,7 @@ class ForecastData(Section):
         """The section of the file whose test part is tested on."""
         if self.test_on is None:
             return self
-        return self.model_copy(update={"name": self.test_on, "csv": None, "test_on": None})
+        return self.model_copy(update={"name": self.test_on, "csv": None, "date": None, "test_on": None})
 
 
 class Optim(Section):

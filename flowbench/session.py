@@ -64,7 +64,8 @@ class Session:
         return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
 
     def begin(self) -> None:
-        """Write what the run is, unless it goes on."""
+        """Write what the run is, unless it goes on, and forget how it last failed."""
+        self.run.forget_failure()
         if not self.run.exists:
             environment = describe_environment(self.device)
             self.run.begin(self.experiment, {**environment, "data": self.task.data})

@@ -60,7 +60,7 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     run = RunFolder(run_dir)
-    with fitting_in_memory(experiment.data.batch_size), surviving(run.path), ExitStack() as held:
+    with ExitStack() as held, fitting_in_memory(experiment.data.batch_size), surviving(run.path):
         device = join()
         keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
@@ -74,6 +74,9 @@ def train(
         session = Session(experiment, run, task, device, time_budget, watch)
         session.restore()
         from_leader(session.begin)
+        if watch is None:
+            # What ends a watched training is its watcher's to tell.
+            held.enter_context(run.noting_failure())
         if mirror is not None and leads():
             mirror.follow(run.path)
         with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress and leads()) as bar:

@@ -134,6 +134,30 @@ def test_one_of_two_lengths_and_sources(experiment_file: Path) -> None:
     assert "train.epochs or train.steps" in refusal(experiment_file)
 
 
+@pytest.mark.parametrize("keys", [["train.epochs=null", "train.steps=3"], ["train.steps=3", "train.epochs=null"]])
+def test_a_key_set_to_null_makes_way_for_the_other(experiment_file: Path, keys: list[str]) -> None:
+    for file in (experiment_file, "real_nvp/cifar10"):  # in steps, and in epochs
+        train = load_experiment(file, keys).train
+        assert (train.steps, train.epochs) == (3, None)
+    assert load_experiment(experiment_file, ["train.epochs=null"]).train.steps == 10
+    data = load_experiment("etth/linear", ["data.name=null", "data.csv=mine.csv"]).data
+    assert (data.name, data.csv) == (None, "mine.csv")
+    assert load_experiment("etth/linear", ["data.csv=null"]).data.name == "etth1"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "keys", "words"),
+    [
+        ("real_nvp/digits", ["train.steps=null"], "give either train.epochs or train.steps"),
+        ("real_nvp/digits", ["train.steps=null", "train.epochs=null"], "give either train.epochs or train.steps"),
+        ("real_nvp/digits", ["train.steps=3", "train.epochs=3"], "give either train.epochs or train.steps"),
+        ("etth/linear", ["data.name=null"], "give either data.name (a known set) or data.csv"),
+    ],
+)
+def test_none_or_both_of_two_keys_is_one_true_sentence(experiment: str, keys: list[str], words: str) -> None:
+    assert words in refusal(experiment, *keys)
+
+
 def test_experiments_are_frozen(experiment_file: Path) -> None:
     experiment = load_experiment(experiment_file)
     with pytest.raises(ValueError, match="frozen"):

@@ -12,6 +12,7 @@ from flowbench.density import FlowDensity, evaluating
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.flows.bijection import Bijection
 from flowbench.preprocessing import Center, Logit, Unit
+from flowbench.registry import density_models
 
 
 class Affine(Bijection):
@@ -166,3 +167,57 @@ def test_samples_that_are_not_numbers_are_an_error():
     model = FlowDensity(Affine(math.nan), Logit(0.05), StandardNormal(), (1, 1, 1), 256)
     with pytest.raises(WorkFailedError, match="2 of 2 images"):
         model.sample(2)
+
+
+BUILDERS = {
+    "independent": {},
+    "real_nvp": {"scales": 2, "residual_blocks": 1, "features": 2},
+    "glow": {"levels": 2, "steps": 1, "hidden": 4},
+    "nice": {"residual_blocks": 1, "features": 2},
+}
+
+
+def test_every_model_is_asked_for_nothing():
+    assert set(BUILDERS) == set(density_models)
+
+
+@pytest.fixture(params=BUILDERS)
+def model(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return density_models[request.param](name=request.param, **BUILDERS[request.param]).build((1, 4, 4), 17)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_is_sampled_and_measured_where_nothing_is_asked_for(model, training):
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = model.sample(0, temperature=0.7, generator=torch.Generator().manual_seed(0))
+    assert (images.dtype, images.shape) == (torch.uint8, (0, 1, 4, 4))
+    assert model.log_prob(images).shape == model.bits_per_dim(images, draws=3).shape == (0,)
+    assert model.sample(np.int64(2)).shape == (2, 1, 4, 4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("temperature", [-1.0, -1e-9, math.nan, math.inf, -math.inf, None, "1", 1j])
+def test_a_temperature_that_is_none_is_one_sentence(model, temperature):
+    with pytest.raises(InputError, match=r"temperature is .*: give a finite number, 0 or above"):
+        model.sample(2, temperature)
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, True, None, "2"])
+def test_a_number_of_samples_that_is_none_is_one_sentence(model, n):
+    with pytest.raises(InputError, match=r"n is .*: give the number of images, 0 or more"):
+        model.sample(n)
+
+
+def test_at_temperature_0_all_samples_are_one(model):
+    images = model.sample(3, 0)
+    assert torch.equal(images, images[:1].expand_as(images))
+
+
+def test_a_model_is_not_initialized_from_no_images():
+    model = density_models["glow"](name="glow", **BUILDERS["glow"]).build((1, 4, 4), 17)
+    with pytest.raises(InputError, match="first batch is empty"):
+        model.initialize(torch.zeros(0, 1, 4, 4, dtype=torch.uint8), torch.zeros(0, 1, 4, 4))
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from flowbench import doctor
+from flowbench.data import prepare
 from flowbench.doctor import Finding, examine
 
 
@@ -27,6 +29,7 @@ def test_each_problem_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.delenv("FLOWBENCH_TRACKING", raising=False)
     assert "flowbench track import" in (found("tracking").remedy or "")
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
     monkeypatch.setattr(doctor.torch, "get_num_threads", lambda: 10_000)
     assert "OMP_NUM_THREADS" in (found("threads").remedy or "")
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=99", "no-such-package", "pytest; extra == 'dev'"])
@@ -41,3 +44,12 @@ def test_each_problem_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tracking_that_is_off_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
     assert found("tracking") == Finding("tracking", "off (FLOWBENCH_TRACKING)")
+
+
+def test_images_of_ones_own_need_no_verification(tmp_path: Path, data_folder: Path) -> None:
+    for number in range(5):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    prepare("folder", tmp_path, own_name="mine")
+    assert found("data: mine") == Finding("data: mine", "here, unverified")
+    (data_folder / "mine" / "manifest.json").write_text("{")
+    assert found("data: mine").remedy == "flowbench data verify mine"

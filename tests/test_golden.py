@@ -91,13 +91,16 @@ def test_real_nvp_every_coupling(golden, mode):
     assert list(outputs) == golden.json("coupling_order")
     for name, (out, log_det) in outputs.items():
         key = f"{mode}/coupling/{name}"
-        # TensorFlow's batch variances are good to a few 1e-6 and count once for every position; over the couplings
-        # such errors cancel for the most part.
-        tolerance = 1e-5 * out[0].numel() if mode == "train" else LOG_DET_TOLERANCE["eval"]
+        # TensorFlow's batch variances are float32 sums, off by up to 1.1e-5 on 64x64 images, and count once for every
+        # position: our float64 differs from the files by as much as our float32. Over the couplings that cancels.
+        tolerance = 2e-5 * out[0].numel() if mode == "train" else LOG_DET_TOLERANCE["eval"]
         close(log_det, golden[f"{key}/log_diff_sum"], tolerance)
         torch.testing.assert_close(out.abs().sum((1, 2, 3)), golden[f"{key}/out_abs_sum"], rtol=1e-5, atol=0)
         if f"{key}/out" in golden:
             close(out, golden[f"{key}/out"], Z_TOLERANCE[mode])
+    ours = sum(log_det.double() for _, log_det in outputs.values())
+    theirs = sum(golden[f"{mode}/coupling/{name}/log_diff_sum"].double() for name in outputs)
+    close(ours, theirs, 1e-6 * golden["logit_x"][0].numel() if mode == "train" else LOG_DET_TOLERANCE["eval"])
 
 
 @pytest.mark.parametrize("golden", REAL_NVP)

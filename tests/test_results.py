@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from flowbench.compared_runs import compare_runs
 from flowbench.config import config_sha256, load_experiment
 from flowbench.data import open_split, prepare
 from flowbench.optimization import COMPILED_NUMERICS
@@ -159,6 +160,7 @@ def test_a_training_on_lsun_is_labelled_from_the_images_to_the_page(
         (metrics,) = json.loads(path.read_text())["metrics"].values()
         assert {metric["resample"] for metric in metrics.values()} == {resample}
     assert (OTHER in found["badges"]) == (resample == "bilinear")
+    assert compare_runs(str(run.path), str(run.path)).lines[0].endswith(f", resample {resample}")
     for name in ("report.html", "table.csv", "table.md"):
         text = (tmp_path / "out" / name).read_text()
         assert f"resample {resample}" in text

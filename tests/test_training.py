@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from flowbench.config import load_experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.runs import RunFolder
 from flowbench.schema import Experiment
-from flowbench.training import train
+from flowbench.training import _budget, train
 
 TINY = ["model.features=4", "train.steps=12", "train.log_every=2", "train.checkpoint_every=4", "evaluate.draws=1"]
 VARYING = ("train_seconds", "throughput", "mlflow_run_id")
@@ -187,6 +188,25 @@ def test_divergence_ends_with_the_last_good_checkpoint(tmp_path: Path, monkeypat
     run = RunFolder(tmp_path / "run")
     assert not run.finished
     assert all(torch.isfinite(value).all() for value in weights(run).values())
+    assert "diverged" in json.loads((run.path / "failure.json").read_text())["reason"]
+    monkeypatch.setattr(density_task.DensityTask, "batch", batch)
+    train(tiny("train.max_skipped=3"), run.path, resume=True)
+    assert not (run.path / "failure.json").exists()
+
+
+def test_a_refused_or_pruned_training_is_no_failed_run(tmp_path: Path) -> None:
+    class PrunedError(Exception):
+        pass
+
+    def prune(*_: object) -> None:
+        raise PrunedError
+
+    with pytest.raises(PrunedError):
+        train(tiny("train.validate_every=2"), tmp_path / "run", watch=prune)
+    with pytest.raises(InputError, match="unfinished run"):
+        train(tiny("train.validate_every=2"), tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run" / "failure.json").exists()
 
 
 def test_best_weights_are_kept_and_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +225,24 @@ def test_a_closed_form_needs_no_steps(tmp_path: Path) -> None:
     result = train(load_experiment("independent/digits"), tmp_path / "run")
     assert result["steps"] == 0
     assert result["metrics"]["test"]["bits_per_dim"]["value"] == pytest.approx(2.43, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "resample", "budget"),
+    [
+        ("lsun-tower", "pyramid", "paper"),
+        ("lsun-tower", "bilinear", "custom"),
+        ("celeba", "tf1-bilinear", "paper"),
+        ("celeba", "antialias", "custom"),
+        ("cifar10", None, "paper"),
+    ],
+)
+def test_the_papers_preset_on_otherwise_resized_images_is_custom(name: str, resample: str | None, budget: str) -> None:
+    data = {} if resample is None else {"resample": resample}
+    session = SimpleNamespace(
+        experiment=load_experiment(f"real_nvp/{name}"), budget=None, task=SimpleNamespace(data=data)
+    )
+    assert _budget(session) == budget  # type: ignore[arg-type]
 
 
 def test_a_time_budget_ends_the_steps_and_is_custom(tmp_path: Path) -> None:

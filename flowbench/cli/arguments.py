@@ -16,6 +16,7 @@ __all__ = [
     "JSON",
     "OVERRIDES",
     "RUN",
+    "STORAGE",
     "THROUGHPUT",
     "complete",
     "parse_duration",
@@ -90,6 +91,12 @@ DRY_RUN = Annotated[
 ]
 THROUGHPUT = Annotated[
     Path | None, typer.Option(help="With --dry-run: take the speed from a file of `flowbench throughput run`.")
+]
+STORAGE = Annotated[
+    str,
+    typer.Option(
+        help="Where the study is kept: sqlite:///FILE, postgresql://…, grpc://HOST:PORT.", envvar="OPTUNA_STORAGE"
+    ),
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

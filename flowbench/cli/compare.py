@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON
+from flowbench.cli.arguments import JSON, STORAGE
 from flowbench.errors import InputError
 
 _RUNS = "A run, an exported folder, a folder of runs, or an experiment (all seeds of its newest config)."
@@ -21,7 +21,7 @@ def compare(
     experiment: Annotated[str | None, typer.Option(help="All finished runs of such experiments: 'real_nvp/*'.")] = None,
     runs: Annotated[list[str] | None, typer.Option(help="These runs: --runs RUN RUN ….")] = None,
     study: Annotated[str | None, typer.Option(help="The trials of a study of flowbench tune.")] = None,
-    storage: Annotated[str, typer.Option(help="Where the study is kept.")] = "sqlite:///optuna.db",
+    storage: STORAGE = "sqlite:///optuna.db",
     out: Annotated[Path | None, typer.Option(help="Where page, tables and plots go [default: comparison].")] = None,
     as_json: JSON = False,
 ) -> None:

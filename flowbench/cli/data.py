@@ -119,6 +119,8 @@ def verify(name: DATASET, as_json: JSON = False) -> None:
     _print_states(states, as_json=False, whole=True)
     for line in stuck.lines:
         typer.echo(line)
+    for note in series.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _print_states(states: "Sequence[SplitState]", *, as_json: bool, whole: bool = False) -> None:

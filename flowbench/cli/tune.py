@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, OVERRIDES, complete, parse_duration
+from flowbench.cli.arguments import JSON, OVERRIDES, STORAGE, complete, parse_duration
 
 
 @app.command()
@@ -22,9 +22,7 @@ def tune(
     overrides: OVERRIDES = None,
     trials: Annotated[int, typer.Option(min=1, help="Until so many of the study are complete or pruned.")] = 20,
     study: Annotated[str | None, typer.Option(help="The study's name [default: the experiment's].")] = None,
-    storage: Annotated[
-        str, typer.Option(help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT.")
-    ] = "sqlite:///optuna.db",
+    storage: STORAGE = "sqlite:///optuna.db",
     time_budget: Annotated[str | None, typer.Option(help="Of each trial's steps, e.g. 5m.")] = None,
     processes: Annotated[
         int, typer.Option("--nproc-per-node", min=1, help="Train each trial by so many processes: one for each GPU.")
@@ -39,7 +37,7 @@ def tune(
     Example: `flowbench tune real_nvp/cifar10-small --trials 30`
     """
     if submit is not None:
-        command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--storage", storage]
+        command = ["tune", experiment, *(overrides or []), "--trials", str(trials)]
         command += ["--study", study] if study else []
         command += ["--time-budget", time_budget] if time_budget else []
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []

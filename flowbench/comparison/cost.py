@@ -13,9 +13,7 @@ _SHAPING = ("shape", "levels", "inputs", "targets", "rows_per_day")
 
 
 def flops_of(experiment: Experiment[Any, Any], data: Mapping[str, Any]) -> int | None:
-    """Return the operations of one log-likelihood, or of one forecast; None where they cannot be counted.
-
-    Convolutions and matrix products, 2 for a multiply-add (`torch.utils.flop_counter`).
+    """Return the operations of one log-likelihood, or of one forecast (`flops`); None where they cannot be counted.
 
     Args:
         experiment: the run's.
@@ -35,21 +33,27 @@ _counted: dict[str, int | None] = {}
 def _count(experiment: Experiment[Any, Any], data: Mapping[str, Any]) -> int | None:
     import torch
 
+    from flowbench.flops import MOST_COUNTED, flops_per_item
     from flowbench.task import build_model
-    from flowbench.throughput.convolutions import record
 
     try:
         model: Any = build_model(experiment, dict(data)).eval()
     except (FlowbenchError, KeyError):
         return None
 
-    def once() -> None:
-        with torch.no_grad():
-            if experiment.kind == "density":
-                shape = (1, *data["shape"])
-                model.terms(torch.zeros(shape, dtype=torch.uint8), torch.full(shape, 0.5))
-            else:
-                model(torch.zeros(1, experiment.data.lookback, len(data["inputs"])))
+    if experiment.kind == "density":
+        images = torch.zeros(MOST_COUNTED, *data["shape"], dtype=torch.uint8)
 
-    _, flops = record(once)
+        def forward(size: int) -> object:
+            return model.terms(images[:size], torch.full(images[:size].shape, 0.5))
+
+    else:
+        history = torch.zeros(MOST_COUNTED, experiment.data.lookback, len(data["inputs"]))
+
+        def forward(size: int) -> object:
+            return model(history[:size])
+
+    with torch.no_grad():
+        forward(MOST_COUNTED)
+        (flops,) = flops_per_item(forward)
     return flops or None

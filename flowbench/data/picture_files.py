@@ -68,10 +68,10 @@ def _hidden(part: str) -> bool:
 def _kind(root: Path, name: str) -> str | None:
     """Return what kind of picture this is that is not taken, None if it is taken or no picture."""
     suffix, path = PurePosixPath(name).suffix.lower(), root / name
-    if path.is_dir():
-        return "links to folders"
     if suffix in SUFFIXES:
         return None
+    if path.is_dir():
+        return "links to folders"
     return (suffix or "without a suffix") if OTHERS.fullmatch(suffix) or _begins_as_picture(path) else None
 
 

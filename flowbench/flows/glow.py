@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from flowbench.flows.actnorm import ActNorm
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.flows.conv1x1 import Mixing, Permutation, permutation
 from flowbench.flows.glow_layers import ConditionalPrior, CouplingNetwork, GlowCoupling, ZeroConv
-from flowbench.flows.squeeze import Squeeze
+from flowbench.flows.squeeze import Squeeze, cells_of, pixels_of
 from flowbench.registry import density_models
 
 __all__ = ["Glow", "GlowConfig", "GlowStep", "LearnedTop"]
@@ -307,15 +306,15 @@ def _arranged(z: Tensor, image_shape: ImageShape) -> Tensor:
 def _unpack(z: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
     eps = []
     for _ in range(levels - 1):
-        z, white = F.pixel_unshuffle(z, 2).chunk(2, dim=1)
+        z, white = cells_of(z).chunk(2, dim=1)
         eps.append(white)
-    return eps, F.pixel_unshuffle(z, 2)
+    return eps, cells_of(z)
 
 
 def _pack(eps: Sequence[Tensor], z_top: Tensor) -> Tensor:
-    z = F.pixel_shuffle(z_top, 2)
+    z = pixels_of(z_top)
     for white in reversed(eps):
-        z = F.pixel_shuffle(torch.cat((z, white), dim=1), 2)
+        z = pixels_of(torch.cat((z, white), dim=1))
     return z
 
 

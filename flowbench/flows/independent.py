@@ -73,12 +73,18 @@ class Independent(DensityModel):
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Return images with every value drawn from p_i^(1/temperature²), normalized; at 0 its mode."""
+        """Return images with every value drawn from p_i^(1/temperature²), normalized; at 0 its mode.
+
+        Raises:
+            InputError: see `DensityModel.sample`.
+        """
+        self.check_sampling(n, temperature)
         logits = self.log_probabilities if generator is None else self.log_probabilities.to(generator.device)
-        if temperature == 0:
+        # Colder than that float32 holds no tempered logits; and nothing is drawn of nothing.
+        if temperature < 1e-15 or n == 0:
             values = logits.argmax(1, keepdim=True).expand(-1, n)
         else:
-            tempered = F.softmax(logits / temperature**2, dim=1)
+            tempered = F.softmax(logits / (temperature * temperature), dim=1)
             values = torch.multinomial(tempered, n, replacement=True, generator=generator)
         return values.T.reshape(n, *self.image_shape).to(self.log_probabilities.device, torch.uint8)
 

@@ -6,6 +6,7 @@ batch's mean and variance.
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ __all__ = [
     "normalizes_alone",
     "population_statistics",
     "unrecorded",
+    "warn_of_moving_averages",
 ]
 
 MOMENTUM = 0.1
@@ -56,8 +58,11 @@ class BatchStatistics(nn.Module):
         self._sums: Tensor | None = None
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance to normalize x, (batch, channels, ...), with; in training mode record them."""
-        if not self.training:
+        """Return mean and variance to normalize x, (batch, channels, ...), with; in training mode record them.
+
+        An empty batch has neither: it gets the moving averages.
+        """
+        if not self.training or (not len(x) and not _spread()):
             return self.mean, self.var
         mean, var = batch_moments(x)
         self.record(mean, var)
@@ -121,6 +126,7 @@ class FlowBatchNorm(BatchStatistics, Bijection):
     """
 
     mask: Tensor | None
+    warned: bool = False
 
     def __init__(self, channels: int, mask: Tensor | None = None) -> None:
         super().__init__(channels)
@@ -133,7 +139,9 @@ class FlowBatchNorm(BatchStatistics, Bijection):
         return (x - shift) * torch.exp(log_scale), log_scale.sum().expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `forward` under the moving averages."""
+        """Undo `forward` under the moving averages; in training mode it says so."""
+        if self.training:
+            warn_of_moving_averages(self)
         shift, log_scale = self._terms(z, self.mean, self.var)
         return z * torch.exp(-log_scale) + shift, -log_scale.sum().expand(z.shape[0])
 
@@ -144,6 +152,23 @@ class FlowBatchNorm(BatchStatistics, Bijection):
         if self.mask is None:
             return shift, log_scale.expand(1, -1, *x.shape[2:])
         return shift * self.mask, log_scale * self.mask
+
+
+def warn_of_moving_averages(flow: nn.Module) -> None:
+    """Warn, once for each layer, that `flow` in training mode is not inverted with the statistics of its batch."""
+    if torch.compiler.is_compiling():
+        return
+    layers = [module for module in flow.modules() if isinstance(module, FlowBatchNorm)]
+    if all(layer.warned for layer in layers):
+        return
+    for layer in layers:
+        layer.warned = True
+    warnings.warn(
+        "a flow in training mode is inverted with the moving statistics of its batch normalization, but forward uses "
+        "those of the batch: the two are no inverses of each other; call eval() first",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ from flowbench.errors import InputError
 from flowbench.flows.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.flows.conv1x1 import LUConv1x1
 from flowbench.flows.coupling import ChannelCoupling, CheckerboardCoupling
+from flowbench.flows.normalization import warn_of_moving_averages
 from flowbench.flows.resnet import ResidualNet
 from flowbench.flows.squeeze import OrderedSqueeze, Squeeze
 from flowbench.registry import density_models
@@ -154,7 +155,12 @@ class RealNVP(Bijection):
         return z, log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents z, (batch, channels, height, width), to images; normalizers of the flow use moving averages."""
+        """Map latents z, (batch, channels, height, width), to images; normalizers of the flow use moving averages.
+
+        In training mode, in which `forward` does not, a RuntimeWarning says so once.
+        """
+        if self.training:
+            warn_of_moving_averages(self)
         return self.flow.inverse(z)
 
     def layers(self) -> Iterator[Bijection]:

@@ -9,7 +9,19 @@ from torch import Tensor
 
 from flowbench.flows.bijection import Bijection
 
-__all__ = ["OrderedSqueeze", "Squeeze"]
+__all__ = ["OrderedSqueeze", "Squeeze", "cells_of", "pixels_of"]
+
+
+def cells_of(x: Tensor) -> Tensor:
+    """Return `pixel_unshuffle(x, 2)`, (batch, 4C, H/2, W/2), where that gives an empty batch back as it is, too."""
+    batch, channels, height, width = x.shape
+    return F.pixel_unshuffle(x, 2) if batch else x.reshape(0, 4 * channels, height // 2, width // 2)
+
+
+def pixels_of(z: Tensor) -> Tensor:
+    """Undo `cells_of`."""
+    batch, channels, height, width = z.shape
+    return F.pixel_shuffle(z, 2) if batch else z.reshape(0, channels // 4, 2 * height, 2 * width)
 
 
 class Squeeze(Bijection):
@@ -17,11 +29,11 @@ class Squeeze(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Reshape x, (batch, C, H, W) with even H and W, to (batch, 4C, H/2, W/2)."""
-        return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
+        return cells_of(x), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Reshape z, (batch, 4C, H/2, W/2), to (batch, C, H, W)."""
-        return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
+        return pixels_of(z), z.new_zeros(z.shape[0])
 
 
 class OrderedSqueeze(Bijection):
@@ -39,4 +51,4 @@ class OrderedSqueeze(Bijection):
         """Reshape z, (batch, 4C, H/2, W/2), to (batch, C, H, W)."""
         at_00, at_11, at_01, at_10 = z.chunk(4, dim=1)
         plain = torch.stack((at_00, at_01, at_10, at_11), dim=2).flatten(1, 2)
-        return F.pixel_shuffle(plain, 2), z.new_zeros(z.shape[0])
+        return pixels_of(plain), z.new_zeros(z.shape[0])

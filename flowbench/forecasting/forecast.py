@@ -22,12 +22,13 @@ def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.
         scaler: of the model's input columns in the model's order, fitted on the training file.
 
     Returns:
-        A frame of `horizon` rows: `date`, the truth by column (unknown here: NaN), `forecast<column>`, original units.
+        A frame of `horizon` rows: `date`, continued at the file's step (after a month's end the next month's), the
+        truth by column (unknown here: NaN), `forecast<column>`, original units.
     """
     shape = forecaster.shape
     chosen = _chosen(series, scaler, shape.lookback)
     future = _forecast(forecaster, chosen.values[-shape.lookback :][None], scaler)[0]
-    dates = pd.date_range(chosen.dates[-1] + chosen.step, periods=shape.horizon, freq=chosen.step)
+    dates = pd.date_range(chosen.dates[-1], periods=shape.horizon + 1, freq=chosen.step)[1:]
     return frame_of(dates, np.full_like(future, np.nan), future, scaler.columns[-shape.outputs :])
 
 

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pandas.tseries.offsets import Tick
 
 from flowbench.errors import InputError
 from flowbench.forecasting.series import Series
+from flowbench.forecasting.steps import step_name
 from flowbench.schema import ForecastData
 
 __all__ = ["SPLITS", "Part", "Scaler", "Split", "fit_scaler", "parts"]
@@ -73,8 +76,13 @@ def parts(series: Series, data: ForecastData) -> dict[Split, Part]:
 
     Raises:
         InputError: the file is too short for the protocol (the message says how many rows are needed), or the windows
-            are longer than the training part.
+            are longer than the training part; `informer`, and the file has less than a row a day.
     """
+    if data.protocol == "informer" and not _has_rows_each_day(series):
+        raise InputError(
+            f"{series.path}: data.protocol informer counts months of 30 days, but the rows' step is "
+            f"{step_name(series.step)}: use data.protocol=ratio"
+        )
     rows, day, lookback, horizon = len(series), series.rows_per_day, data.lookback, data.horizon
     found = _borders(data, rows, day)
     if found["test"].stop <= rows and _each_has_a_window(found, lookback, horizon):
@@ -120,6 +128,10 @@ def _is_constant(mean: NDArray[np.float64], std: NDArray[np.float64], rows: int)
     eps, variance = np.finfo(np.float64).eps, std**2
     constant: NDArray[np.bool_] = variance <= rows * eps * variance + (rows * mean * eps) ** 2
     return constant
+
+
+def _has_rows_each_day(series: Series) -> bool:
+    return isinstance(series.step, Tick) and pd.Timedelta(series.step) <= pd.Timedelta(days=1)
 
 
 def _borders(data: ForecastData, rows: int, day: int) -> dict[Split, Part]:

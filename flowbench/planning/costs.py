@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from flowbench.data.image_set import data_root
 from flowbench.density_task import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
 from flowbench.errors import InputError
 from flowbench.evaluation import POPULATION_BATCHES
+from flowbench.flops import MOST_COUNTED, flops_per_item
 from flowbench.flows.normalization import BatchStatistics
 from flowbench.registry import image_sets, series_sets
 from flowbench.schema import Experiment
@@ -30,7 +30,7 @@ class Counted:
 
     parameters: int
     forward_flops: int
-    """Of one image or window: multiplications and additions of convolutions and matrix products."""
+    """Of one image or window (`flops`)."""
     training_flops: int
     """Of one image or window, forward and backward."""
     state_bytes: int
@@ -72,12 +72,13 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     shape, levels = image_format(experiment)
     model = build_density(experiment, {"shape": list(shape), "levels": levels})
     known, data, config = image_sets[experiment.data.name], experiment.data, experiment.train
-    images, noise = torch.zeros(FEW, *shape, dtype=torch.uint8), torch.rand(FEW, *shape)
+    images, noise = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8), torch.rand(MOST_COUNTED, *shape)
     closed_form = bool(model.fit([images]))
     if not closed_form:
         model.initialize(images, noise)
     objective = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=False)
-    forward, training, activations = _flops(objective, (images, noise), learns=not closed_form)
+    forward, training = _flops(objective, (images, noise), learns=not closed_form)
+    activations = _activations(objective, (images[:FEW], noise[:FEW]), learns=not closed_form)
     trained = max(known.counts["train"] - data.holdout, 1)
     steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
@@ -88,8 +89,8 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     populations = (3 + (validations if data.holdout else 0)) if normalized else 0
     pixels = trained * shape[0] * shape[1] * shape[2]
     return Counted(
-        forward_flops=forward // FEW,
-        training_flops=training // FEW,
+        forward_flops=forward,
+        training_flops=training,
         activation_bytes=activations * data.batch_size // FEW,
         steps=0 if closed_form else steps,
         evaluated=draws * (measured * modes + validations * data.holdout),
@@ -104,14 +105,21 @@ def _forecast(experiment: Experiment[Any, Any]) -> Counted:
     task = make_task(experiment, torch.device("cpu"))
     closed_form = task.prepare()
     batch = task.batch(0)
-    forward, training, activations = _flops(task.objective, batch, learns=not closed_form)
+    shapes = (
+        (experiment.data.lookback, len(task.data["inputs"])),
+        (experiment.data.horizon, len(task.data["targets"])),
+    )
+    forward, training = _flops(
+        task.objective, tuple(torch.zeros(MOST_COUNTED, *shape) for shape in shapes), learns=not closed_form
+    )
+    activations = _activations(task.objective, batch, learns=not closed_form)
     config, windows = experiment.train, task.data["windows"]
     steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
     name = experiment.data.name
     return Counted(
-        forward_flops=forward // len(batch[0]),
-        training_flops=training // len(batch[0]),
+        forward_flops=forward,
+        training_flops=training,
         activation_bytes=activations,
         steps=0 if closed_form else steps,
         evaluated=windows["test"] + windows["validation"] * (1 + validations),
@@ -134,8 +142,30 @@ def _states(experiment: Experiment[Any, Any], model: nn.Module, values: int) -> 
     }
 
 
-def _flops(objective: nn.Module, batch: tuple[Tensor, ...], *, learns: bool) -> tuple[int, int, int]:
-    """Return FLOPs forward, FLOPs forward and backward, and bytes kept for the backward pass, of the batch."""
+def _flops(objective: nn.Module, items: tuple[Tensor, ...], *, learns: bool) -> tuple[int, int]:
+    """Return FLOPs of one item forward, and forward and backward.
+
+    Args:
+        items: `MOST_COUNTED` of them, as the objective takes them.
+        learns: False: there is no backward pass.
+    """
+    objective.train()
+    loss = torch.zeros(())
+
+    def forward(size: int) -> None:
+        nonlocal loss
+        loss, _ = objective(*(part[:size] for part in items))
+
+    def backward(size: int) -> None:
+        if learns and loss.requires_grad:
+            torch.autograd.backward(loss)
+
+    there, back = flops_per_item(forward, backward)
+    return there, there + back
+
+
+def _activations(objective: nn.Module, batch: tuple[Tensor, ...], *, learns: bool) -> int:
+    """Return the bytes kept for the backward pass of the batch."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -143,16 +173,13 @@ def _flops(objective: nn.Module, batch: tuple[Tensor, ...], *, learns: bool) -> 
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    if not learns:
+        return 0
     objective.train()
     own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
-    with FlopCounterMode(display=False) as forward, saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = objective(*batch)
-    if not learns or not loss.requires_grad:
-        return int(forward.get_total_flops()), int(forward.get_total_flops()), 0
-    with FlopCounterMode(display=False) as backward:
-        loss.backward()
-    both = forward.get_total_flops() + backward.get_total_flops()
-    return int(forward.get_total_flops()), int(both), sum(size for place, size in kept.items() if place not in own)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective(*batch)
+    return sum(size for place, size in kept.items() if place not in own)
 
 
 def data_here(experiment: Experiment[Any, Any]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["Floor", "record"]
 
@@ -55,15 +54,12 @@ class Floor:
                     operator(*arguments)
 
 
-def record(run: Callable[[], object]) -> tuple[Counter[_Call], int]:
-    """Run a pass once, eagerly; return its convolutions with their counts, and its floating-point operations.
-
-    Operations are counted by `torch.utils.flop_counter`: convolutions and matrix products, 2 for a multiply-add.
-    """
+def record(run: Callable[[], object]) -> Counter[_Call]:
+    """Run a pass once, eagerly; return its convolutions with their counts."""
     recorder = _Recorder()
-    with FlopCounterMode(display=False) as counter, recorder:
+    with recorder:
         run()
-    return recorder.calls, int(counter.get_total_flops())
+    return recorder.calls
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from flowbench.environment import describe_environment
+from flowbench.flops import MOST_COUNTED, flops_per_item
 from flowbench.schema import Experiment
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
@@ -107,7 +108,7 @@ def prepare_pass(
     subject = make_subject(experiment, batch, clock.device, shape)
     compiled = experiment.train.compile
     eager = PASSES[name](subject, compiled=False)
-    calls, flops = record(eager)
+    calls = record(eager)
     run = PASSES[name](subject, compiled=True) if compiled else eager
     run()  # optimizer states are made, code is compiled, caches are filled
     memory = clock.peak_memory(run)
@@ -118,7 +119,7 @@ def prepare_pass(
         "precision": experiment.train.precision,
         "compiled": compiled,
         "parameters": subject.parameters,
-        "flops_per_image": flops / batch,
+        "flops_per_image": _flops_per_image(experiment, name, subject.model.image_shape),
         "peak_memory_bytes": memory,
     }
     return Prepared(run, Floor(calls, clock.device, clock.synchronize), facts)
@@ -134,6 +135,19 @@ def alternate(runs: Sequence[Callable[[], object]], clock: Device, repeats: int)
     rows = [[clock.time(run, count) for run, count in zip(runs, loops, strict=True)] for _ in range(repeats)]
     wall, work = np.array(rows).transpose(2, 1, 0)
     return wall, work
+
+
+def _flops_per_image(experiment: Experiment[Any, Any], name: str, shape: tuple[int, int, int]) -> int:
+    """Count a pass as `flops` counts everything: on a few images, whatever the batch that is timed."""
+    subject = make_subject(experiment, MOST_COUNTED, torch.device("cpu"), shape)
+
+    runs = {
+        size: PASSES[name](replace(subject, images=subject.images[:size]), compiled=False)
+        for size in (MOST_COUNTED - 1, MOST_COUNTED)
+    }
+    runs[MOST_COUNTED]()
+    (flops,) = flops_per_item(lambda size: runs[size]())
+    return flops
 
 
 def _figure(samples: Samples) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.errors import FlowbenchError
-from flowbench.tracking.store import artifact_location, explain, is_installed, open_client, patience, tracking_uri
+from flowbench.tracking.places import artifact_location, tracking_uri
+from flowbench.tracking.store import explain, is_installed, open_client, patience
 
 __all__ = ["track"]
 

@@ -22,7 +22,9 @@ __all__ = [
     "Row",
     "RowsCutError",
     "artifacts",
+    "end",
     "entity_name",
+    "experiment_name",
     "final_values",
     "origin",
     "parameters",
@@ -136,6 +138,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("name"), str) or not content["name"].strip():
         raise InputError(f"{path}: no experiment file: it gives no name")
     return content
+
+
+def experiment_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the MLflow experiment that a run of this config belongs to."""
+    return text(config["name"].strip(), 500)
+
+
+def end(folder: Path) -> str:
+    """Return the status that MLflow gives a run without a result: its training failed, or was stopped from outside."""
+    return "FAILED" if _is_plain(folder / "failure.json") else "KILLED"
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

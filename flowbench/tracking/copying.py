@@ -17,11 +17,12 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from flowbench.credentials import without_credentials
 from flowbench.errors import InputError
 from flowbench.tracking import content
 from flowbench.tracking.nesting import parent_of, trial_status, trial_tags
-from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, without_credentials, write_state
-from flowbench.tracking.store import artifact_location
+from flowbench.tracking.places import artifact_location, left_behind
+from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, write_state
 
 __all__ = ["RunCopy"]
 
@@ -47,6 +48,8 @@ class RunCopy:
         self._folder, self._client, self._uri, self._live = folder, client, uri, live
         self._tail = content.MetricsTail(folder / "metrics.jsonl")
         self._lock = FileLock(folder / ".mlflow.lock", timeout=0)
+        self.note = ""
+        """What the person should know of a copy that was made all the same."""
         self._samples: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=SAMPLES_KEPT)
         self._run: Any = None
         self._uid = ""
@@ -84,9 +87,10 @@ class RunCopy:
             self._tag(content.tags(self._folder, content.read_config(self._folder)) | trial_tags(self._folder))
             if result is not None:
                 self._copy_result(result)
+            self.note = self._moved()
             for path, place in content.artifacts(self._folder):
                 self._client.log_artifact(run_id, str(path), place)
-            self._end("FINISHED" if result is not None else trial_status(self._folder) or "KILLED")
+            self._end("FINISHED" if result is not None else trial_status(self._folder) or content.end(self._folder))
             self._write_state(covered)
         except BaseException:
             self._forget()
@@ -119,7 +123,7 @@ class RunCopy:
             ) from error
         state = read_state(self._folder)
         self._origin = content.origin(self._folder)
-        experiment_id = self._experiment(content.text(config["name"].strip(), 500))
+        experiment_id = self._experiment(content.experiment_name(config))
         run = self._find(experiment_id, state)
         self._uid = run.data.tags[UID_TAG] if run is not None else state.uid if state is not None else new_uid()
         if run is None:
@@ -227,6 +231,14 @@ class RunCopy:
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             batch = metrics[start : start + METRICS_PER_BATCH]
             self._client.log_batch(self._run.info.run_id, metrics=batch, synchronous=True)
+
+    def _moved(self) -> str:
+        # An experiment's files lie in <its folder>/<run id>/artifacts.
+        recorded = str(self._run.info.artifact_uri).removesuffix("/artifacts").removesuffix(f"/{self._run.info.run_id}")
+        moved = left_behind(self._uri, content.experiment_name(content.read_config(self._folder)), recorded)
+        if moved is None:
+            return ""
+        return f"MLflow's store was moved from {moved[0]}, where its runs' files still go: flowbench doctor mends it"
 
     def _end(self, status: str) -> None:
         # A run that MLflow holds for ended keeps its end; its status may have been mended by a resumed training.

@@ -1,12 +1,16 @@
 """`flowbench track import`: one run folder into MLflow, now."""
 
+import logging
 from pathlib import Path
 
+from flowbench.credentials import without_credentials
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
-from flowbench.tracking.state import without_credentials
-from flowbench.tracking.store import explain, is_installed, open_client, patience, tracking_uri
+from flowbench.tracking.places import tracking_uri
+from flowbench.tracking.store import explain, is_installed, open_client, patience
 
 __all__ = ["import_run"]
+
+_logger = logging.getLogger("flowbench.tracking")
 
 
 def import_run(path: Path) -> str:
@@ -22,18 +26,23 @@ def import_run(path: Path) -> str:
     if not is_installed():
         raise InputError("mlflow is not installed: pip install mlflow, then import again")
     with patience(30, 2):
+        note = ""
         try:
             from flowbench.tracking.copying import RunCopy
 
             copy = RunCopy(path, open_client(uri), uri, live=False)
             try:
-                return copy.finish()
+                run_id = copy.finish()
             finally:
+                note = copy.note
                 copy.close()
         except FlowbenchError:
             raise
         except Exception as error:
             raise WorkFailedError(
-                f"{path}: MLflow at {without_credentials(uri)} did not take the run ({explain(error)}): "
-                "nothing is lost, try again later"
+                f"{path}: MLflow at {without_credentials(uri)} did not take the run "
+                f"({'; '.join(filter(None, (explain(error), note)))}): nothing is lost, try again later"
             ) from error
+    if note:
+        _logger.warning("%s: %s", path, note)
+    return run_id

@@ -2,7 +2,7 @@
 
 Reads commands from stdin, a JSON object a line: `{"follow": FOLDER}`, `{"done": FOLDER}`, `{"close": SECONDS}`.
 At the end of stdin (the training closed it, or died) it finishes all copies and exits: with 0 if MLflow took
-everything, else with 1 and the reason on stdout.
+everything, and what there is to say of that on stdout, else with 1 and the reason there.
 """
 
 import json
@@ -16,7 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from flowbench.errors import FlowbenchError
-from flowbench.tracking.store import explain, open_client, patience, tracking_uri
+from flowbench.tracking.places import tracking_uri
+from flowbench.tracking.store import explain, open_client, patience
 from flowbench.tracking.system import SystemSampler
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Follower:
 
     def __init__(self, uri: str) -> None:
         self.reason = ""
+        self.note = ""
         self._uri = uri
         self._client: Any = None
         self._copies: dict[Path, RunCopy | None] = {}
@@ -45,8 +47,9 @@ class Follower:
         self._sampler = SystemSampler()
 
     def follow(self, folder: Path) -> None:
-        """Mirror one more run; those before it that have a result have ended."""
-        self._ended.update(other for other in self._copies if (other / "result.json").is_file())
+        """Mirror one more run; those before it that have a result, or failed, have ended."""
+        ends = ("result.json", "failure.json")
+        self._ended.update(other for other in self._copies if any((other / name).is_file() for name in ends))
         self._copies.setdefault(folder, None)
 
     def done(self, folder: Path) -> None:
@@ -88,8 +91,11 @@ class Follower:
             copy.finish()
             copy.close()
             del self._copies[folder]
+            self.note = self.note or copy.note
         except Exception as error:
             self.reason = " ".join(str(error).split()) if isinstance(error, FlowbenchError) else explain(error)
+            if (opened := self._copies[folder]) is not None and opened.note:
+                self.reason = f"{self.reason}; {opened.note}"
             return False
         return True
 
@@ -121,11 +127,10 @@ def main() -> int:
         deadline = threading.Timer(seconds, os._exit, (1,))
         deadline.daemon = True
         deadline.start()
-        if follower.finish():
-            return 0
-    answer.write(follower.reason)
+        fine = follower.finish()
+    answer.write(follower.note if fine else follower.reason)
     answer.flush()
-    return 1
+    return 0 if fine else 1
 
 
 def _follow(follower: Follower, commands: "SimpleQueue[dict[str, Any] | None]") -> float:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import flowbench
-from flowbench.tracking.state import read_state, recorded_bytes, without_credentials
-from flowbench.tracking.store import is_installed, tracking_uri
+from flowbench.credentials import scrubbed, without_credentials
+from flowbench.tracking.places import tracking_uri
+from flowbench.tracking.state import read_state, recorded_bytes
+from flowbench.tracking.store import is_installed
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "own_module"]
 
 _logger = logging.getLogger("flowbench.tracking")
 
@@ -52,15 +54,20 @@ class Mirror:
             self._send({"done": str(Path(run_folder).absolute())})
 
     def close(self, timeout: float = 30.0) -> None:
-        """Let the mirror finish, for at most `timeout` seconds; one warning line names what MLflow did not get."""
+        """Let the mirror finish, for at most `timeout` seconds; one warning line names what MLflow did not get.
+
+        Else what the mirror has to say is that line.
+        """
         process, self._process = self._process, None
         if process is None:
             return
+        said = ""
         try:
             self._write(process, {"close": timeout})
             try:
                 output, _ = process.communicate(timeout=timeout)
-                reason = output.decode(errors="replace").strip() or self._last_error()
+                said = output.decode(errors="replace").strip()
+                reason = said or self._last_error()
             except subprocess.TimeoutExpired:
                 reason = "no answer in time"
         except (OSError, ValueError) as error:
@@ -69,8 +76,10 @@ class Mirror:
             self._kill(process)
         missed = [folder for folder in self._followed if _is_missed(folder)]
         self._followed = []
-        if missed and not self._warned:
+        if missed:
             self._warn_missed(missed, reason)
+        elif said:
+            self._warn(said)
 
     def _start(self) -> bool:
         if self._process is not None:
@@ -82,14 +91,11 @@ class Mirror:
             self._warn("mlflow is not installed: runs are not tracked (pip install mlflow, flowbench track import RUN)")
             return False
         self._uri = without_credentials(uri)
-        # The working folder must not shadow modules (-P), and an uninstalled flowbench is found as it was found here.
-        root = Path(flowbench.__file__).resolve().parent.parent
-        places = [str(root), os.environ.get("PYTHONPATH", "")] if "-packages" not in root.name else []
-        environment = os.environ | ({"PYTHONPATH": os.pathsep.join(filter(None, places))} if places else {})
+        command, environment = own_module("flowbench.tracking.mirror")
         try:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would fill and block)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flowbench.tracking.mirror"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -134,7 +140,7 @@ class Mirror:
             return ""
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4000))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:200] if lines else ""
+        return scrubbed(lines[-1].strip())[:200] if lines else ""
 
     def _warn_missed(self, missed: list[Path], reason: str) -> None:
         here = Path.cwd()
@@ -146,6 +152,15 @@ class Mirror:
         if not self._warned:
             self._warned = True
             _logger.warning("%s", " ".join(message.split()))
+
+
+def own_module(name: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that run a module of flowbench in a process of its own."""
+    # The working folder must not shadow modules (-P), and an uninstalled flowbench is found as it was found here.
+    root = Path(flowbench.__file__).resolve().parent.parent
+    places = [str(root), os.environ.get("PYTHONPATH", "")] if "-packages" not in root.name else []
+    environment = os.environ | ({"PYTHONPATH": os.pathsep.join(filter(None, places))} if places else {})
+    return [sys.executable, "-P", "-m", name], environment
 
 
 def _is_missed(folder: Path) -> bool:

@@ -5,7 +5,6 @@ import re
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from flowbench import atomic
 
@@ -15,7 +14,6 @@ __all__ = [
     "read_mlflow_run_id",
     "read_state",
     "recorded_bytes",
-    "without_credentials",
     "write_state",
 ]
 
@@ -72,13 +70,3 @@ def recorded_bytes(folder: Path) -> int:
 def new_uid() -> str:
     """Return a random uid."""
     return uuid.uuid4().hex
-
-
-def without_credentials(uri: str) -> str:
-    """Return the URI without user name, password and control characters, fit for files and messages."""
-    uri = "".join(c if c.isprintable() else " " for c in uri)
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return uri.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri

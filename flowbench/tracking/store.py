@@ -1,4 +1,4 @@
-"""MLflow's side: where the copies go, how long its server may take, and the pages on localhost."""
+"""MLflow's side: its store opened with care, how long its server may take, and the pages on localhost."""
 
 import os
 import socket
@@ -12,25 +12,22 @@ from typing import Any
 
 from filelock import FileLock
 
+from flowbench.credentials import scrubbed, without_credentials
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.tracking.state import without_credentials
+from flowbench.tracking.places import sqlite_path, tracking_uri
 
-__all__ = ["artifact_location", "explain", "is_installed", "open_client", "patience", "tracking_uri", "ui"]
+__all__ = ["StoreError", "explain", "is_installed", "open_client", "patience", "ui"]
 
-_DATABASE = "mlflow.db"
 _CREATION_SECONDS = 120
+_SQL = ("sqlite", "postgresql", "mysql", "mssql")
 
 
-def tracking_uri() -> str | None:
-    """Return where the copies go: MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder; None: switched off."""
-    if os.environ.get("FLOWBENCH_TRACKING", "").strip().lower() == "off":
-        return None
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if given:
-        return given
-    path = Path.cwd() / _DATABASE
-    # In a URI a "?" begins the options and a "%" a character's number: such a folder is named relatively.
-    return f"sqlite:///{_DATABASE}" if set("?%") & set(str(path)) else f"sqlite:///{path}"
+class StoreError(InputError):
+    """MLflow's store takes no runs as it is."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what, self.remedy = what, remedy
 
 
 def is_installed() -> bool:
@@ -48,6 +45,7 @@ def patience(seconds: int, retries: int) -> Iterator[None]:
     wanted = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "PGCONNECT_TIMEOUT": str(seconds),
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     ours = {name: value for name, value in wanted.items() if name not in os.environ}
@@ -60,38 +58,42 @@ def patience(seconds: int, retries: int) -> Iterator[None]:
 
 
 def open_client(uri: str) -> Any:
-    """Return an `MlflowClient` for the URI; an SQLite store that is not there yet is made."""
-    from mlflow.tracking import MlflowClient
-    from sqlalchemy.engine import make_url
+    """Return an `MlflowClient` for the URI; an SQLite store that is not there yet is made.
 
-    database = _sqlite_path(uri)
+    Raises:
+        StoreError: MLflow takes no runs there: no store, one of another version or program, a missing driver.
+    """
+    if uri.partition(":")[0].partition("+")[0] not in _SQL:
+        return _client(uri)
+    from flowbench.databases import with_driver
+
+    uri = with_driver(uri)
+    database = sqlite_path(uri)
     if database is None:
-        return MlflowClient(uri)
+        if uri.startswith("sqlite:"):
+            raise StoreError(f"{without_credentials(uri)}: is kept in memory and then lost", "give sqlite:///FILE")
+        _check_tables(uri)
+        return _client(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that make one store at once break it; a second one waits here.
     with FileLock(f"{database}.lock", timeout=_CREATION_SECONDS):
-        if not database.exists():
+        if database.exists():
+            _check_tables(uri)
+        else:
+            from sqlalchemy.engine import make_url
+
             # Made beside and renamed: a process killed in the middle leaves no half-made store.
             unfinished = database.with_name(f"{database.name}.new")
             unfinished.unlink(missing_ok=True)
-            MlflowClient(str(make_url(uri).set(database=str(unfinished)))).search_experiments(max_results=1)
+            _client(str(make_url(uri).set(database=str(unfinished)))).search_experiments(max_results=1)
             unfinished.replace(database)
-        client = MlflowClient(uri)
+        client = _client(uri)
         client.search_experiments(max_results=1)
     return client
 
 
-def artifact_location(uri: str, experiment: str) -> str | None:
-    """Return where an experiment's files go: beside an SQLite store; None: the server decides."""
-    database = _sqlite_path(uri)
-    if database is None:
-        return None
-    parts = [part for part in experiment.split("/") if part not in ("", ".", "..")]
-    return database.resolve().parent.joinpath("mlruns", *parts).as_uri()
-
-
 def explain(error: BaseException) -> str:
-    """Return in a few words, on one line, why MLflow failed."""
+    """Return in a few words, on one line and without secrets, why MLflow failed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError):
@@ -101,14 +103,17 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
             return "no answer in time"
         cause = cause.__cause__ or cause.__context__
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))[:200] or type(error).__name__
+    # Of SQLAlchemy's errors the driver's own words: the others are the statement and a link.
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    return scrubbed("".join(c if c.isprintable() else " " for c in words))[:200] or type(error).__name__
 
 
 def ui(port: int = 5000) -> None:
     """Serve MLflow's pages on localhost, and nowhere else, until interrupted.
 
     Raises:
-        InputError: mlflow is missing or off, the port cannot be used, or the URI is a server with pages of its own.
+        InputError: mlflow is missing or off, the port cannot be used, the URI is a server with pages of its own, or
+            no store that MLflow can open.
         WorkFailedError: MLflow's server failed.
     """
     uri = tracking_uri()
@@ -128,19 +133,54 @@ def ui(port: int = 5000) -> None:
             raise InputError(f"--port {port}: cannot be used: {error.strerror}: give another one") from error
     with patience(30, 2):
         open_client(uri)
+        from flowbench.databases import with_driver
+
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.
-        environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
+        environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
         status = subprocess.run(command, env=environment, check=False).returncode
     if status > 0:
         raise WorkFailedError(f"mlflow ui stopped with exit status {status}: its own lines above say why")
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    if not uri.startswith("sqlite:///"):
-        return None
-    from sqlalchemy.engine import make_url
+def _client(uri: str) -> Any:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
 
-    # As the library reads it: from its version 2.1 on, "%20" is a space.
-    path = make_url(uri).database
-    return Path(path) if path and path != ":memory:" else None
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        raise StoreError(
+            f"{without_credentials(uri)}: MLflow takes no runs there ({explain(error)})",
+            "set MLFLOW_TRACKING_URI to sqlite:///FILE or to a server's http://HOST:PORT",
+        ) from error
+
+
+def _check_tables(uri: str) -> None:
+    """Refuse a database that MLflow cannot use, or that it would change in a way that nobody asked for.
+
+    MLflow itself tries an unreachable server for minutes, adds its tables to another program's, and migrates an older
+    version's at once, after which the older MLflow of everybody else fails on them.
+    """
+    import sqlalchemy
+    from mlflow.store import db_migrations
+
+    from flowbench.databases import driver_package, tables_in
+
+    shown = without_credentials(uri)
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+        tables = tables_in(engine, Path(db_migrations.__path__[0]), "experiments")
+    except ImportError as error:
+        raise StoreError(f"{shown}: a package is missing", f"pip install {driver_package(uri)}") from error
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        remedy = "mend it, or set MLFLOW_TRACKING_URI to another store"
+        raise StoreError(f"{shown}: MLflow's store cannot be opened ({explain(error)})", remedy) from error
+    problems = {
+        "older": ("was made by an older MLflow", f"keep a copy, then: mlflow db upgrade {shown}"),
+        "newer": ("was made by a newer MLflow", "pip install --upgrade mlflow"),
+        "foreign": ("holds another program's tables", "set MLFLOW_TRACKING_URI to a database of MLflow's own"),
+    }
+    if tables in problems:
+        what, remedy = problems[tables]
+        raise StoreError(f"{shown}: {what}", remedy)

@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import optuna
 from optuna.storages import BaseStorage
 
 from flowbench.errors import InputError
-from flowbench.schema import Experiment
+from flowbench.same_data import fingerprints_here
+from flowbench.schema import Experiment, Section
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.sampling import make_pruner, make_sampler
 
@@ -21,6 +23,7 @@ __all__ = ["STUDIES", "find_study", "join_study", "study_folder", "study_uid"]
 STUDIES = Path("runs") / "studies"
 _UID = "flowbench_uid"
 _CONFIG = "flowbench_config"
+_DATA = "flowbench_data"
 _PATIENCE_SECONDS = 30.0
 
 
@@ -30,10 +33,11 @@ def join_study(
     """Make the study, or join the one of that name.
 
     Raises:
-        InputError: there is one of another experiment, with other settings or objectives.
+        InputError: there is one of another experiment, with other settings or objectives, or begun on other data.
     """
     sampler, pruner = make_sampler(experiment), make_pruner(experiment, list(objectives))
-    digest = _digest(experiment, list(objectives))
+    digest, *earlier = _digests(experiment, list(objectives))
+    data = fingerprints_here(experiment)
     try:
         study = optuna.create_study(
             study_name=name,
@@ -45,17 +49,24 @@ def join_study(
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
         attributes = _attributes(study)
-        if attributes.get(_CONFIG) != digest:
+        if attributes.get(_CONFIG) not in (digest, *earlier):
             began = f" of {attributes['experiment']}" if "experiment" in attributes else ""
             raise InputError(
                 f"study {name}: was begun{began} with another search space, config or objectives: go on with those, "
                 "or give another --study"
             ) from None
+        for part, then in attributes.get(_DATA, {}).items():
+            if data.get(part, then) != then:
+                raise InputError(
+                    f"study {name}: was begun on other data than lie here now: {part}: fingerprint {then}, now "
+                    f"{data[part]}: put the earlier data back, or give another --study"
+                ) from None
         return study
     study.set_metric_names(list(objectives))
     study.set_user_attr("experiment", experiment.name)
     study.set_user_attr("kind", experiment.kind)
     study.set_user_attr(_CONFIG, digest)
+    study.set_user_attr(_DATA, data)
     # The last one: the study is complete for those that wait for it. Random, since the runs of a deleted study stay.
     study.set_user_attr(_UID, uuid.uuid4().hex)
     return study
@@ -101,8 +112,29 @@ def _attributes(study: optuna.Study) -> dict[str, Any]:
     return attributes
 
 
-def _digest(experiment: Experiment[Any, Any], objectives: list[str]) -> str:
-    """Return the SHA-256 of what every trial of a study has in common; how it is searched may change."""
+def _digests(experiment: Experiment[Any, Any], objectives: list[str]) -> list[str]:
+    """Return the SHA-256 of what every trial of a study has in common; how it is searched may change.
+
+    The first is today's; the others are those of earlier versions, which did not know all keys: without any of the
+    keys that came later and stand at their defaults.
+    """
     content = experiment.model_dump(mode="json", by_alias=True)
     content["study"] = [objectives, experiment.study.seed]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    sections = {name: section for name in content if isinstance(section := getattr(experiment, name), Section)}
+    later = [
+        (name, key)
+        for name, section in sections.items()
+        if name != "study"
+        for key in sorted(section.added)
+        if getattr(section, key) == type(section).model_fields[key].default
+    ]
+    found = []
+    for left_out in (chosen for size in range(len(later) + 1) for chosen in combinations(later, size)):
+        known = {
+            name: {key: x for key, x in value.items() if (name, key) not in left_out} if name in sections else value
+            for name, value in content.items()
+            if name != "study"
+        }
+        written = json.dumps({**known, "study": content["study"]}, sort_keys=True)
+        found.append(hashlib.sha256(written.encode()).hexdigest())
+    return found

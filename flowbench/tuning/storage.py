@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +17,12 @@ import sqlalchemy
 from filelock import FileLock
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages._rdb import alembic as migrations
 from optuna.trial import FrozenTrial, TrialState
 
+from flowbench.credentials import scrubbed, without_credentials
+from flowbench.databases import driver_package, tables_in, with_driver
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.tracking.state import without_credentials
 
 __all__ = ["DEFAULT_STORAGE", "explained", "open_storage", "retried"]
 
@@ -32,7 +33,6 @@ GRACE_SECONDS = 300
 RETRIES = 3
 BUSY_SECONDS = 120
 """How long a worker waits for the others' writes to an SQLite file."""
-_DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL"}
 _SHAPES = f"{DEFAULT_STORAGE}, postgresql://USER@HOST/NAME or grpc://HOST:PORT"
 
 
@@ -48,7 +48,7 @@ def open_storage(
         make: make an SQLite file that is not there.
 
     Raises:
-        InputError: no such storage, a missing driver, a server that does not answer.
+        InputError: no such storage, one of another version or program, a missing driver, a server that does not answer.
     """
     optuna.logging.set_verbosity(logging.ERROR)
     scheme, shown = urlsplit(url).scheme.partition("+")[0], without_credentials(url)
@@ -64,12 +64,12 @@ def open_storage(
                 return _open_proxy(url, heartbeat, grace, retry)
             if scheme == "sqlite":
                 return _open_sqlite(url, heartbeat, grace, retry)
-            return _open_database(_with_driver(url), heartbeat, grace, retry, pool_pre_ping=True)
+            return _open_database(with_driver(url), heartbeat, grace, retry, pool_pre_ping=True)
     except ImportError as error:
-        package = "grpcio protobuf" if scheme == "grpc" else _DRIVERS.get(scheme, "its driver")
+        package = "grpcio protobuf" if scheme == "grpc" else driver_package(url)
         raise InputError(f"--storage {shown}: a package is missing: pip install {package}") from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, OSError) as error:
-        raise InputError(f"--storage {shown}: cannot be opened: {_reason(error)}: give {_SHAPES}") from error
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"--storage {shown}: cannot be opened: {_reason(error, url)}: give {_SHAPES}") from error
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason, shown = _reason(error), without_credentials(url)
+        reason, shown = _reason(error, url), without_credentials(url)
         way_out = "run the same command again to go on"
         if "database is locked" in reason:
             way_out = (
@@ -139,14 +139,14 @@ class _BeatingProxy(GrpcStorageProxy, BaseHeartbeat):  # type: ignore[misc, unus
 def _open_proxy(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorage:
     parts = urlsplit(url)
     if parts.hostname is None:
-        raise InputError(f"--storage {url}: write grpc://HOST:PORT")
+        raise InputError(f"--storage {without_credentials(url)}: write grpc://HOST:PORT")
     return _BeatingProxy(parts.hostname, parts.port or 13000, heartbeat, grace, retry)
 
 
 def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorage:
     database = Path(sqlalchemy.make_url(url).database or "")
     if not database.parent.is_dir():
-        raise InputError(f"--storage {url}: there is no folder {database.parent}: make it first")
+        raise InputError(f"--storage {without_credentials(url)}: there is no folder {database.parent}: make it first")
     # Workers that start together would make the tables together, and all but one would fail.
     with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
         storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
@@ -166,13 +166,8 @@ def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorag
     return storage
 
 
-def _with_driver(url: str) -> str:
-    """Name the PostgreSQL driver that is installed: SQLAlchemy 2.1's default is not that of 2.0."""
-    drivers = [name for name in ("psycopg2", "psycopg") if find_spec(name) is not None]
-    return url.replace("postgresql:", f"postgresql+{drivers[0]}:", 1) if drivers else url
-
-
 def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: Any) -> RDBStorage:
+    _check_tables(url, engine)
     for attempt in range(5):
         try:
             return RDBStorage(
@@ -190,6 +185,21 @@ def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: A
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _reason(error: Exception) -> str:
+def _check_tables(url: str, engine: Any) -> None:
+    """Refuse the tables of another version or program, to which Optuna would add its own before it fails."""
+    looked_at = sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.NullPool, connect_args=engine.get("connect_args", {})
+    )
+    tables, shown = tables_in(looked_at, Path(migrations.__path__[0]), "studies"), without_credentials(url)
+    problems = {
+        "older": f"was made by an older Optuna: keep a copy, then: optuna storage upgrade --storage {shown}",
+        "newer": f"was made by a newer Optuna than {optuna.__version__}: pip install --upgrade optuna",
+        "foreign": "holds another program's tables: give a database of its own",
+    }
+    if tables in problems:
+        raise InputError(f"--storage {shown}: {problems[tables]}")
+
+
+def _reason(error: Exception, url: str) -> str:
     cause = getattr(error, "orig", None) or (error.__cause__ if error.__cause__ is not None else error)
-    return " ".join(str(getattr(cause, "orig", None) or cause).split())[:200]
+    return scrubbed(" ".join(str(getattr(cause, "orig", None) or cause).split()), url)[:200]

@@ -1,15 +1,22 @@
 """Workers of a study as jobs of a cluster, or of this machine, through submitit."""
 
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from flowbench.credentials import has_credentials, without_credentials
 from flowbench.errors import InputError
 
-__all__ = ["Submitted", "submit_workers"]
+__all__ = ["STORAGE_VARIABLE", "Submitted", "submit_workers"]
+
+STORAGE_VARIABLE = "OPTUNA_STORAGE"
+"""Optuna's own: jobs get a URL that holds a password here, where no file, log or list of processes shows it."""
 
 LOGS = Path("runs") / "jobs"
 MINUTES = 24 * 60
@@ -30,7 +37,7 @@ def submit_workers(
     """Submit `workers` jobs that each run `flowbench tune …`, and return them without waiting.
 
     Args:
-        command: the arguments of `flowbench`, the same for every worker.
+        command: the arguments of `flowbench` but `--storage`, the same for every worker.
         cluster: slurm, or this machine.
         workers: how many.
         storage: the study's, which the workers share.
@@ -47,7 +54,7 @@ def submit_workers(
         raise InputError("--submit: a package is missing: pip install submitit") from error
     if cluster == "slurm" and urlsplit(storage).scheme.startswith("sqlite"):
         raise InputError(
-            f"--submit slurm: workers on several machines cannot share {storage}: give --storage postgresql://USER@HOST"
+            f"--submit slurm: workers on several machines cannot share {without_credentials(storage)}: give --storage postgresql://USER@HOST"
             "/NAME, or grpc://HOST:PORT"
         )
     if cluster == "slurm" and shutil.which("sbatch") is None:
@@ -56,8 +63,31 @@ def submit_workers(
     executor.update_parameters(
         name="flowbench-tune", timeout_min=MINUTES, **(_slurm(settings) if cluster == "slurm" else {})
     )
-    work = CommandFunction([sys.executable, "-m", "flowbench", *command], verbose=True, cwd=Path.cwd())
-    return [executor.submit(work) for _ in range(workers)]
+    secret = has_credentials(storage)
+    arguments = [*command, *([] if secret else ["--storage", storage])]
+    work = CommandFunction([sys.executable, "-m", "flowbench", *arguments], verbose=True, cwd=Path.cwd())
+    with _passed_on(storage) if secret else nullcontext():
+        return [executor.submit(partial(_with_storage, work) if secret else work) for _ in range(workers)]
+
+
+@contextmanager
+def _passed_on(storage: str) -> Iterator[None]:
+    """Inside the block, what is started or submitted finds the storage in its environment."""
+    before = os.environ.get(STORAGE_VARIABLE)
+    os.environ[STORAGE_VARIABLE] = storage
+    try:
+        yield
+    finally:
+        os.environ.pop(STORAGE_VARIABLE)
+        if before is not None:
+            os.environ[STORAGE_VARIABLE] = before
+
+
+def _with_storage(work: Callable[[], str]) -> str:
+    """In the job: work, unless the environment did not come along; the study would be another one."""
+    if STORAGE_VARIABLE not in os.environ:
+        raise InputError(f"{STORAGE_VARIABLE} did not reach the job: submit with --slurm export=ALL")
+    return work()
 
 
 def _slurm(settings: Sequence[str]) -> dict[str, Any]:

@@ -140,6 +140,40 @@ def test_a_stuck_sensor_is_told_of_wherever_the_mae_is(call: Call) -> None:
     assert call("data", "verify", "none.csv")[0] == 2
 
 
+def test_a_file_as_others_write_it_gives_the_same_figures_and_forecasts_are_dated_on(call: Call) -> None:
+    frame = write("plain.csv", 300, seed=0)
+    dates = pd.date_range("2020-03-25", periods=300, freq="1h", tz="Europe/Berlin")
+    other = frame.rename(columns={"date": "when"}).assign(when=[date.isoformat() for date in dates])[::-1]
+    other.to_csv("other.csv")  # with pandas' index, the newest row first
+    train = ["train", "etth/repeat_last", *SMALL[:3]]
+    assert call(*train, "data.csv=plain.csv", "--run-dir", "plain")[0] == 0
+    code, _, errors = call(*train, "data.csv=other.csv", "data.date=when", "--run-dir", "other")
+    assert code == 0
+    assert [line[:16] for line in errors.splitlines() if line.startswith("note")] == ["note: other.csv:"] * 2
+    plain, found = (json.loads(Path(run, "result.json").read_text()) for run in ("plain", "other"))
+    assert found["metrics"] == plain["metrics"]
+    assert found["config_sha256"] != plain["config_sha256"]
+    code, out, _ = call("forecast", "other", "--data", "other.csv", "--json")
+    following = pd.read_csv(json.loads(out)["csv"])["date"]
+    assert (code, following[0]) == (0, str((dates[-1] + pd.Timedelta(hours=1)).tz_convert("UTC")))
+
+
+def test_an_hourly_model_on_a_daily_file_says_so(call: Call) -> None:
+    frame = write("hourly.csv", 300, seed=0)
+    frame.assign(date=pd.date_range("2020-01-01", periods=300).astype(str)).to_csv("daily.csv", index=False)
+    assert call("train", "etth/repeat_last", "data.csv=hourly.csv", *SMALL[:3], "--run-dir", "a")[0] == 0
+    for command in ("evaluate", "forecast"):
+        assert call(command, "a", "--data", "hourly.csv")[2] == ""
+        code, _, errors = call(command, "a", "--data", "daily.csv")
+        assert code == 0
+        assert "note: daily.csv has steps of 1 days 00:00:00" in errors
+    environment = json.loads(Path("a/environment.json").read_text())
+    del environment["data"]["step"]  # a run made before
+    Path("a/environment.json").write_text(json.dumps(environment))
+    assert call("forecast", "a", "--data", "hourly.csv")[2] == ""
+    assert "trained on 24 rows a day" in call("forecast", "a", "--data", "daily.csv")[2]
+
+
 @pytest.mark.parametrize("features", ["M", "MS"])
 def test_a_valve_that_moves_after_the_training_rows_is_measured_in_its_own_unit_and_named(
     call: Call, features: str

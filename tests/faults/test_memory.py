@@ -30,6 +30,7 @@ def test_a_training_that_does_not_fit_names_the_batch_size_to_try(
     monkeypatch.setattr(NegativeLogLikelihood, "forward", full)
     with pytest.raises(WorkFailedError, match=r"data\.batch_size=64: try data\.batch_size=32"):
         train(load_experiment("real_nvp/digits", TINY), tmp_path / "run")
+    assert "data.batch_size=32" in (tmp_path / "run" / "failure.json").read_text()
 
 
 def test_so_does_the_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
     assert "Traceback" not in errors
     finish(ranks[1], code=-signal.SIGKILL)
     assert not run.finished
+    assert "was lost" in (run.path / "failure.json").read_text()
     saved = run.load_checkpoint()
     assert saved is not None
     # With one process now, and few steps more: what was trained stays.
@@ -141,6 +142,7 @@ def test_a_process_that_hangs_is_given_up_in_bounded_time(tmp_path: Path) -> Non
         kill(ranks[1], signal.SIGSTOP)
         _, errors = finish(ranks[0], code=3)
         assert "lost or did not answer" in errors
+        assert (run.path / "failure.json").exists()
     finally:
         kill(ranks[1])
         ranks[1].communicate()
@@ -157,6 +159,7 @@ def test_sigterm_to_torchrun_stops_all_at_one_step_and_the_rest_is_the_same(tmp_
     kill(process, signal.SIGTERM)
     _, errors = process.communicate()
     assert "stopped at step" in errors
+    assert not (stopped.path / "failure.json").exists()
     finish(start([*command, "--resume"]))
     assert comparable(stopped.result) == comparable(straight.result)
 

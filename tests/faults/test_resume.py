@@ -157,6 +157,7 @@ def test_a_signal_during_the_evaluation_ends_it_and_loses_nothing(
             train(experiment, run.path)
     assert caught.value.exit_code == 143
     assert not run.finished
+    assert not (run.path / "failure.json").exists()
     train(experiment, run.path, resume=True)
     assert_equal(everything(run), everything(straight))
 

@@ -1,5 +1,6 @@
 """Properties that every bijection has: a new one is tested by adding a line to BIJECTIONS."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -231,3 +232,18 @@ def test_log_dets_of_the_layers_add_up(case, data):
         hook.remove()
     assert [layer for layer, _ in found] == list(bijection.layers())
     same(torch.stack([value for _, value in found]).sum(0), log_det, 1e-10)
+
+
+@parametrized
+@pytest.mark.filterwarnings("ignore:a flow in training mode")
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_empty_batch_stays_empty_and_leaves_the_statistics(case, mode):
+    shape = (max(case.channels), max(case.sides), max(case.sides))
+    bijection = case.make(shape).train(mode == "train")
+    before = {name: value.clone() for name, value in bijection.state_dict().items()}
+    z, log_det = bijection(torch.zeros(0, *shape))
+    x, inverse_log_det = bijection.inverse(z)
+    assert x.shape == (0, *shape)
+    assert math.prod(z.shape[1:]) == math.prod(shape)
+    assert log_det.shape == inverse_log_det.shape == (0,)
+    assert all(torch.equal(value, before[name]) for name, value in bijection.state_dict().items())

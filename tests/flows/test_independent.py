@@ -81,7 +81,9 @@ def test_samples_follow_the_histograms_and_sharpen_with_temperature():
     frequencies = torch.stack([(samples.flatten(1) == level).double().mean(0) for level in range(LEVELS)], dim=1)
     torch.testing.assert_close(frequencies, model.log_probabilities.exp().double(), atol=0.04, rtol=0)
     mode = model.log_probabilities.argmax(1).reshape(1, *SHAPE)
-    assert (model.sample(3, temperature=0.0) == mode).all()
+    for cold in (0.0, 1e-200, 1e-12):
+        assert (model.sample(3, temperature=cold) == mode).all()
+    assert len(model.sample(4000, temperature=1e200, generator=generator).unique()) == LEVELS
 
 
 def test_config_builds_it():

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -156,6 +157,32 @@ def test_population_statistics_of_one_batch_reproduce_the_training_pass():
     frozen, frozen_log_det = flow.eval()(x)
     torch.testing.assert_close(frozen, z)
     torch.testing.assert_close(frozen_log_det, log_det)
+
+
+def test_inverting_in_training_mode_is_told_once():
+    flow = RealNVP((1, 4, 4), **TINY)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            flow.eval().inverse(flow(torch.randn(3, 1, 4, 4))[0])
+        assert told == []
+        for _ in range(2):
+            flow.train().inverse(flow(torch.randn(3, 1, 4, 4))[0])
+        assert [warning.category for warning in told] == [RuntimeWarning]
+        assert "moving statistics" in str(told[0].message)
+        assert told[0].filename == __file__
+        RealNVP((1, 4, 4), **TINY, batch_norm=False).train().inverse(torch.randn(3, 1, 4, 4))
+        assert len(told) == 1
+
+
+def test_sampling_and_population_statistics_in_training_mode_are_no_reason_to_warn():
+    model = density_models["real_nvp"](**TINY).build((1, 4, 4), 17).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(2)
+        with population_statistics(model):
+            model.log_prob(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+    assert model.training
 
 
 def test_config_builds_the_density_model():

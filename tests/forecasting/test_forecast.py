@@ -33,6 +33,22 @@ def test_next_continues_the_dates_from_the_last_rows(make_series: MakeSeries) ->
         forecast_mae(frame, fit_scaler(series, DATA))
 
 
+@pytest.mark.parametrize(
+    ("freq", "start", "following"),
+    [
+        ("MS", "1974-01-01", ["2024-01-01", "2024-02-01"]),  # as of 600 months
+        ("ME", "1974-01-31", ["2024-01-31", "2024-02-29"]),
+        ("B", "2021-09-14", ["2024-01-02", "2024-01-03"]),
+        ("QE", "1874-03-31", ["2024-03-31", "2024-06-30"]),
+    ],
+)
+def test_next_goes_on_by_the_calendar(make_series: MakeSeries, freq: str, start: str, following: list[str]) -> None:
+    dates = pd.date_range(start, periods=600, freq=freq)
+    series = replace(make_series(600), dates=pd.DatetimeIndex(dates.to_numpy()))
+    frame = forecast_next(build("repeat_last"), series, fit_scaler(series, DATA))
+    assert list(frame["date"].dt.strftime("%Y-%m-%d")[:2]) == following
+
+
 def test_rolling_covers_every_row_after_the_first_history(make_series: MakeSeries) -> None:
     series = make_series(103)  # 79 rows to forecast: 7 blocks of 10 and a remainder of 9
     scaler = fit_scaler(series, DATA)

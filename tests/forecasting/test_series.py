@@ -60,6 +60,76 @@ def test_a_bad_file_is_one_line_that_names_place_and_way_out(tmp_path: Path, lin
     assert "file.csv" in str(caught.value)
 
 
+ROWS = GOOD[1:]
+COUNTED = [f"{row},{line}" for row, line in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "notes"),
+    [
+        ([",date,a,OT", *COUNTED], ["column 1, without a name, counts the rows: left out"]),
+        (["Unnamed: 0,date,a,OT", *COUNTED], ["column 1, without a name, counts the rows: left out"]),
+        (["index,date,a,OT", *COUNTED], ["column index counts the rows: left out"]),
+        ([",Unnamed: 0,date,a,OT", *(f"{k},{line}" for k, line in enumerate(COUNTED))],
+         [f"column {k}, without a name, counts the rows: left out" for k in (1, 2)]),
+        (["date,a,OT,", *(f"{line},{7 + k}" for k, line in enumerate(ROWS))],
+         ["column 4, without a name, counts the rows: left out"]),
+        (["date,a,OT,,", *(f"{line},," for line in ROWS)],
+         [f"column {k}, without a name, is empty: left out" for k in (4, 5)]),
+        (["date,a,OT,", *ROWS], ["column 4, without a name, is empty: left out"]),
+        (["date,a,OT", *(f"{line}," for line in ROWS)], []),
+        ([",a,OT", *ROWS], []),
+        ([*GOOD, ""], []),
+        ([*GOOD, "  ", "", ""], []),
+        ([*GOOD, "", ",,"], []),
+        ([GOOD[0], *ROWS[::-1]], ["its newest row comes first: read from the end"]),
+        ([",date,a,OT", *COUNTED[::-1]],
+         ["column 1, without a name, counts the rows: left out", "its newest row comes first: read from the end"]),
+    ],
+)  # fmt: skip
+def test_what_is_no_variable_is_left_out_with_a_note(tmp_path: Path, lines: list[str], notes: list[str]) -> None:
+    expected, found = read_series(write(tmp_path, GOOD)), read_series(write(tmp_path, lines))
+    assert found.columns == ("a", "OT")
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert list(found.dates) == list(expected.dates)
+    assert list(found.notes) == [f"file.csv: {note}" for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([",date,a,OT", *(f"{2.5 * k},{line}" for k, line in enumerate(ROWS))], "line 1: column 1 has no name"),
+        (["date,a,OT,", *ROWS[:-1], f"{ROWS[-1]},7"], "line 1: column 4 has no name"),
+        (["date,", *(f"2020-01-0{k},{k}" for k in range(1, 5))], "no numeric column beside date"),
+        ([line.replace(",", ";") for line in GOOD], "line 1: its columns stand between semicolons"),
+        (["date;a;OT", *(line.replace(",", ";").replace(".", ",") for line in ROWS)], "between semicolons"),
+        ([line.replace(",", "\t") for line in GOOD], "between tabs"),
+        (["date,a,OT", *(f"{line},7" for line in ROWS)], "more cells than the header"),
+        (["", *GOOD], "line 1 is empty"),
+        ([*GOOD[:3], "", *GOOD[3:]], "line 4: date: the cell is empty"),
+    ],
+)
+def test_what_cannot_be_read_for_sure_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_series(write(tmp_path, lines))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_date_column_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path, ["when,a,OT", *ROWS])
+    assert list(read_series(path, date="when").dates) == list(read_series(write(tmp_path, GOOD)).dates)
+    path = write(tmp_path, ["when,a,OT", *ROWS])
+    with pytest.raises(InputError, match=r"no column 'whem'; did you mean when\?"):
+        read_series(path, date="whem")
+    with pytest.raises(InputError, match=r"no date column .*data\.date.* among when, a, OT"):
+        read_series(path)
+
+
+def test_rows_a_day_of_steps_that_are_no_span_of_time(make_series: Callable[..., Series]) -> None:
+    rows = {freq: make_series(100, freq).rows_per_day for freq in ("15min", "1D", "7D", "MS", "QE", "B", "bh")}
+    assert rows == {"15min": 96, "1D": 1, "7D": 1, "MS": 1, "QE": 1, "B": 1, "bh": 8}
+
+
 def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
         read_series(tmp_path / "none.csv")

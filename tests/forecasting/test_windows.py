@@ -44,6 +44,15 @@ def test_informer_borders_are_months_of_30_days_whatever_the_step(make_series: M
     assert (quarter["train"].stop, quarter["validation"].stop, quarter["test"].stop) == (34_560, 46_080, 57_600)
 
 
+@pytest.mark.parametrize(("freq", "name"), [("MS", "MS"), ("B", "B"), ("7D", "7 days 00:00:00")])
+def test_informer_counts_days_and_refuses_other_steps(make_series: MakeSeries, freq: str, name: str) -> None:
+    series = make_series(1000, freq=freq)
+    with pytest.raises(InputError, match=f"step is {name}: use data.protocol=ratio"):
+        parts(series, data(protocol="informer"))
+    assert parts(series, data())["train"].stop == 700
+    assert parts(make_series(700, freq="1D"), data(protocol="informer"))["train"].stop == 360
+
+
 def test_windows_hold_the_rows_they_should(make_series: MakeSeries) -> None:
     series = make_series(300)
     opened = open_windows(series, data(features="M"))

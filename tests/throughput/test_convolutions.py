@@ -33,15 +33,13 @@ def counts(calls):
 def test_every_convolution_of_a_pass_is_recorded_with_its_count(model):
     x = torch.randn(2, 3, 6, 6)
     with torch.no_grad():
-        calls, flops = record(lambda: model(x))
+        calls = record(lambda: model(x))
     assert sorted(calls.values()) == [1, 2]
-    places = 2 * 6 * 6
-    assert flops == 2 * places * (3 * 4 * 9 + 2 * 4 * 4 + 4 * 2)
 
 
 def test_gradients_are_convolutions_too_and_the_first_needs_none_for_its_input(model):
     x = torch.randn(2, 3, 6, 6)
-    calls, _ = record(lambda: model(x).backward())
+    calls = record(lambda: model(x).backward())
     backward = {key: count for key, count in calls.items() if "backward" in str(key[0])}
     assert sum(calls.values()) == 6
     assert sum(backward.values()) == 3
@@ -51,14 +49,14 @@ def test_gradients_are_convolutions_too_and_the_first_needs_none_for_its_input(m
 
 def test_the_floor_replays_what_was_recorded(model):
     x = torch.randn(2, 3, 6, 6)
-    calls, _ = record(lambda: model(x).backward())
+    calls = record(lambda: model(x).backward())
     floor = Floor(calls, torch.device("cpu"), lambda: None)
     assert floor
-    again, _ = record(floor)
+    again = record(floor)
     assert again == calls
 
 
 def test_a_pass_without_convolutions_has_no_floor():
     linear = nn.Linear(2, 2)
-    calls, _ = record(lambda: linear(torch.randn(3, 2)))
+    calls = record(lambda: linear(torch.randn(3, 2)))
     assert not Floor(calls, torch.device("cpu"), lambda: None)

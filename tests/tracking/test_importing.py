@@ -75,6 +75,19 @@ def test_a_lost_state_file_makes_no_second_copy(run: FakeRun, holdings: Holdings
     holdings.everything(holdings.only(run.experiment))
 
 
+def test_a_failed_run_has_failed_until_it_goes_on(run: FakeRun, holdings: Holdings) -> None:
+    run.rows(1, 5)
+    run.fail("diverged")
+    import_run(run.folder)
+    assert holdings.only(run.experiment).info.status == "FAILED"
+    (run.folder / "failure.json").unlink()
+    import_run(run.folder)
+    assert holdings.only(run.experiment).info.status == "KILLED"
+    run.finish(5)
+    import_run(run.folder)
+    assert holdings.only(run.experiment).info.status == "FINISHED"
+
+
 def test_rows_that_a_resumed_training_wrote_again_stand_once(run: FakeRun, holdings: Holdings) -> None:
     run.rows(1, 20)
     import_run(run.folder)
@@ -174,7 +187,7 @@ def test_an_unreachable_server_is_one_line_without_the_password(run: FakeRun, mo
 
 
 def test_the_state_file_names_no_password(run: FakeRun, holdings: Holdings) -> None:
-    from flowbench.tracking.state import without_credentials
+    from flowbench.credentials import without_credentials
 
     assert without_credentials("postgresql://me:a@b@host:5/db") == "postgresql://host:5/db"
     run.finish(0)

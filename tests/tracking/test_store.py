@@ -11,10 +11,11 @@ from urllib.parse import quote
 import pytest
 from tracked_runs import wait_for
 
+from flowbench.credentials import without_credentials
 from flowbench.errors import InputError
 from flowbench.tracking import tracking_uri, ui
-from flowbench.tracking.state import without_credentials
-from flowbench.tracking.store import artifact_location, explain, open_client, patience
+from flowbench.tracking.places import artifact_location
+from flowbench.tracking.store import explain, open_client, patience
 
 
 def test_the_default_is_a_file_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

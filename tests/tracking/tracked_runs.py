@@ -49,6 +49,10 @@ class FakeRun:
         replacement.write_text("".join(line + "\n" for line in kept))
         replacement.replace(path)
 
+    def fail(self, reason: str) -> None:
+        """Write what a training that failed writes."""
+        (self.folder / "failure.json").write_text(json.dumps({"schema": 1, "reason": reason}))
+
     def finish(self, steps: int) -> None:
         """Write the result and a figure."""
         metric = {"value": 2.05, "stderr": 0.01, "n": 360, "bound": "uniform", "levels": 17}
