@@ -15,7 +15,7 @@ from flowbench import atomic
 from flowbench.errors import InputError
 from flowbench.tables import Bounds, Table, load_table, table_path
 
-__all__ = ["measured_bounds", "outside", "ungated", "write_bounds"]
+__all__ = ["measured_bounds", "numbered", "outside", "ungated", "write_bounds"]
 
 Key = tuple[str, str, int]
 CONFIDENCE = 0.99
@@ -55,7 +55,7 @@ def outside(table: Table, results: Mapping[str, Any]) -> list[str]:
             "--seeds 0,1,2`, then write them with `flowbench bounds`"
         )
     lines = []
-    for key, row in _numbered(results["rows"]):
+    for key, row in numbered(results["rows"]):
         known = bounds.get(key)
         if known is None or row["status"] != "done":
             continue
@@ -76,7 +76,7 @@ def outside(table: Table, results: Mapping[str, Any]) -> list[str]:
 def ungated(table: Table, results: Mapping[str, Any]) -> list[str]:
     """Return one line for each entry that the gate says nothing about: without bounds, or without a figure."""
     bounds, lines = _bounds(table), []
-    for key, row in _numbered(results["rows"]):
+    for key, row in numbered(results["rows"]):
         known = key in bounds
         if not known or row["status"] != "done":
             reason = f"{row['status'].replace('_', ' ')}: {row['reason']}" if known else "has no bounds"
@@ -99,7 +99,7 @@ def write_bounds(results: Path, table: str | None = None) -> tuple[Path, list[st
         content = json.loads(path.read_text(encoding="utf-8"))
         usable = {
             key: row
-            for key, row in _numbered(content["rows"])
+            for key, row in numbered(content["rows"])
             if row["status"] == "done" and len(row["values"]) >= 3 and "stale" not in row["badges"]
         }
         name = table or content["table"]
@@ -122,10 +122,10 @@ def _bounds(table: Table) -> dict[Key, Bounds]:
     entries = [
         {"row": row.row, "experiment": entry.name, "entry": entry} for row in table.rows for entry in row.experiments
     ]
-    return {key: one["entry"].bounds for key, one in _numbered(entries) if one["entry"].bounds is not None}
+    return {key: one["entry"].bounds for key, one in numbered(entries) if one["entry"].bounds is not None}
 
 
-def _numbered(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Key, Mapping[str, Any]]]:
+def numbered(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Key, Mapping[str, Any]]]:
     """Give each line of a table its key: an experiment may stand in a row several times, with other overrides."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
@@ -149,7 +149,7 @@ def _entered(text: str, found: Mapping[Key, Bounds]) -> str:
     content = yaml.load(text)
     for row in content["rows"]:
         names = [one if isinstance(one, str) else one["name"] for one in row["experiments"]]
-        keys = [key for key, _ in _numbered([{"row": row["row"], "experiment": name} for name in names])]
+        keys = [key for key, _ in numbered([{"row": row["row"], "experiment": name} for name in names])]
         if not found.keys() & set(keys):
             continue
         entries = CommentedSeq()

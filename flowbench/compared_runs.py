@@ -169,6 +169,8 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
         raise InputError(
             f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
         )
+    if run.kept is not None:
+        raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
     for path in sorted(run.evaluations.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:

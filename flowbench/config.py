@@ -24,6 +24,7 @@ __all__ = [
     "dump_experiment",
     "experiment_folders",
     "experiment_names",
+    "experiment_of",
     "explain",
     "load_experiment",
     "shipped_folder",
@@ -39,6 +40,15 @@ def load_experiment(experiment: str | Path, overrides: Sequence[str] = ()) -> Ex
     path = _find(str(experiment))
     merged = _merge(read_mapping(path, "an experiment file"), overrides, path)
     return _validate(merged, path, {override.partition("=")[0] for override in overrides})
+
+
+def experiment_of(content: Mapping[str, Any], path: Path) -> Experiment[Any, Any]:
+    """Validate the content of an experiment file that was read already; errors name `path`.
+
+    Raises:
+        InputError: as `load_experiment`.
+    """
+    return _validate(content, path, set())
 
 
 def experiment_names() -> list[str]:

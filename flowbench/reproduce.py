@@ -303,7 +303,7 @@ class _Job:
         # did not come along (see `report --keep`) where today's config and seeds are the same.
         same = earlier[0].get("config"), earlier[0].get("seeds")
         if same == (config_id(line.experiments[0]), [one.seed for one in line.experiments]) or all(
-            (self.out / run / "result.json").is_file() for run in earlier[0]["runs"]
+            RunFolder(self.out / run).finished for run in earlier[0]["runs"]
         ):
             line.content = {**earlier[0], "note": line.row.note}
 

@@ -15,9 +15,11 @@ import filelock
 import torch
 
 from flowbench import atomic, bundle
-from flowbench.config import config_sha256, dump_experiment, load_experiment
+from flowbench.config import config_sha256, dump_experiment, experiment_of, load_experiment
 from flowbench.errors import FlowbenchError, InputError, did_you_mean, one_line
+from flowbench.kept_runs import KeptRun, kept_figures, kept_run
 from flowbench.schema import Experiment
+from flowbench.yaml_files import read_mapping
 
 __all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished", "stem_of"]
 
@@ -28,13 +30,14 @@ RUNS = Path("runs")
 class RunFolder:
     """One run on disk: config, environment, metrics, checkpoints, result, figures (the folder is the truth).
 
+    Where there is no folder, what is kept of it (`flowbench.kept_runs`) can be read all the same.
+
     Args:
         path: the folder; it need not exist before `begin`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.figures = path / "figures"
         self.evaluations = path / "evaluations"
         self._metrics = path / "metrics.jsonl"
         self._failure = path / "failure.json"
@@ -42,29 +45,48 @@ class RunFolder:
         self._previous = path / "checkpoint.previous.pt"
 
     @property
+    def kept(self) -> KeptRun | None:
+        """What is kept of the run, where it is no folder."""
+        return None if (self.path / "config.yaml").is_file() else kept_run(self.path)
+
+    @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / "config.yaml").is_file()
+        return (self.path / "config.yaml").is_file() or self.kept is not None
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.path / "result.json").is_file()
+        return (self.path / "result.json").is_file() or self.kept is not None
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the run's pictures."""
+        return self.path / "figures" if self.kept is None else kept_figures(self.path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of `config.yaml`; InputError when it is missing or not readable."""
+        file, kept = self.path / "config.yaml", self.kept
+        return read_mapping(file, "an experiment file") if kept is None else dict(kept.config)
 
     @property
     def experiment(self) -> Experiment[Any, Any]:
         """The resolved experiment of the run."""
-        return load_experiment(self.path / "config.yaml")
+        file, kept = self.path / "config.yaml", self.kept
+        return load_experiment(file) if kept is None else experiment_of(kept.config, file)
 
     @property
     def result(self) -> dict[str, Any]:
         """The content of `result.json`; InputError when it is missing or not readable."""
-        return _read_json(self.path / "result.json")
+        kept = self.kept
+        return _read_json(self.path / "result.json") if kept is None else dict(kept.result)
 
     @property
     def environment(self) -> dict[str, Any]:
         """The content of `environment.json`; InputError when it is missing or not readable."""
-        return _read_json(self.path / "environment.json")
+        kept = self.kept
+        return _read_json(self.path / "environment.json") if kept is None else dict(kept.environment)
 
     @property
     def step(self) -> int:
@@ -117,6 +139,8 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.jsonl`; a last line torn by a crash is left out."""
+        if (kept := self.kept) is not None:
+            return kept.metrics()
         try:
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -169,8 +193,11 @@ class RunFolder:
         Of an exported model it holds `model`, `ema`, `population` and `step` alone.
 
         Raises:
-            InputError: checkpoints are there, but every one is damaged; an exported file was changed.
+            InputError: checkpoints are there, but every one is damaged; an exported file was changed; the run is kept
+                without its weights.
         """
+        if self.kept is not None:
+            raise InputError(f"{self.path}: kept without its weights: train it again to use them")
         if bundle.is_bundle(self.path):
             return bundle.read_state(self.path), None
         problems: list[str] = []
@@ -257,7 +284,7 @@ def find_run(run: str) -> RunFolder:
         InputError: there is no such run.
     """
     for path in (Path(run), RUNS / run):
-        if (path / "config.yaml").is_file():
+        if RunFolder(path).exists:
             return RunFolder(path)
     finished = [found for found in _runs_of(RUNS / run) if found.finished]
     if finished:

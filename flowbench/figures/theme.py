@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import io
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from flowbench.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["color_of", "description_of", "entitle", "new_figure", "save", "themed"]
+__all__ = ["color_of", "description_of", "entitle", "new_figure", "save", "svg_text", "themed"]
 
 # Okabe & Ito's palette, in seaborn's order ("colorblind"), as fixed values: importing this module loads no seaborn.
 _PALETTE = (
@@ -112,13 +113,25 @@ def save(figure: "Figure", path: Path, description: str = "") -> Path:
     return path
 
 
+def svg_text(figure: "Figure") -> str:
+    """Return the figure as SVG without dates."""
+    content = io.StringIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
 def description_of(path: Path) -> str:
-    """Return what `save` was told that a PNG or SVG shows; empty where the file does not say."""
+    """Return what `save` was told that a PNG, SVG or WebP shows; empty where the file does not say."""
     try:
         if path.suffix == ".svg":
-            found = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text(encoding="utf-8"), re.DOTALL)
-            return html.unescape(found[1]).strip() if found else ""
+            return _described(path.read_text(encoding="utf-8"))
         with Image.open(path) as image:
-            return str(image.info.get("Description", "")).strip()
+            xmp = image.info.get("xmp", b"")
+            return str(image.info.get("Description", "")).strip() or _described(xmp.decode("utf-8", "replace"))
     except (OSError, ValueError, SyntaxError):
         return ""
+
+
+def _described(metadata: str) -> str:
+    found = re.search(r"<dc:description>(.*?)</dc:description>", metadata, re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]*>", "", found[1])).strip() if found else ""

@@ -10,9 +10,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["training_curves"]
+__all__ = ["curve_keys", "training_curves"]
 
 Metrics = Sequence[Mapping[str, Any]]
+
+
+def curve_keys(runs: Sequence[Metrics], metric: str) -> list[str]:
+    """Return what `training_curves` draws of runs' metrics: of training and of validation; nothing: no curve."""
+    for name in (metric, "loss"):
+        if any(row.get(f"train/{name}") is not None for run in runs for row in run):
+            return [f"train/{name}", f"validation/{name}"]
+    return []
 
 
 def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure | None":
@@ -26,12 +34,10 @@ def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure
     Returns:
         The drawing, or None where there is nothing to draw.
     """
-    keys = [
-        name for name in (metric, "loss") if any(row.get(f"train/{name}") is not None for run in runs for row in run)
-    ]
+    keys = curve_keys(runs, metric)
     if not keys:
         return None
-    key = keys[0]
+    key = keys[0].removeprefix("train/")
     from matplotlib.ticker import MaxNLocator
 
     with themed():

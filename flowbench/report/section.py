@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flowbench.report.plot import Plot
 from flowbench.report.sheet import Sheet
 
 __all__ = ["Place", "Section"]
@@ -20,6 +21,7 @@ class Section:
         template: the partial template that draws it; it sees `section`.
         content: what the template needs beside the sheets.
         sheets: its tables; each is written as files, too.
+        galleries: the pictures of each of its runs, which may be linked where a page has no room for them.
     """
 
     name: str
@@ -27,23 +29,26 @@ class Section:
     template: str
     content: Mapping[str, Any] = field(default_factory=dict)
     sheets: Sequence[Sheet] = ()
+    galleries: Sequence[Sequence[Plot]] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page goes and how much it may hold.
+    """Where a page goes.
 
     Args:
         folder: the page's folder; its links are relative to it.
-        picture_bytes: what the pictures of one section may take on the page.
+        page_bytes: what the page may take; pictures of runs that it has no room for are linked.
         redraw: draw every plot again; otherwise one that is newer than its data is kept.
+        alone: whether the page alone is written, so that it has to hold all drawings.
     """
 
     folder: Path
-    picture_bytes: int = 3_000_000
+    page_bytes: int = 4_000_000
     redraw: bool = True
+    alone: bool = False
 
     @property
-    def plots(self) -> Path:
+    def plots(self) -> Path | None:
         """Where drawings are written as SVG and PDF."""
-        return self.folder / "plots"
+        return None if self.alone else self.folder / "plots"

@@ -20,6 +20,8 @@ from flowbench.tables import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
 
+PAGE_BYTES = 2_300_000
+"""Of a page that is written alone, such as the one that this project commits: each version of it stays for ever."""
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a value that is missing, or is of another type, ends in."""
 
@@ -29,21 +31,22 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
 
     Args:
         sources: folders or files that one of `READERS` knows, or runs as `find_run` knows them.
-        out: the page's folder (the page is report.html in it), or the page itself, a path that ends in .html. The files
-            of the tables are `table.*` beside the page for a single source in a folder, `tables/<name>.*` otherwise.
+        out: the page's folder (the page is report.html in it, its plots are in `plots/`, too), or the page itself, a
+            path that ends in .html, which holds its plots alone and stays small. The files of the tables are `table.*`
+            beside the page for a single source in a folder, `tables/<name>.*` otherwise.
 
     Raises:
         InputError: a source is nothing that is known, or not readable.
     """
     page = out if out.suffix == ".html" else out / "report.html"
-    place = Place(page.parent)
-    alone = len(sources) == 1 and out != page
-    tables = page.parent if alone else page.parent / "tables"
+    place = Place(page.parent, page_bytes=PAGE_BYTES, alone=True) if out == page else Place(page.parent)
+    single = len(sources) == 1 and out != page
+    tables = page.parent if single else page.parent / "tables"
     runs = [source for source in sources if not is_known(Path(source))]
-    sections = [_section(Path(source), place, "table" if alone else "") for source in sources if source not in runs]
+    sections = [_section(Path(source), place, "table" if single else "") for source in sources if source not in runs]
     if runs:
-        sections.append(_of_runs(runs, place, "table" if alone else "runs"))
-    return write_report(page, sections, tables)
+        sections.append(_of_runs(runs, place, "table" if single else "runs"))
+    return write_report(page, sections, tables, place.page_bytes)
 
 
 def is_known(path: Path) -> bool:

@@ -2,12 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flowbench.errors import FlowbenchError
+from flowbench.kept_runs import kept_file
 from flowbench.progress import counted
 from flowbench.report.formats import (
     constant_runs,
@@ -46,6 +49,15 @@ _FACTS = {
 }
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """Where runs were made, or of which data, in words: it stands once, however many lines share it."""
+
+    anchor: str
+    title: str
+    words: Mapping[str, str]
+
+
 @dataclass
 class _Line:
     """What the page shows of one line: the row, its runs (one for each seed), their pictures."""
@@ -56,6 +68,8 @@ class _Line:
     verdict: str = ""
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, _Shared] = field(default_factory=dict)
+    curves: Plot | None = None
     pictures: list[Plot] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -73,6 +87,10 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     rows = results["rows"]
     content = {
         "lines": lines,
+        "shared": {
+            "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
+            "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
+        },
         "missing": [row for row in rows if row["status"] != "done"],
         "notes": list(dict.fromkeys(note for row in rows if (note := row.get("note")))),
         "description": results.get("description") or "",
@@ -84,7 +102,8 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
         "row_badges": _badges,
     }
     title = results.get("title") or results["table"]
-    return Section(slug(results["table"]), title, "section_table.html.j2", content, [_sheet(results, lines, name)])
+    sheets, galleries = [_sheet(results, lines, name)], [line.pictures for line in lines]
+    return Section(slug(results["table"]), title, "section_table.html.j2", content, sheets, galleries)
 
 
 def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
@@ -142,22 +161,22 @@ def _badges(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _lines(results: Mapping[str, Any], base: Path, place: Place) -> list[_Line]:
     rows, taken = results["rows"], set[str]()
-    limit = place.picture_bytes // max(sum(1 for row in rows if row["runs"]), 1)
     lines = []
     for row in counted(rows, "report", len(rows)):
         stem = f"{slug(results['table'])}-{slug(row['row'])}-{slug(row['experiment'])}"
         anchor = next(name for name in (stem, *(f"{stem}-{k}" for k in range(2, 10_000))) if name not in taken)
         taken.add(anchor)
-        lines.append(_line(row, anchor, base, place, limit))
+        lines.append(_line(row, anchor, base, place))
     return lines
 
 
-def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place, limit: int) -> _Line:
+def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place) -> _Line:
     line = _Line(row, anchor, [])
     folders = [RunFolder(Path(os.path.normpath(base / path))) for path in row["runs"]]
     experiment, sound = None, []
     for path, folder in zip(row["runs"], folders, strict=True):
-        link = Path(os.path.relpath(base / path, place.folder)).as_posix()
+        file = folder.path if folder.kept is None else kept_file(folder.path)
+        link = Path(os.path.relpath(file, place.folder)).as_posix()
         run: dict[str, Any] = {"path": path, "link": link, "result": {}, "facts": {}}
         try:
             run["result"] = folder.result
@@ -169,34 +188,60 @@ def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place, limit: 
     if sound:
         try:
             experiment = sound[0].experiment
-            line.config = (sound[0].path / "config.yaml").read_text(encoding="utf-8")
-            line.environment = {key: _words(value) for key, value in sound[0].environment.items() if value is not None}
-            line.pictures = _pictures(row, anchor, sound, place, limit)
+            line.config = yaml.safe_dump(sound[0].config, sort_keys=False, allow_unicode=True, width=120)
+            line.environment = sound[0].environment
+            line.curves = _curves(row, anchor, sound, place)
+            line.pictures = gallery(sound[0].figures, row["experiment"], page=place.folder)
         except (FlowbenchError, OSError, ValueError) as error:
             line.problems.append(" ".join(str(error).split()))
     line.verdict = verdict(row, shortfall(row, line.runs[0]["result"] if line.runs else {}, experiment))
     return line
 
 
-def _pictures(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place, limit: int) -> list[Plot]:
-    curves = _curves(row, anchor, runs, place)
-    shown = gallery(runs[0].figures, row["experiment"], page=place.folder, limit=limit)
-    return [*([curves] if curves else []), *shown]
-
-
 def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place) -> Plot | None:
     from flowbench.report.curves import training_curves
 
-    stem = place.plots / f"{anchor}-training"
+    stem = place.plots and place.plots / f"{anchor}-training"
     title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
     alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
-    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")]
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")] if stem else []
     data = [run.path / "metrics.jsonl" for run in runs]
-    if not place.redraw and _newer(files, data):
+    if not place.redraw and files and _newer(files, data):
         links = {path.suffix[1:].upper(): path.relative_to(place.folder).as_posix() for path in files}
         return Plot(title, alt, embed(files[0]), links, drawn=True)
     drawing = training_curves([run.metrics() for run in runs], row["metric"], row["model"])
     return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
+
+
+def _share(
+    lines: Sequence[_Line], what: str, name: str, part: Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
+) -> list[_Shared]:
+    """Return a part of the environments of all lines, each one once, and give each line its own."""
+    found: dict[str, _Shared] = {}
+    for line in lines:
+        title, content = part(line.environment)
+        words = {key: _words(value) for key, value in content.items() if value is not None}
+        if words:
+            new = _Shared(f"{name}-{slug(what)}-{len(found) + 1}", title, words)
+            line.shared[what] = found.setdefault(json.dumps(words), new)
+    return list(found.values())
+
+
+def _machine(environment: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return how a run's machine and software are called, and all that is known of them."""
+    device = environment.get("device_name") or environment.get("device") or "a machine without a name"
+    commit = f", commit {str(environment['commit'])[:7]}" if environment.get("commit") else ""
+    return f"{device}{commit}", {key: value for key, value in environment.items() if key != "data"}
+
+
+def _data(environment: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return how a run's data are called, and all that is known of them."""
+    data = environment.get("data")
+    if not isinstance(data, Mapping):
+        return "", {}
+    windows = data.get("windows")
+    number = windows.get("train") if isinstance(windows, Mapping) else None
+    return f"{data.get('name')}{f', {number} windows' if number else ''}", data
 
 
 def _newer(files: Sequence[Path], data: Sequence[Path]) -> bool:

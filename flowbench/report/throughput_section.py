@@ -164,7 +164,9 @@ def _interval(value: Mapping[str, Any], form: str) -> str:
 
 
 def _plot(drawing: "Figure", place: Place, stem: str, title: str, device: str) -> Plot:
-    return save_plot(drawing, place.plots / stem, page=place.folder, title=title, alt=f"{title}, on {device}")
+    return save_plot(
+        drawing, place.plots and place.plots / stem, page=place.folder, title=title, alt=f"{title}, on {device}"
+    )
 
 
 def _label(entry: Mapping[str, Any]) -> str:

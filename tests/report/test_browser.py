@@ -110,13 +110,13 @@ def test_links_lead_somewhere(page: Any, site: Path) -> None:
         if href.startswith("#"):
             assert page.execute_script("return document.getElementById(arguments[0]) !== null", href[1:]), href
         elif href.startswith("data:"):
-            assert download.endswith((".csv", ".md", ".tex"))
+            assert download.endswith((".csv", ".md", ".tex", ".svg"))
         else:
             assert (site.parent / href).exists(), href
     page.find_element("css selector", "#table-quick td a").click()
     page.execute_async_script("setTimeout(arguments[0], 0)")
     assert page.execute_script("return location.hash").startswith("#quick-digits-")
-    figure = page.find_element("css selector", "figcaption a[href$='.svg']").get_attribute("href")
+    figure = page.find_element("css selector", "figcaption a[download$='.svg']").get_attribute("href")
     page.get(figure)
     assert page.execute_script("return document.documentElement.tagName") == "svg"
 

@@ -6,9 +6,8 @@ import pytest
 
 from flowbench.config import load_experiment
 from flowbench.errors import InputError
-from flowbench.report import build_from, keep
+from flowbench.report import build_from
 from flowbench.reproduce import reproduce
-from flowbench.runs import RunFolder
 from tests.faked_runs import FakeTrainer
 from tests.report.test_throughput_section import stored
 
@@ -51,50 +50,7 @@ def test_several_runs_are_compared_by_what_differs_best_first(tmp_path: Path) ->
     assert "What differs between these runs" in page.read_text()
 
 
-def test_what_is_kept_has_no_weights_and_gives_the_same_page(table: Path, tmp_path: Path) -> None:
-    runs = list((table / "runs").iterdir())
-    for run in runs:
-        (run / "checkpoint.pt").write_bytes(b"weights")
-        (run / "figures" / "huge.png").write_bytes(bytes(500_000))
-    before = build_from([str(table)], tmp_path / "a").read_text()
-    kept = tmp_path / "repository" / "quick"
-    assert keep([str(table)], kept) == [kept / "results.json"]
-    names = {path.name for path in kept.rglob("*") if path.is_file()}
-    assert names == {"results.json", "config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples.png"}
-    after = build_from([str(kept)], tmp_path / "b").read_text()
-    assert before.count("<img") == after.count("<img") + len(runs)  # the huge ones stay behind
-    assert (
-        json.loads((kept / "results.json").read_text())["rows"]
-        == json.loads((table / "results.json").read_text())["rows"]
-    )
-    # Again, from itself: nothing is lost.
-    keep([str(kept)], kept)
-    assert {path.name for path in kept.rglob("*") if path.is_file()} == names
-
-
-def test_runs_and_throughput_are_kept_too(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "real_nvp" / "mine"
-    FakeTrainer()(load_experiment("real_nvp/digits"), run)
-    stored(tmp_path / "measured" / "cpu" / "0.json", "ab")
-    out = tmp_path / "kept"
-    assert keep([str(run)], out / "runs-of-mine") == [out / "runs-of-mine" / "results.json"]
-    copy = out / "runs-of-mine" / "runs" / "real_nvp-mine"
-    assert (copy / "result.json").is_file()
-    (row,) = json.loads((out / "runs-of-mine" / "results.json").read_text())["rows"]
-    assert row["command"] == f"flowbench train {copy / 'config.yaml'}"
-    # A run that a clock ended is made again by the same clock.
-    (run / "result.json").write_text(json.dumps(RunFolder(run).result | {"time_budget": 480.0}))
-    keep([str(run)], out / "runs-of-mine")
-    (row,) = json.loads((out / "runs-of-mine" / "results.json").read_text())["rows"]
-    assert row["command"] == f"flowbench train {copy / 'config.yaml'} --time-budget 480s"
-    assert keep([str(tmp_path / "measured")], out / "throughput") == [out / "throughput" / "cpu" / "0.json"]
-
-
-def test_two_tables_are_not_mixed_and_unknown_sources_are_one_line(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one results folder"):
-        keep([str(table), str(table.parent / "quick")], tmp_path / "out")
-    with pytest.raises(InputError, match="no run 'nowhere'"):
-        keep(["nowhere"], tmp_path / "out")
+def test_unknown_sources_are_one_line(table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run 'nowhere'"):
         build_from(["nowhere"], tmp_path / "out")
     with pytest.raises(InputError, match=r"nowhere: no results\.json and no throughput file"):

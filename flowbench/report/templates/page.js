@@ -46,6 +46,17 @@
     });
   }
 
+  // Plots that only the page holds: saved from it.
+  for (const image of document.querySelectorAll("figure img")) {
+    const caption = image.parentElement.querySelector("figcaption");
+    if (caption.querySelector("a")) continue;
+    const link = document.createElement("a");
+    link.href = image.src;
+    link.download = `${image.closest("[id]").id}.svg`;
+    link.textContent = "SVG";
+    caption.append(" (", link, ")");
+  }
+
   // A link into a folded part unfolds it; on paper all parts are unfolded.
   const unfold = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
