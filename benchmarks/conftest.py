@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from flowbench.memory import keep_freed_memory
+from flowbench.system.memory import keep_freed_memory
 from flowbench.throughput.formats import result_table
 
 RESULTS = pytest.StashKey[list]()

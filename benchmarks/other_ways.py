@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from plain_real_nvp import PlainRealNVP
 
-from flowbench.config import load_experiment
-from flowbench.memory import keep_freed_memory
+from flowbench.config.experiments import load_experiment
+from flowbench.system.memory import keep_freed_memory
 from flowbench.throughput.device import Device
 from flowbench.throughput.passes import PASSES, make_subject
 

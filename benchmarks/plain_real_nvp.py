@@ -1,7 +1,7 @@
 """Real NVP the plain PyTorch way: the reference that our passes are timed against.
 
-The architecture and the number of trained values are those of `flowbench.flows.real_nvp`; everything is done as one
-writes it down first: NCHW, weight normalization by torch's hook, masks as factors, nothing folded or kept.
+The architecture and the number of trained values are those of `flowbench.densities.flows.real_nvp`; everything is done
+as one writes it down first: NCHW, weight normalization by torch's hook, masks as factors, nothing folded or kept.
 """
 
 import torch

@@ -16,8 +16,8 @@ import torch
 
 from flowbench.data.feed import Feed
 from flowbench.data.images import FixedPixels, Images, VariedPixels
-from flowbench.noise import training_noise
-from flowbench.preprocessing import dequantize
+from flowbench.densities.noise import training_noise
+from flowbench.densities.preprocessing import dequantize
 
 BATCH = 64
 COUNT = 50_000

@@ -14,12 +14,12 @@ from other_ways import Pass, compare, megabytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowbench.config.schema import Optim
 from flowbench.forecasting.models.lstm2lstm import FaithfulLSTM2LSTM, LSTM2LSTMConfig
 from flowbench.forecasting.protocol import Part
 from flowbench.forecasting.windows import WindowFeed, Windows
-from flowbench.memory import keep_freed_memory
-from flowbench.optimization import make_optimizer, take_step
-from flowbench.schema import Optim
+from flowbench.system.memory import keep_freed_memory
+from flowbench.training.optimization import make_optimizer, take_step
 
 LOOKBACK, HORIZON, COLUMNS, BATCH = 64, 24, 7, 16
 STEPS_PER_EPOCH = 756

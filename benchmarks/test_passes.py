@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowbench.config import load_experiment
-from flowbench.environment import describe_environment
+from flowbench.config.experiments import load_experiment
+from flowbench.system.environment import describe_environment
 from flowbench.throughput.device import Device
 from flowbench.throughput.measurement import prepare_pass
 from flowbench.throughput.passes import PASSES

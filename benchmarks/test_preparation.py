@@ -24,7 +24,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from flowbench.data import open_split, prepare
+from flowbench.data import open_split
+from flowbench.data.preparing import prepare
 
 COUNT = int(os.environ.get("FLOWBENCH_BENCHMARK_IMAGES", "10000"))
 ROUNDS = int(os.environ.get("FLOWBENCH_BENCHMARK_ROUNDS", "1"))
@@ -99,12 +100,12 @@ def test_preparing_scales_with_the_cores_in_bounded_memory(benchmark, source, tm
 FINISH = """
 import pathlib, resource, sys
 import numpy as np
-from flowbench.data import preparation
-from flowbench.data.conversion import shard_name
-from flowbench.data.lmdb_reader import LmdbReader
+from flowbench.data.preparing import preparation
+from flowbench.data.preparing.conversion import shard_name
+from flowbench.data.readers.lmdb import LmdbReader
 from flowbench.data.manifest import Manifest
 from flowbench.data.sets.lsun import _split
-from flowbench.registry import image_sets
+from flowbench.config.registry import image_sets
 
 folder, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 counts = {"train": count, "validation": 300}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import linregress
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.figures.theme import color_of, new_figure, save, themed
 from flowbench.throughput.measurement import measure_pass
 

@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import make_moons
 
-from flowbench.bases import standard_normal_log_prob
-from flowbench.flows.bijection import Compose
-from flowbench.flows.coupling import CheckerboardCoupling
-from flowbench.flows.resnet import ResidualNet
+from flowbench.densities.bases import standard_normal_log_prob
+from flowbench.densities.bijection import Compose
+from flowbench.densities.flows.coupling import CheckerboardCoupling
+from flowbench.densities.flows.resnet import ResidualNet
 
 torch.manual_seed(0)
 points = torch.tensor(make_moons(256, noise=0.06, random_state=0)[0], dtype=torch.float32)

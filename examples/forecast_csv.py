@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import flowbench
-from flowbench.config import load_experiment
-from flowbench.forecast_task import run_scaler
+from flowbench.config.experiments import load_experiment
 from flowbench.forecasting.forecast import forecast_next
 from flowbench.forecasting.series import read_series
-from flowbench.runs import RunFolder
-from flowbench.training import train
+from flowbench.runs.folder import RunFolder
+from flowbench.tasks.forecast import run_scaler
+from flowbench.training.loop import train
 
 windows = ["data.protocol=ratio", "data.lookback=48", "data.horizon=24"]
 run = RunFolder(Path(sys.argv[2]).with_suffix(".run"))

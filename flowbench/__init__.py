@@ -1,19 +1,30 @@
 """Reproduce, compare and time likelihood models."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from flowbench.system.version import __version__
+
 if TYPE_CHECKING:
-    from flowbench.loading import load_run
+    from flowbench.densities.flows.glow import Glow
+    from flowbench.densities.flows.real_nvp import RealNVP
+    from flowbench.tasks.loading import load_run
 
-__all__ = ["__version__", "load_run"]
+__all__ = ["Glow", "RealNVP", "__version__", "load_run"]
 
-__version__ = "0.1.0"
+_HANDED_ON = {
+    "Glow": "flowbench.densities.flows.glow",
+    "RealNVP": "flowbench.densities.flows.real_nvp",
+    "load_run": "flowbench.tasks.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported when a run is loaded, not when the package is.
-    if name == "load_run":
-        from flowbench.loading import load_run
-
-        return load_run
+    # torch is imported when a name is asked for, not when the package is.
+    if name in _HANDED_ON:
+        return getattr(importlib.import_module(_HANDED_ON[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

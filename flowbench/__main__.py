@@ -6,9 +6,9 @@ import sys
 import traceback
 from typing import NoReturn
 
-from flowbench.credentials import ScrubbedStream, scrubbed
 from flowbench.errors import FlowbenchError, is_out_of_memory
-from flowbench.interruption import Interrupted
+from flowbench.system.credentials import ScrubbedStream, scrubbed
+from flowbench.system.interruption import Interrupted
 
 __all__ = ["main"]
 

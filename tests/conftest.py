@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowbench.config.registry import series_sets
 from flowbench.data import image_set
 from flowbench.figures.drawing import draw_run, kinds_of
-from flowbench.registry import series_sets
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
 
 
 def pytest_configure() -> None:
@@ -26,7 +26,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw_samples(run: RunFolder) -> list[str]:
         return draw_run(run, ["samples"]).left_out if "samples" in kinds_of(run) else []
 
-    monkeypatch.setattr("flowbench.training.draw_at_end", draw_samples)
+    monkeypatch.setattr("flowbench.training.loop.draw_at_end", draw_samples)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowbench.config import config_sha256
+from flowbench.config.experiments import config_sha256
+from flowbench.config.schema import Experiment
 from flowbench.data import open_split
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
+from flowbench.runs.folder import RunFolder
 
 __all__ = ["FakeTrainer"]
 

@@ -10,11 +10,12 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
+from flowbench.comparison import Outcome, outcome_of
+from flowbench.config.schema import Experiment
+from flowbench.runs.folder import RunFolder
 from flowbench.tracking import Mirror
-from flowbench.tuning import Outcome, tune
 from flowbench.tuning import trial as trial_module
+from flowbench.tuning import tune
 from flowbench.tuning.joining import find_study, study_folder
 
 __all__ = ["SPACE", "TUNE", "Formula", "Lab", "formula", "lab"]
@@ -76,7 +77,8 @@ class Lab:
     def tune(self, trials: int, *overrides: str, study: str = "a", **options: Any) -> Outcome:
         settings = {"storage": self.storage, "show": self.lines.append, **options}
         with Mirror() as mirror:
-            return tune("searched.yaml", trials, overrides=list(overrides), study=study, mirror=mirror, **settings)
+            studied = tune("searched.yaml", trials, overrides=list(overrides), study=study, mirror=mirror, **settings)
+        return outcome_of(studied)
 
     def study(self, name: str = "a") -> Study:
         return find_study(name, self.storage)

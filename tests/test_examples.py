@@ -11,11 +11,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.data import open_split
-from flowbench.exporting import export_run
-from flowbench.runs import RunFolder
-from flowbench.training import train
+from flowbench.runs.folder import RunFolder
+from flowbench.trained.exporting import export_run
+from flowbench.training.loop import train
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Run = Callable[..., str]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from flowbench.bases import StandardNormal, standard_normal_log_prob
-from flowbench.density import FlowDensity
-from flowbench.flows.actnorm import ActNorm
-from flowbench.flows.glow import Glow
-from flowbench.flows.real_nvp import RealNVP
-from flowbench.preprocessing import Center, Logit
+from flowbench.densities.bases import StandardNormal, standard_normal_log_prob
+from flowbench.densities.flows.actnorm import ActNorm
+from flowbench.densities.flows.glow import Glow
+from flowbench.densities.flows.real_nvp import RealNVP
+from flowbench.densities.model import FlowDensity
+from flowbench.densities.preprocessing import Center, Logit
 from tests.golden_files import golden_files
 
 REAL_NVP = golden_files("realnvp_*.npz")

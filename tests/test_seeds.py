@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.data.feed import _Plan
-from flowbench.density_task import DensityTask
+from flowbench.densities.noise import evaluation_noise, step_seed, training_noise
 from flowbench.figures.samples import sample
-from flowbench.forecast_task import ForecastTask
 from flowbench.forecasting.windows import WindowFeed
-from flowbench.noise import evaluation_noise, step_seed, training_noise
-from flowbench.processes import place
-from flowbench.task import make_task
+from flowbench.system.processes import place
+from flowbench.tasks.density import DensityTask
+from flowbench.tasks.forecast import ForecastTask
+from flowbench.tasks.task import make_task
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.sampling import make_sampler
 

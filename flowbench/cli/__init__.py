@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flowbench import __version__
 from flowbench.errors import InputError
+from flowbench.system.version import __version__
 
 __all__ = ["app"]
 

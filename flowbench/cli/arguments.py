@@ -42,19 +42,19 @@ def complete(of: Literal["experiments", "tables", "datasets", "runs"]) -> Callab
 
 
 def _experiments() -> list[str]:
-    from flowbench.config import experiment_names
+    from flowbench.config.experiments import experiment_names
 
     return experiment_names()
 
 
 def _tables() -> list[str]:
-    from flowbench.tables import table_names
+    from flowbench.tables.table import table_names
 
     return table_names()
 
 
 def _datasets() -> list[str]:
-    from flowbench.registry import image_sets, series_sets
+    from flowbench.config.registry import image_sets, series_sets
 
     return sorted({*image_sets, *series_sets})
 

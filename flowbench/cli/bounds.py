@@ -17,7 +17,7 @@ def bounds(
 
     Example: `flowbench reproduce quick --seeds 0,1,2 --out seeds && flowbench bounds seeds`
     """
-    from flowbench.bounds import write_bounds
+    from flowbench.tables.bounds import write_bounds
 
     file, lines = write_bounds(results, table)
     for line in lines:

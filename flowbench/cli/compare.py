@@ -49,7 +49,7 @@ def compare(
 
 
 def _paired(a: str, b: str, split: str | None, metric: str | None, *, as_json: bool) -> None:
-    from flowbench.compared_runs import compare_runs
+    from flowbench.comparison.compared_runs import compare_runs
 
     compared = compare_runs(a, b, split=split, metric=metric)
     if as_json:

@@ -12,7 +12,7 @@ from flowbench.cli import app
 from flowbench.cli.arguments import DATASET, JSON
 
 if TYPE_CHECKING:
-    from flowbench.data import SplitState
+    from flowbench.data.preparing import SplitState
 
 _data = typer.Typer(no_args_is_help=True, help="Data sets: list, prepare, verify.\n\nExample: `flowbench data list`")
 app.add_typer(_data, name="data")
@@ -26,7 +26,8 @@ def list_(as_json: JSON = False) -> None:
     """
     from rich.console import Console
 
-    from flowbench.data import data_root, list_sets
+    from flowbench.data import data_root
+    from flowbench.data.preparing import list_sets
 
     rows = list_sets()
     if as_json:
@@ -71,9 +72,9 @@ def prepare(
 
     Example: `flowbench data prepare cifar10 --source cifar-10-python.tar.gz`
     """
-    from flowbench.data import prepare as prepare_set
-    from flowbench.data import progress_bar
-    from flowbench.interruption import StopRequest
+    from flowbench.data.preparing import prepare as prepare_set
+    from flowbench.data.preparing import progress_bar
+    from flowbench.system.interruption import StopRequest
 
     with StopRequest() as stop, progress_bar() as progress:
         stop.at_once(f"{name}: stopped: the same command goes on with what is prepared")
@@ -98,12 +99,12 @@ def verify(name: DATASET, as_json: JSON = False) -> None:
 
     Example: `flowbench data verify cifar10`
     """
-    from flowbench.data import SplitState
-    from flowbench.data import verify as verify_set
+    from flowbench.config.registry import series_sets
+    from flowbench.data.preparing import SplitState
+    from flowbench.data.preparing import verify as verify_set
     from flowbench.data.series import series_path
     from flowbench.forecasting.constant_runs import stuck_sensors
     from flowbench.forecasting.series import read_series
-    from flowbench.registry import series_sets
 
     own_file = name.lower().endswith(".csv")
     if not own_file and name not in series_sets:

@@ -16,7 +16,7 @@ def doctor(as_json: JSON = False) -> None:
 
     Example: `flowbench doctor`
     """
-    from flowbench.doctor import examine
+    from flowbench.planning.doctor import examine
 
     findings = examine()
     problems = [finding for finding in findings if finding.remedy is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from flowbench.schema import Experiment
+    from flowbench.config.schema import Experiment
 
 __all__ = ["print_plans"]
 
@@ -24,7 +24,7 @@ def print_plans(
         as_json: as JSON, configs included.
         configs: print the resolved config of each above its plan.
     """
-    from flowbench.config import dump_experiment
+    from flowbench.config.experiments import dump_experiment
     from flowbench.errors import InputError
     from flowbench.planning import plan, stored_speed
 

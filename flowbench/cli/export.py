@@ -19,7 +19,7 @@ def export(
 
     Example: `flowbench export real_nvp/digits --out real_nvp-digits --licence apache-2.0`
     """
-    from flowbench.exporting import export_run
-    from flowbench.runs import find_run
+    from flowbench.runs.folder import find_run
+    from flowbench.trained.exporting import export_run
 
     typer.echo(export_run(find_run(run), out, licence))

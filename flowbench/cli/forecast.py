@@ -25,8 +25,8 @@ def forecast(
 
     Example: `flowbench forecast etth/nlinear --rolling --data etth2`
     """
-    from flowbench.forecasts import forecast_run
-    from flowbench.runs import find_run
+    from flowbench.runs.folder import find_run
+    from flowbench.trained.forecasting import forecast_run
 
     done = forecast_run(find_run(run), data, rolling=rolling)
     if as_json:

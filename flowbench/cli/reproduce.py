@@ -41,21 +41,21 @@ def reproduce(
 
     Example: `flowbench reproduce real_nvp --only CIFAR-10 train.epochs=2 model.features=16`
     """
-    from flowbench.reproduce import failure
-    from flowbench.reproduce import reproduce as reproduce_table
+    from flowbench.reproduction.reproduce import failure
+    from flowbench.reproduction.reproduce import reproduce as reproduce_table
 
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
     if dry_run:
         from flowbench.cli.dry_run import print_plans
-        from flowbench.reproduce import unfinished
+        from flowbench.reproduction.reproduce import unfinished
 
         waiting = unfinished(table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or ())
         print_plans([one for one, _ in waiting], throughput=throughput, as_json=as_json, configs=False)
         return
     if watch and submit is None:
-        from flowbench.reproduce import watch as watch_table
+        from flowbench.reproduction.reproduce import watch as watch_table
 
         watch_table(
             table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), say=typer.echo
@@ -64,7 +64,7 @@ def reproduce(
     folder = out or Path("results") / Path(table).stem
     jobs = None
     if submit is not None:
-        from flowbench.submission import Jobs
+        from flowbench.reproduction.submission import Jobs
 
         jobs = Jobs(submit, folder / "jobs", workers)
     results = reproduce_table(
@@ -90,8 +90,8 @@ def reproduce(
 
 
 def _check_bounds(table: str, results: dict[str, Any]) -> None:
-    from flowbench.bounds import outside, ungated
-    from flowbench.tables import load_table
+    from flowbench.tables.bounds import outside, ungated
+    from flowbench.tables.table import load_table
 
     loaded = load_table(table)
     lines = outside(loaded, results)

@@ -12,7 +12,7 @@ from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, T
 from flowbench.errors import InputError
 
 if TYPE_CHECKING:
-    from flowbench.schema import Experiment
+    from flowbench.config.schema import Experiment
     from flowbench.tracking import Mirror
 
 
@@ -34,7 +34,7 @@ def train(
 
     Example: `flowbench train real_nvp/digits train.steps=500 model.features=16`
     """
-    from flowbench.config import load_experiment
+    from flowbench.config.experiments import load_experiment
     from flowbench.tracking import Mirror
 
     budget, changes = parse_duration(time_budget), overrides or []
@@ -62,9 +62,9 @@ def _train_one(
     mirror: "Mirror",
     as_json: bool,
 ) -> None:
-    from flowbench.processes import from_leader, join, leads
-    from flowbench.runs import RunFolder
-    from flowbench.training import train as train_experiment
+    from flowbench.runs.folder import RunFolder
+    from flowbench.system.processes import from_leader, join, leads
+    from flowbench.training.loop import train as train_experiment
 
     join()
     # The first process alone looks: it would make the folder that the others then find taken.
@@ -84,7 +84,7 @@ def _train_one(
 
 def _run_path(experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool) -> tuple[Path, bool]:
     """Return the run folder that is meant, and whether its run is finished."""
-    from flowbench.runs import RunFolder, new_run_path, newest_unfinished
+    from flowbench.runs.folder import RunFolder, new_run_path, newest_unfinished
 
     if run_dir is None and resume:
         unfinished = newest_unfinished(experiment)
@@ -111,9 +111,9 @@ def evaluate(
 
     Example: `flowbench evaluate real_nvp/digits --draws 16 --importance 64`
     """
-    from flowbench.loading import Stopped, evaluate_run
-    from flowbench.measuring import Request
-    from flowbench.runs import find_run
+    from flowbench.evaluation.measuring import Request
+    from flowbench.runs.folder import find_run
+    from flowbench.tasks.loading import Stopped, evaluate_run
 
     request = Request(split, data, draws, importance, batch_norm, weights, samples)
     content, path = evaluate_run(find_run(run), request)
@@ -139,7 +139,7 @@ def figures(
     Example: `flowbench figures real_nvp/digits --kind samples,manifold`
     """
     from flowbench.figures.drawing import draw_run
-    from flowbench.runs import find_run
+    from flowbench.runs.folder import find_run
     from flowbench.tracking import Mirror, read_mlflow_run_id
 
     folder = find_run(run)
@@ -154,7 +154,7 @@ def figures(
 
 
 def _print_metrics(split: str, metrics: dict[str, Any], also: Sequence[str] = ()) -> None:
-    from flowbench.metric_words import remarks, value_in_words
+    from flowbench.config.metric_words import remarks, value_in_words
 
     for name, metric in metrics.items():
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}

@@ -47,7 +47,7 @@ def run(
 
     Example: `flowbench throughput run real_nvp/cifar10 glow/cifar10 --batch 16 --threads 1 --out now.json`
     """
-    from flowbench.config import load_experiment
+    from flowbench.config.experiments import load_experiment
     from flowbench.report import build_from
     from flowbench.throughput.formats import result_table
     from flowbench.throughput.jobs import check_passes, run_and_store

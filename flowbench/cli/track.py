@@ -20,7 +20,7 @@ def import_(
 
     Example: `flowbench track import runs/real_nvp/digits/*`
     """
-    from flowbench.runs import find_run
+    from flowbench.runs.folder import find_run
     from flowbench.tracking import import_run
 
     for folder in [find_run(run) for run in runs]:

@@ -43,11 +43,12 @@ def tune(
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []
         _submit(command, submit, workers, storage, slurm or [])
         return
+    from flowbench.comparison import outcome_of
     from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study
 
     with Mirror() as mirror:
-        outcome = run_study(
+        studied = run_study(
             experiment,
             trials,
             overrides=overrides or [],
@@ -58,6 +59,7 @@ def tune(
             mirror=mirror,
             show=lambda line: print(line, file=sys.stderr),
         )
+        outcome = outcome_of(studied)
     if as_json:
         typer.echo(json.dumps(asdict(outcome), default=str))
         return

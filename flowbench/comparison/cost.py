@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flowbench.config.schema import Experiment
 from flowbench.errors import FlowbenchError
-from flowbench.schema import Experiment
 
 __all__ = ["flops_of"]
 
@@ -33,8 +33,8 @@ _counted: dict[str, int | None] = {}
 def _count(experiment: Experiment[Any, Any], data: Mapping[str, Any]) -> int | None:
     import torch
 
-    from flowbench.flops import MOST_COUNTED, flops_per_item
-    from flowbench.task import build_model
+    from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
+    from flowbench.tasks.task import build_model
 
     try:
         model: Any = build_model(experiment, dict(data)).eval()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flowbench.comparison.cost import flops_of
 from flowbench.errors import InputError, did_you_mean
 from flowbench.report.verdict import flat_settings
-from flowbench.runs import RUNS, RunFolder, find_run
-from flowbench.same_data import check_same_data
+from flowbench.runs.folder import RUNS, RunFolder, find_run
+from flowbench.runs.same_data import check_same_data
 
 if TYPE_CHECKING:
     import optuna

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowbench.comparison.entries import Entry
-from flowbench.error_bars import ErrorBar
+from flowbench.evaluation.error_bars import ErrorBar
 
 __all__ = ["Group", "Ranking", "pareto", "rank"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from flowbench.data.readers import SplitSource
+from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError
 
 __all__ = ["Download", "ImageSet", "Options", "Split", "Status", "data_root"]

@@ -9,11 +9,11 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import DensityData
 from flowbench.data.image_set import ImageSet, Split, Status, data_root
 from flowbench.data.manifest import MANIFEST, SplitRecord, content_sha256, image_digests, read_manifest
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
-from flowbench.schema import DensityData
 
 __all__ = [
     "FixedPixels",

@@ -20,6 +20,7 @@ __all__ = [
     "SplitRecord",
     "content_sha256",
     "file_sha256",
+    "has_checksum",
     "image_digests",
     "read_manifest",
 ]
@@ -111,3 +112,14 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_checksum(path: Path, checksum: str) -> bool:
+    """Say whether a file has this `md5:…`, `sha256:…` or `git:…` (SHA-1 of `blob <size>`, a zero byte, the content)."""
+    kind, _, value = checksum.partition(":")
+    if kind == "git":
+        content = path.read_bytes()
+        blob = b"blob %d\0" % len(content) + content
+        return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == value
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest() == value

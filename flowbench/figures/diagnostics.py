@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowbench.data import Images
+from flowbench.densities.bijection import Bijection
 from flowbench.figures.encoded import encode, flow_of, report_images
 from flowbench.figures.kinds import Subject, figure_kind
 from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
-from flowbench.flows.bijection import Bijection
 
 __all__ = ["draw_latents", "draw_log_det", "log_det_by_layer"]
 

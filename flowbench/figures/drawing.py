@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 
+from flowbench.config.registry import figure_kinds
 from flowbench.errors import FlowbenchError, InputError
 from flowbench.figures.kinds import NotDrawableError, Subject
-from flowbench.loading import load_run, reported_step, stopped_at
-from flowbench.progress import counted
-from flowbench.registry import figure_kinds
-from flowbench.runs import RunFolder
-from flowbench.same_data import check_same_data
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.same_data import check_same_data
+from flowbench.system.progress import counted
+from flowbench.tasks.loading import load_run, reported_step, stopped_at
 
 __all__ = ["Drawn", "draw_at_end", "draw_run", "kinds_of"]
 

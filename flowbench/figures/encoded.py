@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowbench.config.registry import image_sets
 from flowbench.data import Images, open_images, training_parts
-from flowbench.density import DensityModel, FlowDensity
+from flowbench.densities.model import DensityModel, FlowDensity
+from flowbench.densities.noise import evaluation_noise
 from flowbench.figures.kinds import NotDrawableError, Subject
-from flowbench.noise import evaluation_noise
-from flowbench.registry import image_sets
 
 __all__ = ["Decoded", "decode", "density_of", "encode", "flow_of", "images_to_show", "report_images"]
 

@@ -14,11 +14,11 @@ import torch
 
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import color_of, new_figure, save, themed
-from flowbench.forecast_task import open_series, run_scaler
 from flowbench.forecasting.forecast import forecast_next, frame_of
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler, Split
 from flowbench.forecasting.windows import Windows, open_windows
+from flowbench.tasks.forecast import open_series, run_scaler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

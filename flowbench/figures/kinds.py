@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from flowbench.config.registry import figure_kinds
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
-from flowbench.registry import figure_kinds
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
+from flowbench.runs.folder import RunFolder
 
 __all__ = ["Draw", "FigureKind", "NotDrawableError", "Subject", "figure_kind"]
 

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from flowbench.data import Images
 from flowbench.data.images import load_array
-from flowbench.density_task import reported_setting
-from flowbench.evaluation import evaluation_path
+from flowbench.densities.noise import evaluation_noise
+from flowbench.evaluation.likelihood import evaluation_path
 from flowbench.figures.encoded import density_of, report_images
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.outsiders import outsiders
 from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
-from flowbench.noise import evaluation_noise
+from flowbench.tasks.density import reported_setting
 
 __all__ = ["bits_per_dim_of", "draw_likelihood", "draw_outsiders"]
 

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.config.registry import image_sets
 from flowbench.data import data_root, open_split
 from flowbench.data.manifest import MANIFEST
 from flowbench.errors import FlowbenchError
-from flowbench.registry import image_sets
 
 __all__ = ["outsiders"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowbench.densities.bijection import Bijection
 from flowbench.figures.encoded import decode, density_of, encode, flow_of, images_to_show
 from flowbench.figures.grids import rows_height, show_rows
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import entitle, new_figure, save, themed
-from flowbench.flows.bijection import Bijection
 
 __all__ = ["draw_compression", "draw_reconstructions", "keep_coarser"]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from flowbench.density import DensityModel, FlowDensity
-from flowbench.density_task import build_density
+from flowbench.densities.model import DensityModel, FlowDensity
 from flowbench.figures.encoded import Decoded, decode, density_of, flow_of
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import entitle, new_figure, save, themed
+from flowbench.tasks.density import build_density
 
 __all__ = ["draw_extrapolation", "draw_samples", "resized", "sample"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from flowbench.atomic import replacing
+from flowbench.system.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

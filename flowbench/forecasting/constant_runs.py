@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.config.metric_words import shares_in_words
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.protocol import parts
 from flowbench.forecasting.series import Series
-from flowbench.metric_words import shares_in_words
-from flowbench.schema import ForecastData
 
 __all__ = ["ConstantRuns", "StuckSensors", "find_constant_runs", "in_constant_runs", "stuck_sensors"]
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from flowbench.config.schema import ModelConfig
 from flowbench.forecasting.windows import Windows
-from flowbench.schema import ModelConfig
 
 __all__ = ["Forecaster", "ForecasterConfig", "InstanceNormalized", "LearnedConfig", "WindowShape"]
 

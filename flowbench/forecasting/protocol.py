@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.tseries.offsets import Tick
 
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.steps import step_name
-from flowbench.schema import ForecastData
 
 __all__ = ["SPLITS", "Part", "Scaler", "Split", "fit_scaler", "parts"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError, did_you_mean
 from flowbench.forecasting.constant_runs import ConstantRuns, find_constant_runs
 from flowbench.forecasting.protocol import Part, Scaler, Split, fit_scaler, parts
 from flowbench.forecasting.series import Series
-from flowbench.schema import ForecastData
 
 __all__ = ["ForecastWindows", "WindowFeed", "Windows", "input_columns", "open_windows", "target_columns"]
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from flowbench.config.registry import image_sets, series_sets
+from flowbench.config.schema import Experiment
 from flowbench.data.image_set import data_root
-from flowbench.density_task import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
+from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.errors import InputError
-from flowbench.evaluation import POPULATION_BATCHES
-from flowbench.flops import MOST_COUNTED, flops_per_item
-from flowbench.flows.normalization import BatchStatistics
-from flowbench.registry import image_sets, series_sets
-from flowbench.schema import Experiment
-from flowbench.task import make_task
+from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
+from flowbench.evaluation.likelihood import POPULATION_BATCHES
+from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
+from flowbench.tasks.task import make_task
 
 __all__ = ["Counted", "count", "data_here", "image_format"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from flowbench.config import config_sha256, dump_experiment
+from flowbench.config.experiments import config_sha256, dump_experiment
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
 from flowbench.planning.costs import Counted, count, data_here
-from flowbench.schema import Experiment
 
 __all__ = ["Plan", "plan", "stored_speed"]
 

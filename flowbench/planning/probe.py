@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Experiment
 from flowbench.data import Images
 from flowbench.data.images import FixedPixels
-from flowbench.density import DensityModel
-from flowbench.density_task import NegativeLogLikelihood, build_density
-from flowbench.environment import device_name
-from flowbench.evaluation import Setting, evaluate
-from flowbench.noise import training_noise
-from flowbench.optimization import WeightAverage, make_optimizer, take_step
+from flowbench.densities.model import DensityModel
+from flowbench.densities.noise import training_noise
+from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.weights import WeightAverage
 from flowbench.planning.costs import image_format
-from flowbench.schema import Experiment
-from flowbench.task import make_task
+from flowbench.system.environment import device_name
+from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.tasks.task import make_task
+from flowbench.training.optimization import make_optimizer, take_step
 
 __all__ = ["measure"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from flowbench.report.formats import figure, unit
 from flowbench.report.sheet import Cell, Column, Sheet, number_cell
 from flowbench.report.verdict import flat_settings
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
 
 __all__ = ["comparison_sheet"]
 

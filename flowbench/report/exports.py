@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flowbench import atomic
 from flowbench.report.sheet import Cell, Sheet
+from flowbench.system import atomic
 
 __all__ = ["FORMATS", "csv_lines", "sheet_csv", "sheet_latex", "sheet_markdown", "write_sheet"]
 

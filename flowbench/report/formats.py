@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from flowbench.metric_words import MEAN_OVER_COLUMNS, shares_in_words
+from flowbench.config.metric_words import MEAN_OVER_COLUMNS, shares_in_words
 
 if TYPE_CHECKING:
     from rich.table import Table

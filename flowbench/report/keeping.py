@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowbench import atomic
-from flowbench.bounds import numbered
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.kept_runs import KEPT_RUNS, KeptRun, thinned_curve, write_kept_runs
 from flowbench.report.curves import curve_keys
 from flowbench.report.raster import webp_of
 from flowbench.report.stored import is_known, runs_table
 from flowbench.report.vector import compact_svg
 from flowbench.report.verdict import flat_settings
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.kept import KEPT_RUNS, KeptRun, thinned_curve, write_kept_runs
+from flowbench.system import atomic
+from flowbench.tables.bounds import numbered
 
 __all__ = ["keep"]
 
@@ -31,7 +31,7 @@ def keep(sources: Sequence[str], out: Path) -> list[Path]:
     """Store a results folder, runs and throughput files without weights in `out`; return the files for `report`.
 
     A table becomes three things, however many runs it has: `results.json`, its rows; `runs.jsonl`, its runs (see
-    `flowbench.kept_runs`); `figures/<run>/`, the pictures that a page shows. What is kept there of the same table takes
+    `flowbench.runs.kept`); `figures/<run>/`, the pictures that a page shows. What is kept there of the same table takes
     the new rows over: a row that the source has no figure of stays as it was. Single runs become a table, too, and join
     those that are kept there. Throughput files are copied as they are.
 

@@ -13,11 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import flowbench
-from flowbench import atomic
 from flowbench.report.badges import BADGES, meaning, tone
 from flowbench.report.exports import FORMATS
 from flowbench.report.sheet import Sheet
+from flowbench.system import atomic
+from flowbench.system.version import __version__
 
 __all__ = ["render", "slug", "write_page"]
 
@@ -61,7 +61,7 @@ def _environment() -> Any:
         style=Markup(_asset("page.css")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
-        flowbench_version=flowbench.__version__,
+        flowbench_version=__version__,
         badge_tone=tone,
         badge_meaning=meaning,
         known_badges=BADGES,

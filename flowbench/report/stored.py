@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, one_line
 from flowbench.report.build import write_report
 from flowbench.report.comparison import comparison_sheet
@@ -13,10 +14,9 @@ from flowbench.report.page import slug
 from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
 from flowbench.report.throughput_section import is_throughput, throughput_section
-from flowbench.results import done_row, rechecked_row
-from flowbench.runs import RunFolder, find_run
-from flowbench.schema import Experiment
-from flowbench.tables import Entry, Metric, Row, load_table, table_names
+from flowbench.runs.folder import RunFolder, find_run
+from flowbench.tables.results import done_row, rechecked_row
+from flowbench.tables.table import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
 

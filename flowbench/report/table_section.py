@@ -10,8 +10,6 @@ from typing import Any
 import yaml
 
 from flowbench.errors import FlowbenchError
-from flowbench.kept_runs import kept_file
-from flowbench.progress import counted
 from flowbench.report.formats import (
     constant_runs,
     difference,
@@ -30,7 +28,9 @@ from flowbench.report.plot import Plot, embed, save_plot
 from flowbench.report.section import Place, Section
 from flowbench.report.sheet import Cell, Column, Sheet, number_cell
 from flowbench.report.verdict import shortfall, verdict
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.kept import kept_file
+from flowbench.system.progress import counted
 
 __all__ = ["table_section"]
 

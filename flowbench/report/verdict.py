@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flowbench.config import load_experiment
-from flowbench.error_bars import ErrorBar, joined, over_seeds
+from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
+from flowbench.evaluation.error_bars import ErrorBar, joined, over_seeds
 from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
-from flowbench.schema import Experiment
 
 __all__ = ["changed_settings", "flat_settings", "noise", "shortfall", "verdict"]
 

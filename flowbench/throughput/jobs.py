@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from flowbench.atomic import write_json
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, did_you_mean
-from flowbench.memory import keep_freed_memory
-from flowbench.schema import Experiment
+from flowbench.system.atomic import write_json
+from flowbench.system.memory import keep_freed_memory
 from flowbench.throughput.files import default_path
 from flowbench.throughput.measurement import measure
 from flowbench.throughput.passes import PASSES

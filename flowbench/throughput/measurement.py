@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowbench.environment import describe_environment
-from flowbench.flops import MOST_COUNTED, flops_per_item
-from flowbench.schema import Experiment
+from flowbench.config.schema import Experiment
+from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
+from flowbench.system.environment import describe_environment
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
 from flowbench.throughput.passes import PASSES, make_subject

@@ -7,14 +7,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from flowbench.density import DensityConfig, DensityModel, evaluating
-from flowbench.density_task import NegativeLogLikelihood, build_density
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import DensityData, Experiment
+from flowbench.densities.flows.normalization import population_statistics
+from flowbench.densities.model import DensityConfig, DensityModel, evaluating
+from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
-from flowbench.flows.normalization import population_statistics
-from flowbench.noise import training_noise
-from flowbench.optimization import WeightAverage, learning_rate, make_optimizer, take_step
-from flowbench.registry import image_sets
-from flowbench.schema import DensityData, Experiment
+from flowbench.evaluation.weights import WeightAverage
+from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
 __all__ = ["PASSES", "Subject", "image_shape", "make_subject"]
 

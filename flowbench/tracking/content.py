@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from flowbench.config.metric_words import known_values, remarks
+from flowbench.config.yaml_files import refuse_odd_numbers
 from flowbench.errors import InputError
-from flowbench.metric_words import known_values, remarks
-from flowbench.yaml_files import refuse_odd_numbers
 
 __all__ = [
     "MetricsTail",

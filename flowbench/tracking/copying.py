@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from flowbench.credentials import without_credentials
 from flowbench.errors import InputError
+from flowbench.system.credentials import without_credentials
 from flowbench.tracking import content
 from flowbench.tracking.nesting import parent_of, trial_status, trial_tags
 from flowbench.tracking.places import artifact_location, left_behind

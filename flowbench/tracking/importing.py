@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from flowbench.credentials import without_credentials
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.system.credentials import without_credentials
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.store import explain, is_installed, open_client, patience
 

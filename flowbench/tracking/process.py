@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any, Self
 
-import flowbench
-from flowbench.credentials import scrubbed, without_credentials
+from flowbench.system.credentials import scrubbed, without_credentials
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.state import read_state, recorded_bytes
 from flowbench.tracking.store import is_installed
@@ -157,7 +156,7 @@ class Mirror:
 def own_module(name: str) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment that run a module of flowbench in a process of its own."""
     # The working folder must not shadow modules (-P), and an uninstalled flowbench is found as it was found here.
-    root = Path(flowbench.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     places = [str(root), os.environ.get("PYTHONPATH", "")] if "-packages" not in root.name else []
     environment = os.environ | ({"PYTHONPATH": os.pathsep.join(filter(None, places))} if places else {})
     return [sys.executable, "-P", "-m", name], environment

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flowbench import atomic
+from flowbench.system import atomic
 
 __all__ = [
     "MirrorState",

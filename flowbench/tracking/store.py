@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from flowbench.credentials import scrubbed, without_credentials
 from flowbench.errors import InputError, WorkFailedError
+from flowbench.system.credentials import scrubbed, without_credentials
 from flowbench.tracking.places import sqlite_path, tracking_uri
 
 __all__ = ["StoreError", "explain", "is_installed", "open_client", "patience", "ui"]
@@ -65,7 +65,7 @@ def open_client(uri: str) -> Any:
     """
     if uri.partition(":")[0].partition("+")[0] not in _SQL:
         return _client(uri)
-    from flowbench.databases import with_driver
+    from flowbench.system.databases import with_driver
 
     uri = with_driver(uri)
     database = sqlite_path(uri)
@@ -133,7 +133,7 @@ def ui(port: int = 5000) -> None:
             raise InputError(f"--port {port}: cannot be used: {error.strerror}: give another one") from error
     with patience(30, 2):
         open_client(uri)
-        from flowbench.databases import with_driver
+        from flowbench.system.databases import with_driver
 
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.
         environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
@@ -165,7 +165,7 @@ def _check_tables(uri: str) -> None:
     import sqlalchemy
     from mlflow.store import db_migrations
 
-    from flowbench.databases import driver_package, tables_in
+    from flowbench.system.databases import driver_package, tables_in
 
     shown = without_credentials(uri)
     try:

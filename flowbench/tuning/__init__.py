@@ -1,6 +1,5 @@
 """Hyperparameter studies: search spaces from experiment files, trials that are runs, any number of workers."""
 
-from flowbench.tuning.outcome import Outcome
-from flowbench.tuning.study import tune
+from flowbench.tuning.study import Studied, tune
 
-__all__ = ["Outcome", "tune"]
+__all__ = ["Studied", "tune"]

@@ -7,8 +7,8 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from flowbench.config.schema import Space
 from flowbench.errors import InputError
-from flowbench.schema import Space
 from flowbench.tuning.space import choice, in_order
 from flowbench.tuning.storage import retried
 

@@ -12,9 +12,9 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
+from flowbench.config.schema import Experiment, Section
 from flowbench.errors import InputError
-from flowbench.same_data import fingerprints_here
-from flowbench.schema import Experiment, Section
+from flowbench.runs.same_data import fingerprints_here
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.sampling import make_pruner, make_sampler
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, did_you_mean
-from flowbench.schema import Experiment
 
 __all__ = ["OBJECTIVES", "Objective", "objectives_of"]
 

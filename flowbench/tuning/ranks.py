@@ -15,12 +15,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from flowbench import atomic
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import FlowbenchError, one_line
-from flowbench.interruption import Interrupted
-from flowbench.processes import from_leader
-from flowbench.training import train
+from flowbench.system import atomic
+from flowbench.system.interruption import Interrupted
+from flowbench.system.processes import from_leader
+from flowbench.training.loop import train
 from flowbench.tuning.together import CONFIG, QUESTIONS, REQUEST
 
 __all__ = ["main"]

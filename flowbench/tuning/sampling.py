@@ -10,8 +10,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
+from flowbench.config.schema import Experiment, Study
 from flowbench.errors import InputError
-from flowbench.schema import Experiment, Study
 from flowbench.tuning.grid import GridByNumber, grid_points
 
 if TYPE_CHECKING:

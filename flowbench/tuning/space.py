@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Experiment, Space
 from flowbench.errors import InputError, did_you_mean
-from flowbench.schema import Experiment, Space
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

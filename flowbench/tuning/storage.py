@@ -20,9 +20,9 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import alembic as migrations
 from optuna.trial import FrozenTrial, TrialState
 
-from flowbench.credentials import scrubbed, without_credentials
-from flowbench.databases import driver_package, tables_in, with_driver
 from flowbench.errors import InputError, WorkFailedError
+from flowbench.system.credentials import scrubbed, without_credentials
+from flowbench.system.databases import driver_package, tables_in, with_driver
 
 __all__ = ["DEFAULT_STORAGE", "explained", "open_storage", "retried"]
 

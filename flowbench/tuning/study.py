@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +11,40 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.interruption import Interrupted, StopRequest
-from flowbench.schema import Experiment
+from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
 from flowbench.tuning.objectives import objectives_of
-from flowbench.tuning.outcome import Outcome, outcome_of, tallied
 from flowbench.tuning.space import check_space
 from flowbench.tuning.storage import DEFAULT_STORAGE, explained, open_storage
+from flowbench.tuning.tally import tallied
 from flowbench.tuning.trial import Trials
 
 if TYPE_CHECKING:
     from flowbench.tracking import Mirror
 
-__all__ = ["HOLDOUT", "tune"]
+__all__ = ["HOLDOUT", "Studied", "tune"]
 
 HOLDOUT = 5_000
 """Training images put aside to choose by where an experiment puts none aside; at most a fifth of them."""
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A study whose trials are done, and what it was made of."""
+
+    study: optuna.Study
+    base: str | Path
+    """The experiment's name or file."""
+    overrides: tuple[str, ...]
+    """In every trial and in the best configuration."""
+    folder: Path
+    """Where the trials' runs lie, each in a folder of its own."""
+    storage: str
+    """URL, for messages."""
 
 
 def tune(
@@ -42,7 +58,7 @@ def tune(
     processes: int = 1,
     mirror: "Mirror",
     show: Callable[[str], None],
-) -> Outcome:
+) -> Studied:
     """Run trials of the experiment's `tune:` space until `trials` of the study are complete or pruned.
 
     Any number of processes may join the same study; each goes on until that many are done (those running then finish).
@@ -96,7 +112,7 @@ def tune(
             raise WorkFailedError(
                 f"study {joined.study_name}: {tally.failed} trials failed, the last: {tally.last_reason}"
             )
-        return outcome_of(joined, base, overrides, folder)
+        return Studied(joined, base, tuple(overrides), folder, url)
 
 
 def _work(study: optuna.Study, job: Trials, trials: int) -> None:
@@ -148,7 +164,7 @@ def _check_data(experiment: Experiment[Any, Any]) -> None:
     """Open the data before there is a study: what is missing is missing for every trial."""
     import torch
 
-    from flowbench.task import make_task
+    from flowbench.tasks.task import make_task
 
     make_task(experiment, torch.device("cpu"))
 

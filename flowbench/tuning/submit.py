@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from flowbench.credentials import has_credentials, without_credentials
 from flowbench.errors import InputError
+from flowbench.system.credentials import has_credentials, without_credentials
 
 __all__ = ["STORAGE_VARIABLE", "Submitted", "submit_workers"]
 

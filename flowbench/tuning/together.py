@@ -20,13 +20,13 @@ from typing import IO, Any, Self
 
 from optuna.exceptions import TrialPruned
 
-from flowbench import atomic
-from flowbench.config import dump_experiment
+from flowbench.config.experiments import dump_experiment
+from flowbench.config.schema import Experiment
 from flowbench.errors import WorkFailedError
-from flowbench.interruption import Interrupted, StopRequest
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
-from flowbench.task import Watch
+from flowbench.runs.folder import RunFolder
+from flowbench.system import atomic
+from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.tasks.task import Watch
 from flowbench.tracking import Mirror
 
 __all__ = ["CONFIG", "LOG", "QUESTIONS", "REQUEST", "train_together"]

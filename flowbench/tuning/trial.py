@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import TrialPruned
 from optuna.trial import TrialState
 
-from flowbench import atomic
+from flowbench.config.schema import Experiment
 from flowbench.errors import FlowbenchError, WorkFailedError
-from flowbench.interruption import Interrupted, StopRequest
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
-from flowbench.training import train
+from flowbench.runs.folder import RunFolder
+from flowbench.system import atomic
+from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.training.loop import train
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.sampling import validations

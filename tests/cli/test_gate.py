@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowbench.__main__ import main
-from tests.test_bounds import TABLE
+from tests.tables.test_bounds import TABLE
 
 
 def flowbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -67,7 +67,7 @@ def test_the_shell_completes_names(tmp_path: Path, typed: str, wanted: str) -> N
 
 def test_a_completion_that_fails_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flowbench.config.experiment_names", lambda: 1 / 0)
+    monkeypatch.setattr("flowbench.config.experiments.experiment_names", lambda: 1 / 0)
     assert complete("experiments")("real") == []
     assert complete("runs")("real") == []
 

@@ -9,9 +9,9 @@ import pytest
 from flowbench.comparison import compare_many, compare_study
 from flowbench.comparison.cost import flops_of
 from flowbench.comparison.entries import runs_like
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.runs import RUNS
+from flowbench.runs.folder import RUNS
 from tests.faked_runs import FakeTrainer
 from tests.studies import Formula, Lab
 

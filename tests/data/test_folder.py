@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowbench.config import load_experiment
-from flowbench.data import list_sets, open_images, open_split, prepare, verify
+from flowbench.config.experiments import load_experiment
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import DensityData
+from flowbench.data import open_images, open_split
 from flowbench.data.manifest import image_digests
-from flowbench.data.pictures import decode
+from flowbench.data.preparing import list_sets, prepare, verify
+from flowbench.data.readers.pictures import decode
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
-from flowbench.schema import DensityData
-from flowbench.training import train
+from flowbench.training.loop import train
 
 from .make import Pixels, encoded, photograph, random_images, same_set, write_folder
 

@@ -3,11 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowbench.data import open_images, open_split, training_parts, verify
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import DensityData
+from flowbench.data import open_images, open_split, training_parts
 from flowbench.data.manifest import content_sha256, image_digests
+from flowbench.data.preparing import verify
 from flowbench.errors import CheckFailedError, InputError
-from flowbench.registry import image_sets
-from flowbench.schema import DensityData
 
 
 def test_the_digits_are_those_that_flowbench_knows():
@@ -60,7 +61,7 @@ def test_the_holdout_is_fixed_and_cut_from_the_training_part():
 
 
 def test_bits_divide_and_round_down(data_folder, tmp_path):
-    from flowbench.data import prepare
+    from flowbench.data.preparing import prepare
 
     images = np.arange(256, dtype=np.uint8).repeat(3072).reshape(256, 32, 32, 3)
     np.save(tmp_path / "train.npy", images)

@@ -11,11 +11,13 @@ from PIL import Image
 from skimage.transform import pyramid_reduce
 from sklearn.datasets import load_sample_images
 
-from flowbench.data import list_sets, lmdb_reader, open_split, prepare, verify
-from flowbench.data.pictures import CropAndResize, Exactly, PyramidReduce, ShortSide, decode, tf1_bilinear
-from flowbench.data.readers import BrokenImageError
+from flowbench.config.registry import image_sets
+from flowbench.data import open_split
+from flowbench.data.preparing import list_sets, prepare, verify
+from flowbench.data.readers import lmdb as lmdb_reader
+from flowbench.data.readers.pictures import CropAndResize, Exactly, PyramidReduce, ShortSide, decode, tf1_bilinear
+from flowbench.data.readers.source import BrokenImageError
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
 
 from .make import encoded, photograph, random_images, write_folder, write_zip
 

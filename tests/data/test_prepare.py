@@ -18,10 +18,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from flowbench.data import list_sets, open_split, preparation, prepare, verify
+from flowbench.config.registry import image_sets
+from flowbench.data import open_split
 from flowbench.data.manifest import content_sha256, image_digests
+from flowbench.data.preparing import list_sets, preparation, prepare, verify
 from flowbench.errors import CheckFailedError, InputError, WorkFailedError
-from flowbench.registry import image_sets
 
 from .make import cifar_batches, encoded, planes, random_images, same_set, write_folder, write_tar, write_zip
 
@@ -274,7 +275,7 @@ def test_pieces_of_another_size_are_not_gone_on_with(data_folder, source, monkey
 
 SMALL_PIECES = """
 from flowbench.__main__ import main
-from flowbench.data import preparation
+from flowbench.data.preparing import preparation
 preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES, preparation._cores = 5, 0, lambda: 2
 if __name__ == "__main__":
     main()

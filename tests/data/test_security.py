@@ -10,10 +10,10 @@ import lmdb
 import numpy as np
 import pytest
 
-from flowbench.data import prepare
-from flowbench.data.array_readers import pickled_images, planar_images, read_pickle
-from flowbench.data.file_readers import tar_images, zip_images
-from flowbench.data.lmdb_reader import lmdb_images
+from flowbench.data.preparing import prepare
+from flowbench.data.readers.arrays import pickled_images, planar_images, read_pickle
+from flowbench.data.readers.files import tar_images, zip_images
+from flowbench.data.readers.lmdb import lmdb_images
 from flowbench.errors import InputError
 
 from .make import cifar_batches, encoded, planes, random_images, write_folder, write_tar, write_zip

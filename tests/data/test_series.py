@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from flowbench.data import download, prepare, series_path, verify
+from flowbench.data import series_path
 from flowbench.data.image_set import Download
+from flowbench.data.preparing import download, prepare, verify
 from flowbench.errors import CheckFailedError, InputError
 
 
@@ -15,7 +16,7 @@ def small(monkeypatch):
     import dataclasses
     import hashlib
 
-    from flowbench.registry import series_sets
+    from flowbench.config.registry import series_sets
 
     content = b"date,OT\n2016-07-01 00:00:00,1\n2016-07-01 01:00:00,2\n2016-07-01 02:00:00,3\n"
     known = series_sets["etth1"]

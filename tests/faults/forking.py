@@ -61,7 +61,7 @@ class Forks:
 
 
 def _serve(errors: str) -> None:
-    from flowbench import __main__, cli, density_task, forecast_task, reproduce, training  # noqa: F401
+    from flowbench import __main__, cli  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

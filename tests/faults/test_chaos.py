@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
 from tests.faults.commands import FLOWBENCH, LIMIT, finish, start
 from tests.faults.forking import Forks
 

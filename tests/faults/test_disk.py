@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from flowbench import atomic
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.system import atomic
 from tests.faults.commands import FLOWBENCH, finish, start
 
 SIZE = 4_000_000

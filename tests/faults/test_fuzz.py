@@ -19,17 +19,17 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flowbench.config import dump_experiment, load_experiment, shipped_folder
+from flowbench.config.experiments import dump_experiment, load_experiment, shipped_folder
 from flowbench.data import open_split
-from flowbench.data.array_readers import pickled_images
-from flowbench.density_task import DensityTask
+from flowbench.data.readers.arrays import pickled_images
 from flowbench.errors import InputError
 from flowbench.forecasting.series import read_series
 from flowbench.report import build_from
-from flowbench.runs import RunFolder
-from flowbench.tables import load_table
+from flowbench.runs.folder import RunFolder
+from flowbench.tables.table import load_table
+from flowbench.tasks.density import DensityTask
 from flowbench.tracking.state import read_state
-from flowbench.training import train
+from flowbench.training.loop import train
 from tests.faked_runs import FakeTrainer
 
 INPUTS = int(os.environ.get("FLOWBENCH_FUZZ_INPUTS", "40"))
@@ -218,7 +218,7 @@ def test_hostile_checkpoints_with_sound_checksums(
     # The pickle inside is the attacker's own, and its checksum is right.
     run, whole = begun
     monkeypatch.setattr(DensityTask, "evaluate", lambda *_: ({}, []))
-    monkeypatch.setattr("flowbench.training.draw_at_end", lambda _: [])
+    monkeypatch.setattr("flowbench.training.loop.draw_at_end", lambda _: [])
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = next(name for name in members if name.endswith("data.pkl"))

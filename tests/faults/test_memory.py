@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.data import open_split
-from flowbench.density import DensityModel
-from flowbench.density_task import NegativeLogLikelihood
+from flowbench.densities.model import DensityModel
 from flowbench.errors import WorkFailedError, fitting_in_memory, is_out_of_memory
-from flowbench.evaluation import Setting, evaluate
-from flowbench.reproduce import failure, reproduce
-from flowbench.training import train
+from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.reproduction.reproduce import failure, reproduce
+from flowbench.tasks.density import NegativeLogLikelihood
+from flowbench.training.loop import train
 from tests.faults.commands import FLOWBENCH, finish, start
 
 TINY = ["model.features=4", "train.steps=2", "evaluate.draws=1"]

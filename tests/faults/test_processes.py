@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flowbench.config import load_experiment
-from flowbench.runs import RunFolder
-from flowbench.training import train
+from flowbench.config.experiments import load_experiment
+from flowbench.runs.folder import RunFolder
+from flowbench.training.loop import train
 from tests.faults.commands import FLOWBENCH, finish, kill, start, start_ranks, torchrun, wait_until
 
 REAL_NVP = [
@@ -124,7 +124,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
 
 PATIENT = """
 import datetime, sys
-from flowbench import processes
+from flowbench.system import processes
 processes.PATIENCE = datetime.timedelta(seconds=8)
 from flowbench.__main__ import main
 sys.argv[0] = "flowbench"

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from flowbench.config import experiment_names, load_experiment
-from flowbench.density_task import DensityTask
-from flowbench.forecast_task import ForecastTask
-from flowbench.interruption import Interrupted
-from flowbench.runs import RunFolder
-from flowbench.schema import Experiment
-from flowbench.training import train
+from flowbench.config.experiments import experiment_names, load_experiment
+from flowbench.config.schema import Experiment
+from flowbench.runs.folder import RunFolder
+from flowbench.system.interruption import Interrupted
+from flowbench.tasks.density import DensityTask
+from flowbench.tasks.forecast import ForecastTask
+from flowbench.training.loop import train
 
 VARYING = ("train_seconds", "throughput", "mlflow_run_id")
 LENGTH = ["train.steps=8", "train.checkpoint_every=3", "train.log_every=1", "train.validate_every=4"]

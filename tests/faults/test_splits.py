@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flowbench import density_task
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.data import images as data_images
-from flowbench.density_task import DensityTask
 from flowbench.errors import InputError
-from flowbench.forecast_task import ForecastTask
 from flowbench.forecasting.windows import Windows
-from flowbench.training import train
+from flowbench.tasks import density as density_task
+from flowbench.tasks.density import DensityTask
+from flowbench.tasks.forecast import ForecastTask
+from flowbench.training.loop import train
 
 TINY = [
     *("model.features=4", "train.steps=6", "evaluate.draws=1", "data.holdout=60", "train.validate_every=2"),
@@ -120,7 +120,7 @@ def test_a_forecaster_is_chosen_without_the_test_windows(tmp_path: Path, monkeyp
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
-    from flowbench.runs import RunFolder
+    from flowbench.runs.folder import RunFolder
 
     return RunFolder(run).metrics()
 

@@ -11,15 +11,16 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from flowbench.bases import standard_normal_log_prob
 from flowbench.data.parts import Parts
-from flowbench.error_bars import ErrorBar
+from flowbench.densities.bases import standard_normal_log_prob
+from flowbench.evaluation.error_bars import ErrorBar
 from flowbench.forecasting.protocol import Scaler
 
 __all__ = ["FAULTS", "Fault"]
 
-BIJECTIONS = "tests/flows/test_bijections.py::test_log_det_is_that_of_the_jacobian"
-VALUE = "tests/test_evaluation.py::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
+BIJECTIONS = "tests/densities/flows/test_bijections.py::test_log_det_is_that_of_the_jacobian"
+_TESTS = "tests/evaluation/test_likelihood.py"
+VALUE = f"{_TESTS}::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
 
 
 @dataclass(frozen=True)
@@ -339,14 +340,13 @@ def spread_known_exactly(over_seeds: Any) -> Any:
     return lambda deviation, seeds: replace(over_seeds(deviation, seeds), freedom=math.inf)
 
 
-_COUPLING = "flowbench.flows.coupling"
-_DENSITY = "flowbench.density.FlowDensity"
-_EVALUATION = "flowbench.evaluation"
-_TESTS = "tests/test_evaluation.py"
+_COUPLING = "flowbench.densities.flows.coupling"
+_DENSITY = "flowbench.densities.model.FlowDensity"
+_EVALUATION = "flowbench.evaluation.likelihood"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
-_SAME = "tests/test_same_data.py"
-_LEVEL = "tests/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
+_SAME = "tests/runs/test_same_data.py"
+_LEVEL = "tests/evaluation/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
@@ -358,13 +358,13 @@ FAULTS = [
     ),
     Fault(
         "a normalization's log-determinant of one pixel only",
-        "flowbench.flows.normalization.FlowBatchNorm.forward",
+        "flowbench.densities.flows.normalization.FlowBatchNorm.forward",
         log_det_of_one_pixel,
         f"{BIJECTIONS}[flow batch norm]",
     ),
     Fault(
         "a 1x1 convolution's log-determinant of one pixel only",
-        "flowbench.flows.conv1x1.Mixing._log_det",
+        "flowbench.densities.flows.conv1x1.Mixing._log_det",
         log_det_of_one_pixel,
         f"{BIJECTIONS}[1x1 convolution]",
     ),
@@ -372,19 +372,19 @@ FAULTS = [
         "the logit term left out",
         f"{_DENSITY}.flow_input",
         without_the_logit_term,
-        "tests/test_density.py::test_every_term_agrees_with_an_independent_formula",
+        "tests/densities/test_model.py::test_every_term_agrees_with_an_independent_formula",
     ),
     Fault(
         "alpha as in the paper's text",
-        "flowbench.preprocessing.Logit.forward",
+        "flowbench.densities.preprocessing.Logit.forward",
         alpha_as_in_the_papers_text,
-        "tests/test_preprocessing.py::test_logit_is_the_authors_formula",
+        "tests/densities/test_preprocessing.py::test_logit_is_the_authors_formula",
     ),
     Fault(
         "log 255 in place of log 256",
         f"{_DENSITY}.terms",
         one_level_too_few,
-        "tests/test_density.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
+        "tests/densities/test_model.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
     ),
     Fault("no dequantization noise at test time", f"{_EVALUATION}.evaluation_noise", no_noise, VALUE),
     Fault(
@@ -395,13 +395,13 @@ FAULTS = [
     ),
     Fault(
         "training noise that rounds the brightest pixel up to 1",
-        "flowbench.noise.training_noise",
+        "flowbench.densities.noise.training_noise",
         noise_finer_than_its_sum,
-        "tests/test_noise.py::test_the_brightest_pixel_stays_below_one_with_all_training_noise",
+        "tests/densities/test_noise.py::test_the_brightest_pixel_stays_below_one_with_all_training_noise",
     ),
     Fault(
         "a seed in the bits that torch's generator does not read",
-        "flowbench.forecast_task.step_seed",
+        "flowbench.tasks.forecast.step_seed",
         step_below_the_seed,
         "tests/test_seeds.py::test_two_seeds_draw_different_numbers_and_one_seed_the_same[teacher forcing]",
     ),
@@ -415,7 +415,7 @@ FAULTS = [
         "noise of a whole unit added to floats",
         f"{_DENSITY}.flow_input",
         noise_added_to_floats,
-        "tests/test_density.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
+        "tests/densities/test_model.py::test_identity_on_uniform_images_gives_exactly_log2_of_the_levels",
     ),
     Fault(
         "batch statistics at test time",
@@ -425,9 +425,9 @@ FAULTS = [
     ),
     Fault(
         "unbiased variance in the moving average",
-        "flowbench.flows.normalization._count",
+        "flowbench.densities.flows.normalization._count",
         unbiased_variance,
-        "tests/flows/test_normalization.py::test_moving_averages_move_by_a_tenth_towards_the_biased_moments",
+        "tests/densities/flows/test_normalization.py::test_moving_averages_move_by_a_tenth_towards_the_biased_moments",
     ),
     Fault(
         "moving averages used with averaged weights",
@@ -437,27 +437,27 @@ FAULTS = [
     ),
     Fault(
         "channel order of the squeeze",
-        "flowbench.flows.squeeze.Squeeze.forward",
+        "flowbench.densities.flows.squeeze.Squeeze.forward",
         positions_before_channels,
-        "tests/flows/test_squeeze.py::test_plain_squeeze_interleaves_the_positions_of_each_channel",
+        "tests/densities/flows/test_squeeze.py::test_plain_squeeze_interleaves_the_positions_of_each_channel",
     ),
     Fault(
         "channel order of the squeeze before a factor-out",
-        "flowbench.flows.squeeze.OrderedSqueeze.forward",
+        "flowbench.densities.flows.squeeze.OrderedSqueeze.forward",
         rows_before_the_diagonal,
-        "tests/flows/test_squeeze.py::test_ordered_squeeze_puts_the_diagonal_pixels_first",
+        "tests/densities/flows/test_squeeze.py::test_ordered_squeeze_puts_the_diagonal_pixels_first",
     ),
     Fault(
         "a factored-out scale missing from the prior",
-        "flowbench.flows.glow.LearnedTop.log_prob",
+        "flowbench.densities.flows.glow.LearnedTop.log_prob",
         without_the_finest_scale,
-        "tests/flows/test_glow.py::test_learned_top_is_a_normal_with_its_own_mean_and_deviation_for_the_coarsest_latents",
+        "tests/densities/flows/test_glow.py::test_learned_top_is_a_normal_with_its_own_mean_and_deviation_for_the_coarsest_latents",
     ),
     Fault(
         "log 2π missing from the prior",
-        "flowbench.bases.standard_normal_log_prob",
+        "flowbench.densities.bases.standard_normal_log_prob",
         without_log_two_pi,
-        "tests/test_bases.py::test_standard_normal_is_scipys",
+        "tests/densities/test_bases.py::test_standard_normal_is_scipys",
     ),
     Fault(
         "the last test batch dropped",
@@ -509,25 +509,25 @@ FAULTS = [
     ),
     Fault(
         "the tested file scaled by its own scaler",
-        "flowbench.forecast_task.open_windows",
+        "flowbench.tasks.forecast.open_windows",
         each_file_by_its_own_scaler,
-        "tests/test_forecast_task.py::test_another_sets_test_part_is_measured_as_the_training_was_scaled",
+        "tests/tasks/test_forecast.py::test_another_sets_test_part_is_measured_as_the_training_was_scaled",
     ),
     Fault(
         "the file changed, and the run is measured on it under its name",
-        "flowbench.same_data.change_of_data",
+        "flowbench.runs.same_data.change_of_data",
         other_bytes_unnoticed,
         f"{_SAME}::test_a_file_that_changed_is_refused_by_every_command_that_takes_it_for_the_runs_own",
     ),
     Fault(
         "other images prepared in the slot, and the run is measured on them",
-        "flowbench.loading.check_same_data",
+        "flowbench.tasks.loading.check_same_data",
         other_bytes_unnoticed,
         f"{_SAME}::test_other_images_in_the_slot_of_a_folder_are_refused_and_measured_apart_when_asked_for",
     ),
     Fault(
         "another content's figures written over the run's own",
-        "flowbench.forecast_task.stem_of",
+        "flowbench.tasks.forecast.stem_of",
         named_by_the_path_alone,
         f"{_SAME}::test_other_bytes_under_the_same_path_are_measured_with_the_runs_scaler_in_a_file_of_their_own",
     ),
@@ -539,11 +539,16 @@ FAULTS = [
     ),
     Fault(
         "Glow's actnorm initialized twice",
-        "flowbench.flows.actnorm.initializing",
+        "flowbench.densities.initialization.initializing",
         initialized_again,
-        "tests/flows/test_actnorm.py::test_outside_the_block_nothing_depends_on_the_data",
+        "tests/densities/flows/test_actnorm.py::test_outside_the_block_nothing_depends_on_the_data",
     ),
-    Fault("bits/dim divided by the wrong D", "flowbench.density.DensityModel.dimensions", without_the_channels, VALUE),
+    Fault(
+        "bits/dim divided by the wrong D",
+        "flowbench.densities.model.DensityModel.dimensions",
+        without_the_channels,
+        VALUE,
+    ),
     Fault("standard error without Bessel's correction", f"{_EVALUATION}._mean", biased_standard_error, VALUE),
     Fault(
         "importance bound as the mean of the logarithms",
@@ -567,14 +572,14 @@ FAULTS = [
         "kernels of older weights after a fused optimizer's step",
         "torch.autograd.graph.increment_version",
         unseen,
-        "tests/test_compiled_training.py"
+        "tests/training/test_compiled_training.py"
         "::test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradients[glow-adam]",
     ),
     Fault(
         "fused attention counted as free",
-        "flowbench.flops._nothing_fused",
+        "flowbench.evaluation.flops._nothing_fused",
         as_it_runs,
-        "tests/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
+        "tests/evaluation/test_flops.py::test_nothing_fused_is_taken_for_free[eval]",
     ),
     Fault(
         "test images pooled into training",
@@ -592,7 +597,7 @@ FAULTS = [
         "a figure of otherwise resized images taken for a reproduction",
         "flowbench.data.image_set.ImageSet.prepared_otherwise",
         any_images_will_do,
-        "tests/test_results.py::test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction",
+        "tests/tables/test_results.py::test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction",
     ),
     Fault(
         "LSUN as it was prepared before taken for the released way",
@@ -602,13 +607,13 @@ FAULTS = [
     ),
     Fault(
         "lags capped at a quarter of the windows, below the horizon",
-        "flowbench.paired.compare_values",
+        "flowbench.evaluation.paired.compare_values",
         lags_capped_below_the_horizon,
         f"{_LEVEL}[720]",
     ),
     Fault(
         "an error of few horizons judged by the normal quantile",
-        "flowbench.error_bars.ErrorBar.p_value",
+        "flowbench.evaluation.error_bars.ErrorBar.p_value",
         normal_quantile,
         f"{_LEVEL}[192]",
     ),

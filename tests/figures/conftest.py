@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.figures.kinds import Subject
-from flowbench.loading import load_run, reported_step
-from flowbench.runs import RunFolder
-from flowbench.training import train
+from flowbench.runs.folder import RunFolder
+from flowbench.tasks.loading import load_run, reported_step
+from flowbench.training.loop import train
 
 TINY = {
     "glow": ["glow/digits", "model.steps=1", "model.hidden=4"],
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFold
             name, *changes = TINY[model]
             folder = tmp_path_factory.mktemp(model)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("flowbench.training.draw_at_end", lambda run: [])
+                patch.setattr("flowbench.training.loop.draw_at_end", lambda run: [])
                 changes += SHORT if model != "independent" else []
                 train(load_experiment(name, changes), folder)
             runs[model] = RunFolder(folder)

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from flowbench.densities.noise import evaluation_noise
 from flowbench.figures import diagnostics
 from flowbench.figures.diagnostics import log_det_by_layer
 from flowbench.figures.encoded import report_images
-from flowbench.noise import evaluation_noise
 
 
 @pytest.mark.parametrize(("model", "layers"), [("glow", 2 * 3 + 1), ("real_nvp", 6 + 4), ("nice", 2 + 1)])

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowbench import training
-from flowbench.config import load_experiment
-from flowbench.density_task import DensityTask
+from flowbench.config.experiments import load_experiment
+from flowbench.config.registry import figure_kinds
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.figures.drawing import draw_at_end, draw_run, kinds_of
 from flowbench.figures.kinds import FigureKind, NotDrawableError
 from flowbench.figures.theme import description_of
-from flowbench.loading import reported_step
-from flowbench.registry import figure_kinds
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.tasks.density import DensityTask
+from flowbench.tasks.loading import reported_step
+from flowbench.training import loop as training
 
 ALL = {
     "compression",

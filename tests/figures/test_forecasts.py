@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.figures.drawing import draw_run, kinds_of
 from flowbench.figures.theme import description_of
-from flowbench.forecasts import forecast_run
-from flowbench.runs import RunFolder
-from flowbench.training import train
+from flowbench.runs.folder import RunFolder
+from flowbench.trained.forecasting import forecast_run
+from flowbench.training.loop import train
 
 ROWS = 400
 

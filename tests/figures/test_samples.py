@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from flowbench.densities.flows.independent import Independent
 from flowbench.figures.kinds import NotDrawableError
 from flowbench.figures.samples import resized, sample
-from flowbench.flows.independent import Independent
 
 
 def fitted():

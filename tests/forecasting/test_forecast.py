@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
+from flowbench.config.registry import forecasters
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
 from flowbench.forecasting.protocol import fit_scaler
 from flowbench.forecasting.series import Series
-from flowbench.registry import forecasters
-from flowbench.schema import ForecastData
 
 DATA = ForecastData(csv="x", protocol="ratio", lookback=24, horizon=10)
 MakeSeries = Callable[..., Series]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from flowbench.config.registry import forecasters
+from flowbench.config.schema import ForecastData
 from flowbench.errors import WorkFailedError
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import Scaler, fit_scaler
 from flowbench.forecasting.series import Series, read_series
 from flowbench.forecasting.windows import open_windows
-from flowbench.registry import forecasters
-from flowbench.schema import ForecastData
 
 DATA = ForecastData(csv="x", protocol="ratio", lookback=24, horizon=8)
 NAIVE = {  # MAE and MSE on the real files, measured apart from this code

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 import torch
 
+from flowbench.config.registry import forecasters
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.windows import open_windows
-from flowbench.registry import forecasters
-from flowbench.schema import ForecastData
 
 MakeSeries = Callable[..., Series]
 SMALL: dict[str, dict[str, Any]] = {

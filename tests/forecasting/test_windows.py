@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.protocol import fit_scaler, parts
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.windows import WindowFeed, open_windows
-from flowbench.schema import ForecastData
 
 MakeSeries = Callable[..., Series]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowbench.report import build_from
-from flowbench.reproduce import reproduce
+from flowbench.reproduction.reproduce import reproduce
 from tests.faked_runs import FakeTrainer
 from tests.report.test_report import results, row
 from tests.report.test_throughput_section import stored

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flowbench.kept_runs import CURVE_POINTS
 from flowbench.report import build_from
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.kept import CURVE_POINTS
 
 REPORTS = Path(__file__).parents[2] / "reports"
 PARTS = ("quick", "etth", "cifar10", "throughput")

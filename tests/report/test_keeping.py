@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowbench.compared_runs import compare_runs
-from flowbench.config import load_experiment
+from flowbench.comparison.compared_runs import compare_runs
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.kept_runs import CURVE_POINTS
 from flowbench.report import build_from, keep
-from flowbench.reproduce import reproduce
-from flowbench.runs import RunFolder, find_run
+from flowbench.reproduction.reproduce import reproduce
+from flowbench.runs.folder import RunFolder, find_run
+from flowbench.runs.kept import CURVE_POINTS
 from tests.faked_runs import FakeTrainer
 from tests.report.test_throughput_section import stored
 

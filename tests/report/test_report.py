@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flowbench import report
-from flowbench.reproduce import reproduce
+from flowbench.reproduction.reproduce import reproduce
 from tests.faked_runs import FakeTrainer
 
 

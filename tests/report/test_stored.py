@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.report import build_from
-from flowbench.reproduce import reproduce
+from flowbench.reproduction.reproduce import reproduce
 from tests.faked_runs import FakeTrainer
 from tests.report.test_throughput_section import stored
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import scipy.stats
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.report.verdict import noise, shortfall, verdict
 from tests.report.test_report import row
 

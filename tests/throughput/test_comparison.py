@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from results import content, entry
 
 from flowbench.errors import InputError
 from flowbench.throughput.comparison import compare, gate, regression
 from flowbench.throughput.statistics import interval, ratio, slowdown_p_value
+from tests.throughput.results import content, entry
 
 NOISE = json.loads((Path(__file__).parent / "noise.json").read_text())
 """Figures of a training pass on a busy machine (300 repetitions while six times as many jobs as cores were running)."""

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.throughput.device import Device
 from flowbench.throughput.files import default_path, read_results

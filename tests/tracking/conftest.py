@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tracked_runs import FakeRun, Holdings
 
 from flowbench.tracking.store import open_client, patience
+from tests.tracking.tracked_runs import FakeRun, Holdings
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tracked_runs import FakeRun, Holdings, expected_rows
 
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.tracking import import_run, read_mlflow_run_id
 from flowbench.tracking.copying import RunCopy
+from tests.tracking.tracked_runs import FakeRun, Holdings, expected_rows
 
 
 def test_everything_arrives_with_step_and_time(run: FakeRun, holdings: Holdings) -> None:
@@ -187,7 +187,7 @@ def test_an_unreachable_server_is_one_line_without_the_password(run: FakeRun, mo
 
 
 def test_the_state_file_names_no_password(run: FakeRun, holdings: Holdings) -> None:
-    from flowbench.credentials import without_credentials
+    from flowbench.system.credentials import without_credentials
 
     assert without_credentials("postgresql://me:a@b@host:5/db") == "postgresql://host:5/db"
     run.finish(0)

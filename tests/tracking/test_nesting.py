@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from tracked_runs import FakeRun, Holdings
-
 from flowbench.tracking import import_run
+from tests.tracking.tracked_runs import FakeRun, Holdings
 
 UID = "0123456789abcdef" * 2
 

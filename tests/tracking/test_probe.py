@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tracked_runs import FakeRun, Holdings
 
 from flowbench.tracking import import_run, tracking_uri
 from flowbench.tracking.places import sqlite_path
 from flowbench.tracking.probe import look, probe
+from tests.tracking.tracked_runs import FakeRun, Holdings
 
 
 @pytest.fixture

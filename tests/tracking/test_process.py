@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tracked_runs import FakeRun, Holdings, expected_rows, wait_for
 
 from flowbench.tracking import Mirror, import_run, read_mlflow_run_id
+from tests.tracking.tracked_runs import FakeRun, Holdings, expected_rows, wait_for
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:

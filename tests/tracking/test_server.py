@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracked_runs import FakeRun, Holdings, expected_rows, wait_for
 
 from flowbench.tracking import Mirror, import_run
+from tests.tracking.tracked_runs import FakeRun, Holdings, expected_rows, wait_for
 
 
 class Server:

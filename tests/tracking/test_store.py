@@ -9,13 +9,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tracked_runs import wait_for
 
-from flowbench.credentials import without_credentials
 from flowbench.errors import InputError
+from flowbench.system.credentials import without_credentials
 from flowbench.tracking import tracking_uri, ui
 from flowbench.tracking.places import artifact_location
 from flowbench.tracking.store import explain, open_client, patience
+from tests.tracking.tracked_runs import wait_for
 
 
 def test_the_default_is_a_file_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

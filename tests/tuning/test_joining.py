@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.tuning.joining import join_study
 from flowbench.tuning.objectives import objectives_of

@@ -9,9 +9,9 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
-from flowbench.schema import Experiment
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import objectives_of
 from flowbench.tuning.sampling import make_pruner, make_sampler

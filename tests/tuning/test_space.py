@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.tuning.grid import grid_points
 from flowbench.tuning.space import check_space, experiment_with, suggest
@@ -117,7 +117,7 @@ def test_a_grid_has_every_point_once_and_conditional_keys_only_where_they_count(
 
 
 def test_every_real_nvp_experiment_searches_blocks_and_features() -> None:
-    from flowbench.config import experiment_names
+    from flowbench.config.experiments import experiment_names
 
     for name in experiment_names():
         experiment = load_experiment(name)

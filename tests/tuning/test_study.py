@@ -10,10 +10,10 @@ import optuna
 import pytest
 import torch
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.data import images as images_module
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.interruption import Interrupted
+from flowbench.system.interruption import Interrupted
 from flowbench.tuning.joining import study_folder
 from tests.studies import SPACE, Formula, Lab
 

@@ -10,10 +10,10 @@ import psutil
 import pytest
 from optuna.exceptions import TrialPruned
 
-from flowbench.config import load_experiment
+from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.interruption import StopRequest
-from flowbench.runs import RunFolder
+from flowbench.runs.folder import RunFolder
+from flowbench.system.interruption import StopRequest
 from flowbench.tracking import Mirror
 from flowbench.tuning.together import train_together
 from tests.faults.commands import FLOWBENCH, Process, finish, kill, start, wait_until

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from flowbench.data.file_readers import FolderReader, ZipReader, zip_images
+from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
 from flowbench.data.picture_files import image_names
-from flowbench.data.pictures import CropAndResize
-from flowbench.data.places import places
-from flowbench.data.readers import SplitSource, damaged
+from flowbench.data.readers.files import FolderReader, ZipReader, zip_images
+from flowbench.data.readers.pictures import CropAndResize
+from flowbench.data.readers.places import places
+from flowbench.data.readers.source import SplitSource, damaged
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
 
 __all__ = ["CelebA"]
 

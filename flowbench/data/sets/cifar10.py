@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from flowbench.data.array_readers import ArrayAt, ArrayHere, ArrayReader, npy_images, pickled_images, planar_images
-from flowbench.data.file_readers import bounded_tar
+from flowbench.config.registry import image_sets
 from flowbench.data.image_set import Download, ImageSet, Options, Split
-from flowbench.data.places import equal_images, folder_images, places
-from flowbench.data.readers import Reader, SplitSource, damaged
+from flowbench.data.readers.arrays import ArrayAt, ArrayHere, ArrayReader, npy_images, pickled_images, planar_images
+from flowbench.data.readers.files import bounded_tar
+from flowbench.data.readers.places import equal_images, folder_images, places
+from flowbench.data.readers.source import Reader, SplitSource, damaged
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
 
 __all__ = ["Cifar10"]
 

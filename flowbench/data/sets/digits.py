@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
-from flowbench.data.readers import SplitSource
+from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
 
 __all__ = ["Digits"]
 

@@ -1,8 +1,8 @@
 """The electricity transformer temperatures: ETTh1 and ETTh2 by the hour, ETTm1 and ETTm2 by the quarter."""
 
+from flowbench.config.registry import series_sets
 from flowbench.data.image_set import Download
 from flowbench.data.series import SeriesSet
-from flowbench.registry import series_sets
 
 # SHA-256 where it is known; of the others, the id that git gave them in the publishers' repository.
 CHECKSUMS = {

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from flowbench.data.file_readers import FolderReader
+from flowbench.config.registry import image_sets, series_sets
 from flowbench.data.image_set import ImageSet, Options, Split, data_root
 from flowbench.data.manifest import MANIFEST, read_manifest
 from flowbench.data.parts import find_parts
 from flowbench.data.picture_files import has_pictures, image_names, not_taken
-from flowbench.data.pictures import FORMATS, ShortSide, decode
-from flowbench.data.places import equal_images
-from flowbench.data.readers import BrokenImageError, SplitSource
+from flowbench.data.readers.files import FolderReader
+from flowbench.data.readers.pictures import FORMATS, ShortSide, decode
+from flowbench.data.readers.places import equal_images
+from flowbench.data.readers.source import BrokenImageError, SplitSource
 from flowbench.errors import InputError
-from flowbench.registry import image_sets, series_sets
 
 __all__ = ["ImageFolder"]
 

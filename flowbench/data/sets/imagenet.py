@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowbench.data.array_readers import ArrayReader, planar_images
-from flowbench.data.file_readers import tar_images
+from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
-from flowbench.data.places import equal_images, places
-from flowbench.data.readers import Reader, SplitSource
-from flowbench.data.zipped import mappable, unzipped
+from flowbench.data.preparing.zipped import mappable, unzipped
+from flowbench.data.readers.arrays import ArrayReader, planar_images
+from flowbench.data.readers.files import tar_images
+from flowbench.data.readers.places import equal_images, places
+from flowbench.data.readers.source import Reader, SplitSource
 from flowbench.errors import InputError
-from flowbench.registry import image_sets
 
 __all__ = ["ChrabaszczImageNet", "OordImageNet"]
 

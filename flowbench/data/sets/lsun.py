@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowbench.data.file_readers import FolderReader
+from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
-from flowbench.data.pictures import PyramidReduce, ShortSide
-from flowbench.data.places import folder_images, places
-from flowbench.data.readers import Reader, SplitSource
-from flowbench.registry import image_sets
+from flowbench.data.readers.files import FolderReader
+from flowbench.data.readers.pictures import PyramidReduce, ShortSide
+from flowbench.data.readers.places import folder_images, places
+from flowbench.data.readers.source import Reader, SplitSource
 
 __all__ = ["Lsun"]
 
@@ -43,7 +43,7 @@ class Lsun(ImageSet):
         database = place / f"{self.category}_{short}_lmdb"
         if (database / "data.mdb").is_file():
             # Imported here: the only set that needs lmdb.
-            from flowbench.data.lmdb_reader import lmdb_images
+            from flowbench.data.readers.lmdb import lmdb_images
 
             return lmdb_images(database)
         for name in (f"{self.category}_{short}", short):

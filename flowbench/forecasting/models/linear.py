@@ -7,8 +7,8 @@ beside it (`individual: false`). Columns do not mix: with MS features, only the 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from flowbench.config.registry import forecasters
 from flowbench.forecasting.forecaster import Forecaster, InstanceNormalized, LearnedConfig, WindowShape
-from flowbench.registry import forecasters
 
 __all__ = ["DLinear", "DLinearConfig", "Linear", "LinearConfig", "NLinearConfig"]
 

@@ -31,9 +31,9 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from flowbench.config.registry import forecasters
 from flowbench.forecasting.attended_steps import attended_steps
 from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, WindowShape
-from flowbench.registry import forecasters
 
 __all__ = ["LSTM2LSTM", "FaithfulLSTM2LSTM", "LSTM2LSTMConfig"]
 

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from flowbench.config.registry import forecasters
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, WindowShape
 from flowbench.forecasting.windows import Windows
-from flowbench.registry import forecasters
 
 __all__ = ["MeanConfig", "RepeatLastConfig", "SeasonalNaiveConfig"]
 

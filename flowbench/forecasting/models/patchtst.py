@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from flowbench.config.registry import forecasters
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, Normalization, WindowShape
-from flowbench.registry import forecasters
 
 __all__ = ["PatchTST", "PatchTSTConfig"]
 

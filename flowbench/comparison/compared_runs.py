@@ -1,0 +1,182 @@
+"""Two runs, or two sets of runs over seeds, brought to the same images or windows and compared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowbench.config.experiments import config_id
+from flowbench.config.registry import image_sets
+from flowbench.data.image_set import Split
+from flowbench.errors import InputError
+from flowbench.evaluation.paired import LEVEL, Paired, compare_values
+from flowbench.runs.bundle import is_bundle
+from flowbench.runs.folder import RunFolder, find_run, find_runs
+from flowbench.runs.same_data import check_same_data
+
+__all__ = ["ComparedRuns", "compare_runs"]
+
+_PER_WINDOW = ("mae", "mse")
+"""What is stored of each window, by column."""
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """What `flowbench compare A B` says."""
+
+    names: tuple[str, str]
+    dataset: str
+    split: str
+    metric: str
+    unit: str
+    """What is counted: images or windows."""
+    paired: Paired
+    same_config: bool
+    """Whether A and B are seeds of one config."""
+    resample: str | None = None
+    """How the images were resized; None where their set offers no choice."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The figures and the verdict in plain words."""
+        paired, (a, b) = self.paired, self.names
+        seeds = " and ".join(map(str, paired.seeds))
+        lines = [
+            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)"
+            + (f", resample {self.resample}" if self.resample else ""),
+            f"A  {paired.values[0]:.4f}  {a}",
+            f"B  {paired.values[1]:.4f}  {b}",
+        ]
+        over_seeds = "" if paired.seed_stderr is None else f"± {paired.seed_stderr:.4f} over seeds"
+        if paired.stderr is None:
+            lines.append(f"A − B = {paired.difference:+.4f} {over_seeds}".rstrip())
+        else:
+            lines.append(
+                f"A − B = {paired.difference:+.4f} ± {paired.stderr:.4f} on the same {self.unit} "
+                f"(unpaired: ± {paired.unpaired_stderr:.4f}); p = {paired.p_value:.2g}"
+            )
+            if over_seeds:
+                lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, {over_seeds}")
+        return [*lines, self.verdict]
+
+    @property
+    def verdict(self) -> str:
+        """The last line: who is better, or what would tell."""
+        paired = self.paired
+        models = "" if paired.seed_stderr is not None else " as trained here (one run: give seeds to judge the config)"
+        if self.same_config:
+            return "verdict: tie: A and B are seeds of one config; their difference is that of training runs"
+        if paired.verdict == "no verdict":
+            return (
+                f"verdict: none: {paired.n:,} overlapping windows are {paired.horizons:.1f} independent horizons, too "
+                f"few for an error; {paired.items_needed:,} windows or more allow a verdict"
+            )
+        if paired.verdict != "tie":
+            return f"verdict: A is {paired.verdict} than B{models}, at {LEVEL:.0%} confidence"
+        ways = []
+        if paired.items_needed is not None:
+            ways.append(f"{paired.items_needed:,} {self.unit} in all")
+        if paired.seeds_needed is not None:
+            ways.append(f"{paired.seeds_needed:,} seeds each")
+        if not ways:
+            hint = "" if paired.seed_stderr is not None else "; seeds of each would tell how much training runs differ"
+            return f"verdict: tie: no number of {self.unit} alone would settle it{hint}"
+        return f"verdict: tie; if the difference is what it seems, {' or '.join(ways)} would show it"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        verdict = "tie" if self.same_config else self.paired.verdict
+        return {**asdict(self), "paired": asdict(self.paired), "verdict": verdict, "words": self.verdict}
+
+
+def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None = None) -> ComparedRuns:
+    """Compare two runs, or the finished seeds of two experiments, on the images or windows that both were measured on.
+
+    Args:
+        a: a run, an exported folder, a folder of runs, or an experiment's name: all seeds of its newest config.
+        b: likewise.
+        split: of the data [default: the set's report split].
+        metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
+
+    Raises:
+        InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
+            with another content.
+    """
+    runs = [_runs(one) for one in (a, b)]
+    results = [run.result for group in runs for run in group]
+    for run in (run for group in runs for run in group):
+        if not is_bundle(run.path):  # an exported folder does not know where its data lie
+            check_same_data(run)
+    kind, dataset = results[0]["kind"], results[0]["dataset"]
+    if any((result["kind"], result["dataset"]) != (kind, dataset) for result in results):
+        raise InputError(
+            f"{a} and {b}: not of the same data set and kind: {results[0]['dataset']}, {results[-1]['dataset']}"
+        )
+    where = split or _report_split(kind, dataset)
+    what = metric or ("bits_per_dim" if kind == "density" else "mae")
+    found = [[_values(run, where, what) for run in group] for group in runs]
+    fingerprints = {fingerprint for group in found for _, fingerprint in group}
+    if len(fingerprints) != 1:
+        raise InputError(f"{a} and {b}: measured on different data: fingerprints {', '.join(sorted(fingerprints))}")
+    horizons = {getattr(run.experiment.data, "horizon", None) for group in runs for run in group}
+    if len(horizons) != 1:
+        raise InputError(f"{a} and {b}: forecasts of different horizons, {sorted(map(str, horizons))}: not comparable")
+    values = [[one for one, _ in group] for group in found]
+    ids = [{config_id(run.experiment) for run in group} for group in runs]
+    return ComparedRuns(
+        names=(a, b),
+        dataset=dataset,
+        split=where,
+        metric=what,
+        unit="images" if kind == "density" else "windows",
+        paired=compare_values(values[0], values[1], horizon=horizons.pop()),
+        same_config=ids[0] == ids[1],
+        resample=results[0]["metrics"][where][what].get("resample"),
+    )
+
+
+def _runs(name: str) -> Sequence[RunFolder]:
+    """Return the run of this name, or all seeds of one config."""
+    folder = Path(name)
+    if (folder / "config.yaml").is_file():
+        return [RunFolder(folder)]
+    inside = [RunFolder(path.parent) for path in sorted(folder.glob("*/result.json"))] if folder.is_dir() else []
+    runs = inside or [run for run in find_runs(name) if run.finished]
+    if not runs:
+        return [find_run(name)]
+    newest = config_id(runs[0].experiment)
+    if inside and any(config_id(run.experiment) != newest for run in runs):
+        raise InputError(f"{name}: holds runs of several configs: name the seeds of one")
+    return [run for run in runs if config_id(run.experiment) == newest]
+
+
+def _report_split(kind: str, dataset: str) -> Split:
+    report: Split = image_sets[dataset].report_split if kind == "density" and dataset in image_sets else "test"
+    return report
+
+
+def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64], str]:
+    """Return the values per image or window behind a run's own figure, and the fingerprint of the data."""
+    figure = run.result["metrics"].get(split, {}).get(metric)
+    if figure is None:
+        known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
+        raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
+    if metric not in ("bits_per_dim", *_PER_WINDOW):
+        raise InputError(
+            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
+        )
+    if run.kept is not None:
+        raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
+    for path in sorted(run.evaluations.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["metrics"].get(split, {}).get(metric) == figure:
+            stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
+            values = stored if stored.ndim == 1 else stored[:, _PER_WINDOW.index(metric)]
+            return values.astype(np.float64), content["data_fingerprint"]
+    raise InputError(
+        f"{run.path}: no file in evaluations/ has its {split} {metric}: run `flowbench evaluate {run.path}`"
+    )

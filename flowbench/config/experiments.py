@@ -1,0 +1,209 @@
+"""Experiment files: YAML and dotted overrides in, one frozen and wholly validated experiment out."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from flowbench.config.registry import density_models, forecasters
+from flowbench.config.schema import DensityData, Experiment, ForecastData, Section
+from flowbench.config.yaml_files import dump, read_mapping, refuse_odd_numbers
+from flowbench.errors import InputError, did_you_mean, one_line
+
+__all__ = [
+    "config_id",
+    "config_sha256",
+    "dump_experiment",
+    "experiment_folders",
+    "experiment_names",
+    "experiment_of",
+    "explain",
+    "load_experiment",
+    "shipped_folder",
+]
+
+
+def load_experiment(experiment: str | Path, overrides: Sequence[str] = ()) -> Experiment[Any, Any]:
+    """Read an experiment by name (`real_nvp/cifar10`) or path, apply `KEY=VALUE` overrides and validate the whole.
+
+    Raises:
+        InputError: unknown name, unreadable file, unknown key or wrong value; the message names file and key.
+    """
+    path = _find(str(experiment))
+    merged = _merge(read_mapping(path, "an experiment file"), overrides, path)
+    return _validate(merged, path, {override.partition("=")[0] for override in overrides})
+
+
+def experiment_of(content: Mapping[str, Any], path: Path) -> Experiment[Any, Any]:
+    """Validate the content of an experiment file that was read already; errors name `path`.
+
+    Raises:
+        InputError: as `load_experiment`.
+    """
+    return _validate(content, path, set())
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments in `./experiments` and in the package, sorted."""
+    return sorted({name for folder in experiment_folders() for name in _names_in(folder)})
+
+
+def experiment_folders() -> list[Path]:
+    """Return where experiments and tables are looked for, in order."""
+    return [Path("experiments"), shipped_folder()]
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the experiments that ship: inside the installed package, or the checkout's if editable."""
+    package = Path(__file__).parent.parent
+    installed = package / "experiments"
+    return installed if installed.is_dir() else package.parent / "experiments"
+
+
+def dump_experiment(experiment: Experiment[Any, Any]) -> str:
+    """Return the resolved experiment as YAML: a valid experiment file."""
+    content = experiment.model_dump(mode="json", by_alias=True)
+    content["tune"] = {
+        key: space.model_dump(mode="json", by_alias=True, exclude_none=True) for key, space in experiment.tune.items()
+    }
+    return dump(content)
+
+
+def config_sha256(experiment: Experiment[Any, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of the resolved experiment, without paths."""
+    content = experiment.model_dump(mode="json", by_alias=True)
+    for name in content:
+        section = getattr(experiment, name)
+        if isinstance(section, Section):
+            fields = type(section).model_fields
+            unset = {key for key in section.added if getattr(section, key) == fields[key].default}
+            content[name] = {k: v for k, v in content[name].items() if k not in section.unhashed | unset}
+    content["study"] = {key: value for key, value in content["study"].items() if value is not None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def config_id(experiment: Experiment[Any, Any]) -> str:
+    """Return twelve digits that tell one experiment from another whatever its seed."""
+    return config_sha256(experiment.model_copy(update={"seed": 0}))[:12]
+
+
+def explain(error: ValidationError, schema: type[BaseModel], path: Path, overridden: Collection[str] = ()) -> str:
+    """Return one line for the first problem of a file: file, key, what is wrong, the nearest valid key."""
+    # An unknown key explains a missing one, never the other way round: it comes first.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    location = tuple(str(part) for part in first["loc"])
+    key = ".".join(location)
+    ours = any(f"{name}.".startswith(f"{key}.") for name in overridden)
+    where = f"override {key}" if key and ours else f"{path}: {key}" if key else str(path)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(schema, location[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: this key is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}"
+    hint = ""
+    if first["type"] in ("int_type", "float_type") and isinstance(first["input"], str):
+        hint = ": write plain decimal digits (10, not 010), without quotes"
+    return f"{where}: {message}, not {first['input']!r}"[:500] + hint
+
+
+def _names_in(folder: Path) -> list[str]:
+    files = folder.glob("*/*.yaml")
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files if file.parent.name != "tables"]
+
+
+def _find(experiment: str) -> Path:
+    if experiment.endswith((".yaml", ".yml")):
+        return Path(experiment)
+    for folder in experiment_folders():
+        candidate = folder / f"{experiment}.yaml"
+        if ".." not in candidate.parts and candidate.is_file():
+            return candidate
+    raise InputError(f"no experiment named {experiment!r}{did_you_mean(experiment, experiment_names())}")
+
+
+# Keys of which only one may stand: overriding one, but not by null, clears the other.
+_ALTERNATIVES = {
+    "data.name": "data.csv",
+    "data.csv": "data.name",
+    "train.epochs": "train.steps",
+    "train.steps": "train.epochs",
+}
+
+
+def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not all(part.isidentifier() for part in key.split(".")):
+            raise InputError(f"override {override!r}: write KEY=VALUE, for example model.features=32")
+    try:
+        for override in overrides:
+            key, _, value = override.partition("=")
+            refuse_odd_numbers(value, "override ", key)
+        config = OmegaConf.create(content)
+        dotted = OmegaConf.from_dotlist(list(overrides))
+        merged = OmegaConf.to_container(OmegaConf.merge(config, dotted), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(f"{path}: the overrides cannot be applied: {one_line(error)}") from error
+    result = cast(dict[str, Any], merged)
+    # Where both are set it is for the schema to refuse them.
+    given = [key for override in overrides if _at(result, key := override.partition("=")[0]) is not None]
+    for key in given:
+        other = _ALTERNATIVES.get(key)
+        if other is not None and other not in given:
+            section, _, name = other.partition(".")
+            result[section].pop(name, None)
+    return result
+
+
+def _at(content: Mapping[str, Any], key: str) -> Any:
+    """Return what stands at section.key; None where nothing does."""
+    section, _, name = key.partition(".")
+    within = content.get(section)
+    return within.get(name) if isinstance(within, dict) else None
+
+
+def _validate(content: Mapping[str, Any], path: Path, overridden: set[str]) -> Experiment[Any, Any]:
+    kind = content.get("kind")
+    model = content.get("model")
+    if kind not in ("density", "forecast"):
+        raise InputError(f"{path}: kind: {kind!r} is none of density, forecast")
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise InputError(f"{path}: model.name: give the model's name, for example real_nvp")
+    try:
+        model_class = (density_models if kind == "density" else forecasters)[model["name"]]
+    except InputError as error:
+        raise InputError(f"{path}: model.name: {error}") from error
+    data_class = DensityData if kind == "density" else ForecastData
+    # The generic alias carries the model's own schema, so that one validation sees the whole file.
+    schema = cast(type[BaseModel], Experiment.__class_getitem__((data_class, model_class)))
+    try:
+        return cast(Experiment[Any, Any], schema.model_validate(content))
+    except ValidationError as error:
+        raise InputError(explain(error, schema, path, overridden)) from error
+
+
+def _keys_at(schema: Any, location: Sequence[str]) -> list[str]:
+    """Return the valid keys of the mapping at `location`, through nested sections, lists and dicts of them."""
+    for part in location:
+        fields = {field.alias or name: field for name, field in _fields(schema).items()}
+        if part in fields:
+            schema = fields[part].annotation
+        elif not fields:
+            schema = next((item for item in reversed(get_args(schema)) if item is not ...), None)
+    return [field.alias or name for name, field in _fields(schema).items()]
+
+
+def _fields(schema: Any) -> dict[str, FieldInfo]:
+    while get_origin(schema) in (Annotated, Union, UnionType):
+        schema = get_args(schema)[0]
+    return schema.model_fields if isinstance(schema, type) and issubclass(schema, BaseModel) else {}

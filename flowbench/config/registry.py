@@ -1,0 +1,80 @@
+"""Names that experiment files use for models and data sets, each registered beside its definition.
+
+A new model or set is a new module in the registry's package: nothing else is edited.
+"""
+
+import importlib
+import pkgutil
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+from flowbench.errors import InputError, did_you_mean
+
+__all__ = ["Registry", "density_models", "figure_kinds", "forecasters", "image_sets", "series_sets"]
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+class Registry(Generic[T]):
+    """A mapping from names to what the modules of one package register under them."""
+
+    def __init__(self, what: str, package: str, way_out: str = "") -> None:
+        self._what = what
+        self._package = package
+        self.way_out = way_out
+        """What else an error about an unknown name can advise."""
+        self._entries: dict[str, T] = {}
+        self._living: list[Mapping[str, T]] = []
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[E], E]:
+        """Return a decorator that enters its class, function or object under `name` and gives it back unchanged."""
+
+        def enter(entry: E) -> E:
+            if name in self._entries:
+                raise ValueError(f"{self._what} {name!r} is registered twice")
+            self._entries[name] = cast(T, entry)
+            return entry
+
+        return enter
+
+    def look_in(self, living: Mapping[str, T]) -> None:
+        """Take names from a mapping, too, whose content may change; registered ones come first."""
+        self._living.append(living)
+
+    def __getitem__(self, name: str) -> T:
+        """Return the entry under `name`; an InputError names the nearest one where there is none."""
+        entries = self._load()
+        if name not in entries:
+            raise InputError(f"no {self._what} named {name!r}{did_you_mean(name, entries)}{self.way_out}")
+        return entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._load()))
+
+    def _load(self) -> Mapping[str, T]:
+        # Importing the package's modules lazily keeps `flowbench --help` free of torch.
+        if not self._complete:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
+            self._complete = True
+        return ChainMap(self._entries, *cast(list[dict[str, T]], self._living))
+
+
+# Values are the classes' own types one floor up (density.DensityConfig, forecasting.ForecasterConfig, data.ImageSet
+# and data.SeriesSet; figures.kinds.FigureKind two floors up).
+density_models: Registry[Any] = Registry("density model", "flowbench.densities.flows")
+forecasters: Registry[Any] = Registry("forecaster", "flowbench.forecasting.models")
+image_sets: Registry[Any] = Registry(
+    "image data set",
+    "flowbench.data.sets",
+    way_out="; of your own images: `flowbench data prepare folder --name NAME --source DIR`",
+)
+series_sets: Registry[Any] = Registry("forecast data set", "flowbench.data.sets")
+figure_kinds: Registry[Any] = Registry("kind of figure", "flowbench.figures")

@@ -1,0 +1,1 @@
+"""The science of images: densities, their bases, preprocessing, noise, and the flows."""

@@ -1,0 +1,342 @@
+"""Glow (Kingma & Dhariwal 2018, arXiv:1807.03039), number for number the authors' program (openai/glow).
+
+Each level squeezes the image 2x2, applies `steps` steps of activation normalization, channel mixing and coupling, and,
+but for the last level, factors out half of the channels under a learned prior given the other half.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from flowbench.config.registry import density_models
+from flowbench.densities.bases import Base, StandardNormal, standard_normal_log_prob
+from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.densities.flows.actnorm import ActNorm
+from flowbench.densities.flows.conv1x1 import Mixing, Permutation, permutation
+from flowbench.densities.flows.glow_layers import ConditionalPrior, CouplingNetwork, GlowCoupling, ZeroConv
+from flowbench.densities.flows.squeeze import Squeeze, cells_of, pixels_of
+from flowbench.densities.model import FlowConfig
+from flowbench.errors import InputError
+
+__all__ = ["Glow", "GlowConfig", "GlowStep", "LearnedTop"]
+
+ImageShape = tuple[int, int, int]
+
+
+@density_models.register("glow")
+class GlowConfig(FlowConfig):
+    """The `model:` section of Glow; the defaults are the paper's CIFAR-10 model."""
+
+    name: Literal["glow"] = "glow"
+    logit: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """α of a logit before the flow; None, as in the paper: pixels are centred at 0."""
+    added: ClassVar[frozenset[str]] = frozenset({"network"})
+
+    levels: PositiveInt = 3
+    """Levels of the multi-scale architecture; each halves height and width."""
+    steps: PositiveInt = 32
+    """Steps of flow in each level."""
+    hidden: PositiveInt = 512
+    """Channels of the hidden layers of the couplings' networks."""
+    coupling: Literal["affine", "additive"] = "affine"
+    permutation: Permutation = "lu"
+    """What mixes the channels: an LU-decomposed or plain 1x1 convolution, their reversal, a fixed shuffle."""
+    learn_top: bool = True
+    """Learn mean and scale of the coarsest latents, per channel (and at the border); else they are N(0, 1)."""
+    network: CouplingNetwork = "convolutions"
+    """The couplings' networks: the paper's three convolutions, or a residual block of Real NVP; `optim.scale_l2` then
+    weighs the squares of its weight-normalization scales. Not in the paper."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability in the couplings' networks; not in the paper."""
+
+    def flow(self, image_shape: ImageShape) -> "Glow":
+        """Return the untrained flow for images of (channels, height, width)."""
+        return Glow(
+            image_shape,
+            levels=self.levels,
+            steps=self.steps,
+            hidden=self.hidden,
+            affine=self.coupling == "affine",
+            mixing=self.permutation,
+            learn_top=self.learn_top,
+            network=self.network,
+            dropout=self.dropout,
+        )
+
+    def base(self) -> Base | None:
+        """Return None: the flow knows whether the prior of its coarsest latents is learned."""
+        return None
+
+
+class GlowStep(Compose):
+    """Activation normalization, channel mixing, coupling.
+
+    Args:
+        channels: of the image, even.
+        hidden, affine, mixing, network, dropout: see `Glow`.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, affine: bool, mixing: Permutation, network: CouplingNetwork, dropout: float
+    ) -> None:
+        coupling = GlowCoupling(channels, hidden, affine=affine, network=network, dropout=dropout)
+        super().__init__([ActNorm(channels), permutation(mixing, channels), coupling])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform x, (batch, channels, height, width)."""
+        normalization, mixing, coupling = self.bijections
+        if not isinstance(normalization, ActNorm) or not isinstance(mixing, Mixing) or normalization.initializing:
+            return super().forward(x)
+        # Somebody who watches the layers (`layers`) is to see each of them.
+        if normalization._forward_hooks or mixing._forward_hooks:
+            return super().forward(x)
+        x, log_det = mixing.after(normalization, x)
+        z, increment = coupling(x)
+        return z, log_det + increment
+
+
+class Glow(Bijection):
+    """The flow from images to latents; initial weights from torch's global generator.
+
+    Latents are flat, (batch, D): those of an image-shaped arrangement in which every level's latents lie where the
+    squeezes put them. `unpack` gives them by level. `inverse` also takes that arrangement itself, (batch, channels,
+    height, width), at any size that the levels divide: the architecture is convolutional.
+
+    Args:
+        image_shape: (channels, height, width).
+        levels, steps, hidden, learn_top, network, dropout: see `GlowConfig`.
+        affine: False is `coupling: additive`.
+        mixing: `permutation` of `GlowConfig`.
+
+    Raises:
+        InputError: the image cannot be halved `levels` times.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        *,
+        levels: int,
+        steps: int,
+        hidden: int,
+        affine: bool = True,
+        mixing: Permutation = "lu",
+        learn_top: bool = False,
+        network: CouplingNetwork = "convolutions",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if height % 2**levels or width % 2**levels:
+            raise InputError(
+                f"model.levels: {levels} levels halve the image {levels} times, but {height}x{width} pixels cannot be "
+                "halved evenly so often: use fewer"
+            )
+        self.image_shape = image_shape
+        self.levels = levels
+        self.steps_per_level = steps
+
+        def level(number: int, channels: int) -> Conjugate:
+            squeezed = 4 * channels
+            parts: list[Bijection] = [
+                GlowStep(squeezed, hidden, affine, mixing, network, dropout) for _ in range(steps)
+            ]
+            if number < levels - 1:
+                parts += [ConditionalPrior(squeezed), OnFirstHalf(level(number + 1, squeezed // 2))]
+            return Conjugate(Squeeze(), Compose(parts))
+
+        self.flow = level(0, channels)
+        self.base: Base = LearnedTop(image_shape, levels) if learn_top else StandardNormal()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images x, (batch, channels, height, width), to latents, (batch, D)."""
+        z, log_det = self.flow(x)
+        return z.flatten(1), log_det
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map latents, (batch, D) or arranged as an image, to images."""
+        return self.flow.inverse(_arranged(z, self.image_shape))
+
+    def unpack(self, z: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the white latents ε factored out at each level, finest first, and the coarsest latents z_top.
+
+        Args:
+            z: (batch, D), or arranged as an image.
+
+        Returns:
+            ε of level l, (batch, channels · 2^(l+1), height / 2^(l+1), width / 2^(l+1)), and z_top with twice as many
+            channels as the last level's ε would have.
+        """
+        return _unpack(_arranged(z, self.image_shape), self.levels)
+
+    def pack(self, eps: Sequence[Tensor], z_top: Tensor) -> Tensor:
+        """Return the latents, (batch, D), that `unpack` splits into `eps` and `z_top`."""
+        return _pack(eps, z_top).flatten(1)
+
+    def layers(self) -> Iterator[Bijection]:
+        """Yield activation normalizations, channel mixings, couplings and conditional priors."""
+        yield from self.flow.layers()
+
+    def regularization(self) -> Tensor:
+        """Return the sum of squares of the residual networks' magnitudes; 0 without such networks."""
+        scales: list[Tensor] = [parameter for name, parameter in self.named_parameters() if name.endswith(".magnitude")]
+        return torch.cat(scales).square().sum() if scales else super().regularization()
+
+    def by_scale(self, z: Tensor) -> list[Tensor]:
+        """Return what `unpack` gives, in one list: the ε of each level, then z_top."""
+        eps, z_top = self.unpack(z)
+        return [*eps, z_top]
+
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the latents, (batch, D), that `by_scale` takes apart."""
+        return self.pack(parts[:-1], parts[-1])
+
+    def steps(self) -> dict[str, GlowStep]:
+        """Return the steps in the order of `forward` under the authors' names: level/step."""
+        numbers = [f"{level}/{step}" for level in range(self.levels) for step in range(self.steps_per_level)]
+        return dict(zip(numbers, (m for m in self.modules() if isinstance(m, GlowStep)), strict=True))
+
+    def authors_variables(self) -> dict[str, Tensor]:
+        """Return the parameters (not copies) under the names of the authors' TensorFlow variables."""
+        variables: dict[str, Tensor] = {}
+        for step, module in self.steps().items():
+            variables |= {f"model/{step}/{_authors_name(n)}": value for n, value in module.named_parameters()}
+        for level, prior in enumerate(m for m in self.modules() if isinstance(m, ConditionalPrior)):
+            variables |= {f"model/pool{level}/conv/{n}": value for n, value in prior.prior.conv.named_parameters()}
+        return variables | {f"model/prior/p/{n[2:]}": value for n, value in self.base.named_parameters()}
+
+    @classmethod
+    def from_authors(cls, variables: Mapping[str, np.ndarray[Any, Any]], hparams: Mapping[str, Any]) -> "Glow":
+        """Return the flow with the variables of the authors' program; it takes their preprocessed images.
+
+        Args:
+            variables: by TensorFlow name (model/0/0/actnorm_center/b, …), in TensorFlow's layouts.
+            hparams: the program's hyper-parameters: n_levels, depth, width, flow_coupling, flow_permutation (0 or 2),
+                learntop, image_size.
+
+        Raises:
+            InputError: a hyper-parameter is missing or not supported; a variable is missing, left over or misshapen.
+        """
+        for key in ("n_levels", "depth", "width", "flow_coupling", "flow_permutation", "learntop", "image_size"):
+            if key not in hparams:
+                raise InputError(f"hparams: {key} is missing")
+        if hparams["flow_permutation"] not in _MIXINGS or hparams.get("ycond"):
+            raise InputError("hparams: only flow_permutation 0 and 2 without ycond are supported")
+        first = variables.get("model/0/0/actnorm_center/b")
+        if first is None:
+            raise InputError("variables: model/0/0/actnorm_center/b is missing")
+        side = int(hparams["image_size"])
+        flow = cls(
+            (first.size // 4, side, side),
+            levels=int(hparams["n_levels"]),
+            steps=int(hparams["depth"]),
+            hidden=int(hparams["width"]),
+            affine=bool(hparams["flow_coupling"]),
+            mixing=_MIXINGS[hparams["flow_permutation"]],
+            learn_top=bool(hparams["learntop"]),
+        )
+        _load(flow.authors_variables(), variables)
+        return flow
+
+
+class LearnedTop(Base):
+    """White latents but for the coarsest, z_top ~ N(μ, σ²): what a convolution of zeros gives, so μ and log σ differ
+    by channel and at the image's border (the authors' `prior` with learntop).
+
+    Args:
+        image_shape: (channels, height, width).
+        levels: of the flow.
+    """
+
+    def __init__(self, image_shape: ImageShape, levels: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.levels = levels
+        self.top_channels = image_shape[0] * 2 ** (levels + 1)
+        self.p = ZeroConv(2 * self.top_channels, 2 * self.top_channels)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log N(ε; 0, 1) + log N(z_top; μ, σ²) of latents (batch, D) or arranged as images, (batch,)."""
+        _, top = _unpack(_arranged(z, self.image_shape), self.levels)
+        mean, log_sd = self._moments(top)
+        white = (top - mean) * torch.exp(-log_sd)
+        others = standard_normal_log_prob(z) - standard_normal_log_prob(top)
+        return others + standard_normal_log_prob(white) - log_sd.sum()
+
+    def sample(
+        self, shape: tuple[int, ...], temperature: float, generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Return ε = temperature · N(0, 1) and z_top = μ + temperature · σ · N(0, 1), arranged as `shape`."""
+        return self.color(StandardNormal().sample(shape, temperature, generator, device))
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return ε as it is and (z_top − μ) / σ, in z's shape."""
+        eps, top = _unpack(_arranged(z, self.image_shape), self.levels)
+        mean, log_sd = self._moments(top)
+        return _pack(eps, (top - mean) * torch.exp(-log_sd)).reshape(z.shape)
+
+    def color(self, white: Tensor) -> Tensor:
+        """Undo `whiten`."""
+        eps, top = _unpack(_arranged(white, self.image_shape), self.levels)
+        mean, log_sd = self._moments(top)
+        return _pack(eps, mean + log_sd.exp() * top).reshape(white.shape)
+
+    def _moments(self, top: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.p(top.new_zeros(1, 2 * self.top_channels, *top.shape[2:]))
+        mean, log_sd = h.chunk(2, dim=1)
+        return mean, log_sd
+
+
+_MIXINGS: dict[int, Permutation] = {0: "reverse", 2: "plain"}
+_LEAVES = {
+    "bijections.0.b": "actnorm_center/b",
+    "bijections.0.logs": "actnorm_scale/logs",
+    "bijections.1.W": "invconv/W",
+}
+
+
+def _arranged(z: Tensor, image_shape: ImageShape) -> Tensor:
+    return z.reshape(len(z), *image_shape) if z.ndim == 2 else z
+
+
+def _unpack(z: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
+    eps = []
+    for _ in range(levels - 1):
+        z, white = cells_of(z).chunk(2, dim=1)
+        eps.append(white)
+    return eps, cells_of(z)
+
+
+def _pack(eps: Sequence[Tensor], z_top: Tensor) -> Tensor:
+    z = pixels_of(z_top)
+    for white in reversed(eps):
+        z = pixels_of(torch.cat((z, white), dim=1))
+    return z
+
+
+def _authors_name(name: str) -> str:
+    """Translate a step's parameter: bijections.2.f1.l_1.actnorm.logs is f1/l_1/actnorm_scale/logs."""
+    if name in _LEAVES:
+        return _LEAVES[name]
+    name = name.removeprefix("bijections.2.").replace("actnorm.b", "actnorm_center.b")
+    return name.replace("actnorm.logs", "actnorm_scale.logs").replace(".", "/")
+
+
+@torch.no_grad()
+def _load(ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    for name, tensor in ours.items():
+        if name not in theirs:
+            raise InputError(f"variables: {name} is missing; do the hparams belong to these variables?")
+        value = torch.from_numpy(np.array(theirs[name]))
+        # Kernels are HWIO; vectors carry dimensions of size 1 before them.
+        value = value.permute(3, 2, 0, 1) if tensor.ndim == 4 else value.flatten() if tensor.ndim == 1 else value
+        if value.shape != tensor.shape:
+            raise InputError(f"variables: {name} has shape {theirs[name].shape}, which the hparams do not ask for")
+        tensor.copy_(value)
+    unused = sorted(name for name in theirs if name not in ours)
+    if unused:
+        raise InputError(f"variables: {unused[0]} (of {len(unused)}) belongs to nothing that the hparams describe")

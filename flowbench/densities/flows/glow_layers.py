@@ -1,0 +1,274 @@
+"""The layers of a Glow step: its network, its coupling, and the learned prior of what is factored out.
+
+Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowbench.densities.bijection import Bijection
+from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
+from flowbench.densities.flows.conditioner import Conditioner
+from flowbench.densities.flows.derived import Derived
+from flowbench.densities.flows.resnet import ResidualNet
+
+__all__ = [
+    "ConditionalPrior",
+    "ConvNet",
+    "CouplingNetwork",
+    "GlowCoupling",
+    "NormConv",
+    "PriorNet",
+    "ZeroConv",
+    "ZeroResidualNet",
+]
+
+CouplingNetwork = Literal["convolutions", "residual"]
+"""What decides in a coupling: the paper's `ConvNet`, or a `ZeroResidualNet`."""
+
+_Folded = tuple[Tensor, Tensor, Tensor | None]
+"""Kernels, bias, and the kernels of the border apart (`_apart`)."""
+
+
+MIN_LOG_SCALE = -80.0
+"""e^-80 is among the least that float32 holds."""
+
+
+class NormConv(nn.Module):
+    """Convolution without biases, then activation normalization; W ~ N(0, 0.05²) at first.
+
+    A kernel of more than one pixel sees one channel more, the last: 1 on the zero-padded border and 0 inside.
+
+    Args:
+        channels_in, channels_out: of input and output.
+        size: side of the kernel, 1 or 3.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, size: int) -> None:
+        super().__init__()
+        self.W = nn.Parameter(0.05 * torch.randn(channels_out, channels_in + (size > 1), size, size))
+        self.actnorm = ActNorm(channels_out)
+
+        self._folded: Derived[_Folded] = Derived()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        if self.actnorm.initializing:
+            # W alone, without what the normalization is about to become.
+            y: Tensor = self.actnorm(_convolve(x, *_apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
+            return y
+        return _convolve(x, *self._folded.get(self._fold, self.W, *self.actnorm.parameters()))
+
+    def _fold(self) -> _Folded:
+        scale, shift = self.actnorm.affine()
+        return _apart(self.W * scale.view(-1, 1, 1, 1), shift)
+
+
+class ZeroConv(nn.Module):
+    """(conv₃ₓ₃(x) + b) · exp(3 logs), all zeros at first; the convolution sees the border as in `NormConv`.
+
+    Args:
+        channels_in, channels_out: of input and output.
+        paired: the parameters are those of an output whose even channels, the first half of ours, and odd channels,
+            the second half, mean two things.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, paired: bool = False) -> None:
+        super().__init__()
+        self.paired = paired
+        self.W = nn.Parameter(torch.zeros(channels_out, channels_in + 1, 3, 3))
+        self.b = nn.Parameter(torch.zeros(channels_out))
+        self.logs = nn.Parameter(torch.zeros(channels_out))
+        self._folded: Derived[_Folded] = Derived()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        return _convolve(x, *self._folded.get(self._fold, self.W, self.b, self.logs))
+
+    def _fold(self) -> _Folded:
+        scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
+        kernels, bias = self.W * scale.view(-1, 1, 1, 1), self.b * scale
+        if self.paired:
+            # Reading every other channel of the result strides over memory: the few kernels are sorted instead.
+            kernels, bias = (torch.cat((one[0::2], one[1::2])) for one in (kernels, bias))
+        return _apart(kernels, bias)
+
+
+class ConvNet(Conditioner):
+    """The coupling's network: convolutions 3x3, 1x1, 3x3, the last of zeros at first, with ReLUs between.
+
+    Args:
+        channels_in, channels_out: of input and output.
+        hidden: channels between.
+        paired: see `ZeroConv`.
+        dropout: probability with which a hidden value is dropped in training, in both layers; not in the paper.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, hidden: int, *, paired: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.l_1 = NormConv(channels_in, hidden, 3)
+        self.l_2 = NormConv(hidden, hidden, 1)
+        self.l_last = ZeroConv(hidden, channels_out, paired=paired)
+        self.dropout = nn.Dropout(dropout)
+
+    def net(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        h = self.dropout(self.l_1(x).relu_())
+        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu_()))
+        return y
+
+
+class ZeroResidualNet(ResidualNet):
+    """One residual block of Real NVP (Dinh et al. 2017, section 4.1), zero at first; not in Glow's paper.
+
+    As in Real NVP's couplings the block sees relu([x, −x]) and stands between weight-normalized convolutions with a
+    skip connection; as in Glow's the output is zero at first: the magnitudes of its convolution are.
+
+    Args:
+        channels_in, channels_out: of input and output.
+        hidden: width.
+        dropout: probability with which an input of the block's last convolution is dropped in training.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, hidden: int, *, dropout: float = 0.0) -> None:
+        super().__init__(2 * channels_in, channels_out, features=hidden, blocks=1, batch_norm=False, dropout=dropout)
+        assert self.out.magnitude is not None
+        nn.init.zeros_(self.out.magnitude)
+
+    def net(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        return super().net(torch.cat((x, -x), dim=1).relu_())
+
+
+class GlowCoupling(Bijection):
+    """The first half a of the channels is passed and decides what happens to the second, b.
+
+    Affine: z_b = (b + t) · s with s = sigmoid(h + 2), where t and h are the even and the odd channels of the authors'
+    net(a), or the halves of a residual one's; additive: z_b = b + net(a).
+
+    Args:
+        channels: of the image, even.
+        hidden: width of the network.
+        affine: whether there is a scale.
+        network: its kind.
+        dropout: of the network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        affine: bool,
+        network: CouplingNetwork = "convolutions",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        half = channels // 2
+        channels_out = channels if affine else half
+        self.affine = affine
+        self.f1: Conditioner
+        match network:
+            case "convolutions":
+                self.f1 = ConvNet(half, channels_out, hidden, paired=affine, dropout=dropout)
+            case "residual":
+                self.f1 = ZeroResidualNet(half, channels_out, hidden, dropout=dropout)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform x, (batch, channels, height, width)."""
+        a, b = x.chunk(2, dim=1)
+        shift, scale = self._shift_and_scale(a)
+        if scale is None:
+            return torch.cat((a, b + shift), dim=1), x.new_zeros(x.shape[0])
+        return torch.cat((a, (b + shift) * scale), dim=1), scale.log().flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `forward`."""
+        a, b = z.chunk(2, dim=1)
+        shift, scale = self._shift_and_scale(a)
+        if scale is None:
+            return torch.cat((a, b - shift), dim=1), z.new_zeros(z.shape[0])
+        return torch.cat((a, b / scale - shift), dim=1), -scale.log().flatten(1).sum(1)
+
+    def _shift_and_scale(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
+        h = self.f1(a)
+        if not self.affine:
+            return h, None
+        shift, h = h.chunk(2, dim=1)
+        # Not logsigmoid, which torch computes twenty times as slowly on a CPU; the bound keeps its logarithm finite.
+        return shift, torch.sigmoid((h + 2).clamp_min(MIN_LOG_SCALE))
+
+
+class PriorNet(Conditioner):
+    """One convolution of zeros at first, from what is kept to mean and log standard deviation of what is not.
+
+    Args:
+        channels: of the input; the output has twice as many.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = ZeroConv(channels, 2 * channels, paired=True)
+
+    def net(self, x: Tensor) -> Tensor:
+        """Map x, (batch, channels, height, width), to (batch, 2 · channels, height, width)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+class ConditionalPrior(Bijection):
+    """The learned prior of the second half b of the channels given the first, a, as a bijection: b becomes white.
+
+    b ~ N(μ(a), σ(a)²) is ε = (b − μ) / σ with ε ~ N(0, 1) and log-determinant −Σ log σ; μ and log σ are the even and
+    the odd channels of the authors' network's output.
+
+    Args:
+        channels: of the image, even.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.prior = PriorNet(channels // 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whiten the second half of the channels of x, (batch, channels, height, width)."""
+        a, b = x.chunk(2, dim=1)
+        h = self.prior(a)
+        mean, log_sd = h.chunk(2, dim=1)
+        return torch.cat((a, (b - mean) * torch.exp(-log_sd)), dim=1), -log_sd.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the second half of the channels of z its mean and scale again."""
+        a, white = z.chunk(2, dim=1)
+        h = self.prior(a)
+        mean, log_sd = h.chunk(2, dim=1)
+        return torch.cat((a, mean + white * log_sd.exp()), dim=1), log_sd.flatten(1).sum(1)
+
+
+def _apart(kernels: Tensor, bias: Tensor) -> _Folded:
+    """Return what `_convolve` takes; of a wide input's kernels those of the border are set apart."""
+    channels_out, channels, size, _ = kernels.shape
+    if size == 1 or channels <= channels_out:
+        return kernels, bias, None
+    last = kernels[:, :-1].contiguous(memory_format=torch.channels_last)
+    return last, bias, kernels[:, -1].flatten(1)
+
+
+def _convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None) -> Tensor:
+    """Convolve x; `taps`, (channels_out, size²), are the kernels of a border channel that x lacks."""
+    if kernels.shape[-1] == 1:
+        return F.conv2d(x, kernels, bias)
+    height, width = x.shape[2:]
+    border = F.pad(x.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
+    if taps is None:
+        # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
+        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
+        return F.conv2d(padded, kernels, bias)
+    # What the border adds is the same for all images; in the order of memory of the convolution's result.
+    added = F.unfold(border, 3)[0].T @ taps.T
+    return F.conv2d(x, kernels, bias, padding=1) + added.view(height, width, -1).permute(2, 0, 1)

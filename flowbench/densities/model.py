@@ -1,0 +1,301 @@
+"""Density models of discrete images: every term of log p(image), counted once, in nats."""
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal, NamedTuple, SupportsFloat, SupportsIndex, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowbench.config.schema import ModelConfig
+from flowbench.densities.bases import Base, StandardNormal
+from flowbench.densities.bijection import Bijection
+from flowbench.densities.initialization import initializing
+from flowbench.densities.preprocessing import Center, Logit, Preprocessing, dequantize
+from flowbench.errors import InputError, WorkFailedError
+
+__all__ = ["DensityConfig", "DensityModel", "FlowConfig", "FlowDensity", "Terms", "evaluating"]
+
+ImageShape = tuple[int, int, int]
+
+
+class Terms(NamedTuple):
+    """The summands of log p(image), each (batch,), in nats per image."""
+
+    prior: Tensor
+    """Log-density of the latents under the base; of the image itself where nothing is transformed."""
+    log_det: Tensor
+    """Log-determinant of the flow."""
+    preprocessing: Tensor
+    """Log-Jacobian of the logit; 0 without."""
+    quantization: Tensor
+    """−D log(levels): from the density on [0, 1]^D to that of integers plus noise."""
+
+    @property
+    def log_prob(self) -> Tensor:
+        """The sum of all terms, (batch,)."""
+        return self.prior + self.log_det + self.preprocessing + self.quantization
+
+
+class DensityModel(nn.Module, ABC):
+    """A probability model of uint8 images with values 0 … levels − 1.
+
+    Args:
+        image_shape: (channels, height, width).
+        levels: grey levels, 256 for 8-bit images.
+    """
+
+    dequantization: Literal["uniform", "none"] = "uniform"
+    """uniform: log_prob is of image + noise, a lower bound in expectation (Theis et al. 2016); none: exact."""
+
+    def __init__(self, image_shape: ImageShape, levels: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.levels = levels
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of values of an image."""
+        return math.prod(self.image_shape)
+
+    @abstractmethod
+    def terms(self, images: Tensor, noise: Tensor) -> Terms:
+        """Return the terms of log p; gradients flow. Nothing here waits for the device: values are not inspected.
+
+        Args:
+            images: uint8, (batch, channels, height, width), below `levels` (checked when data are opened).
+            noise: in [0, 1), same shape; its dtype is that of the computation.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Return n images, uint8 (n, channels, height, width), from the model tempered to p^(1/temperature²).
+
+        Args:
+            n: 0 or more.
+            temperature: finite, 0 or more; at 0 the most likely latents, or values, n times.
+            generator: None: torch's global one.
+
+        Raises:
+            InputError: another n or temperature (`check_sampling`).
+        """
+
+    def log_prob(self, images: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Return log p of discrete images in nats, (batch,): the mean over draws of dequantization noise.
+
+        Args:
+            images: uint8, (batch, channels, height, width).
+            draws: of noise per image.
+            generator: of the noise; None: torch's global one.
+
+        Raises:
+            TypeError: images are not uint8.
+            InputError: their shape or their values are not the model's.
+        """
+        self.check(images)
+        if images.numel() and int(images.max()) >= self.levels:
+            raise InputError(
+                f"images reach {int(images.max())}, but the model has {self.levels} levels (0 … levels − 1)"
+            )
+        if draws < 1:
+            raise InputError(f"draws is {draws}: at least one is needed")
+        where = images.device if generator is None else generator.device
+        total = torch.zeros((), device=images.device)
+        for _ in range(draws if self.dequantization == "uniform" else 1):
+            noise = torch.rand(images.shape, generator=generator, device=where).to(images.device)
+            total = total + self.terms(images, noise).log_prob
+        return total / (draws if self.dequantization == "uniform" else 1)
+
+    def bits_per_dim(self, images: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Return −log p / (D log 2), (batch,); arguments as in `log_prob`."""
+        return -self.log_prob(images, draws=draws, generator=generator) / (self.dimensions * math.log(2))
+
+    def initialize(self, images: Tensor, noise: Tensor) -> None:
+        """Set what depends on the first batch (actnorm); by default nothing does. Arguments as in `terms`."""
+
+    def fit(self, images: Iterable[Tensor]) -> bool:
+        """Fit in closed form to all training images, uint8 batches; return whether there is such a form."""
+        return False
+
+    def regularization(self) -> Tensor:
+        """Return the sum of squares that `optim.scale_l2` weighs; 0 for models that name none."""
+        return torch.zeros(())
+
+    def check_sampling(self, n: int, temperature: float) -> None:
+        """Refuse a number of images or a temperature that `sample` cannot take (InputError)."""
+        if isinstance(n, bool) or not isinstance(n, SupportsIndex) or operator.index(n) < 0:
+            raise InputError(f"n is {n!r}: give the number of images, 0 or more")
+        if not isinstance(temperature, SupportsFloat) or not 0 <= float(temperature) < math.inf:
+            raise InputError(f"temperature is {temperature!r}: give a finite number, 0 or above")
+
+    def check(self, images: Tensor) -> None:
+        """Refuse images of another dtype (TypeError) or shape (InputError); costs no synchronization."""
+        if images.dtype != torch.uint8:
+            raise TypeError(
+                f"images are {images.dtype}: give the uint8 grey levels themselves; noise and scaling are the model's"
+            )
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            expected = ", ".join(map(str, self.image_shape))
+            raise InputError(f"images have shape {tuple(images.shape)}, but the model takes (batch, {expected})")
+
+
+class FlowDensity(DensityModel):
+    """log p(image) = log p_base(z) + log|det ∂z/∂y| + log|det ∂y/∂x| − D log(levels).
+
+    x = (image + noise) / levels, y = preprocessing(x), z = flow(y) (Dinh et al. 2017, eq. 3 and section 4.1).
+
+    Args:
+        flow: y to z, z of the shape of y or flat.
+        preprocessing: x to y.
+        base: of z; None: the flow's own `base` (Glow's learned top).
+        image_shape: (channels, height, width).
+        levels: grey levels.
+    """
+
+    def __init__(
+        self, flow: Bijection, preprocessing: Preprocessing, base: Base | None, image_shape: ImageShape, levels: int
+    ) -> None:
+        super().__init__(image_shape, levels)
+        self.flow = flow
+        self.preprocessing = preprocessing
+        self.own_base = base
+
+    @property
+    def base(self) -> Base:
+        """The distribution of z."""
+        return cast(Base, self.flow.base) if self.own_base is None else self.own_base
+
+    def terms(self, images: Tensor, noise: Tensor) -> Terms:
+        """Return the four terms; see the class."""
+        y, jacobian = self.flow_input(images, noise)
+        z, log_det = self.flow(y)
+        quantization = torch.full_like(jacobian, -self.dimensions * math.log(self.levels))
+        return Terms(self.base.log_prob(z), log_det, jacobian, quantization)
+
+    def flow_input(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y, dequantized and preprocessed, (batch, channels, height, width), and its log-Jacobian, (batch,)."""
+        self.check(images)
+        y, jacobian = self.preprocessing(dequantize(images, noise, self.levels))
+        return y, jacobian
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Return floor(levels · x) of x = preprocessing⁻¹(flow⁻¹(z)), clamped to the levels; in evaluation mode.
+
+        Raises:
+            InputError: see `DensityModel.sample`.
+            WorkFailedError: some samples are not numbers.
+        """
+        self.check_sampling(n, temperature)
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        z = self.base.sample((n, *self.image_shape), temperature, generator, device)
+        return self.images_of(z)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return white latents, as the flow shapes them: N(0, 1) in every dimension under the model.
+
+        Args:
+            images, noise: as in `terms`.
+        """
+        with evaluating(self):
+            z, _ = self.flow(self.flow_input(images, noise)[0])
+            return self.base.whiten(z)
+
+    @torch.no_grad()
+    def decode(self, white: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `encode` as far as that is possible far from the data, where a flow's inverse may overflow.
+
+        Args:
+            white: latents that are N(0, 1) in every dimension under the model.
+
+        Returns:
+            uint8 images, (batch, channels, height, width), and which are not numbers, bool (batch,): those are white.
+        """
+        return self._images_of(self.base.color(white))
+
+    @torch.no_grad()
+    def images_of(self, z: Tensor) -> Tensor:
+        """Return the uint8 images, (batch, channels, height, width), of latents z; in evaluation mode.
+
+        Raises:
+            WorkFailedError: some images are not numbers.
+        """
+        images, broken = self._images_of(z)
+        if bool(broken.any()):
+            raise WorkFailedError(
+                f"{int(broken.sum())} of {len(images)} images decoded from latents are not numbers: "
+                "the flow's inverse overflows; lower the temperature or look at the training"
+            )
+        return images
+
+    def _images_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        with evaluating(self):
+            y, _ = self.flow.inverse(z)
+        x = self.preprocessing.inverse(y)
+        broken = torch.isnan(x).flatten(1).any(1)
+        images = (x * self.levels).floor().nan_to_num(self.levels - 1).clamp(0, self.levels - 1).to(torch.uint8)
+        images[broken] = self.levels - 1
+        return images, broken
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, noise: Tensor) -> None:
+        """Let the flow's activation normalizations take their values from these images, in one pass.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not len(images):
+            raise InputError("the first batch is empty: there is nothing to initialize from")
+        with initializing(self.flow):
+            self.terms(images, noise)
+
+    def regularization(self) -> Tensor:
+        """Return the flow's sum of squares."""
+        return self.flow.regularization()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode inside the block and each of its modules back into its own mode after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class DensityConfig(ModelConfig):
+    """The `model:` section of a density experiment."""
+
+    def build(self, image_shape: ImageShape, levels: int) -> DensityModel:
+        """Return the untrained model; weights come from torch's global generator."""
+        raise NotImplementedError
+
+
+class FlowConfig(DensityConfig):
+    """The keys that all flows share."""
+
+    numerics = 2  # 2: another training noise on the CPU, another choice of the mirrored images
+
+    logit: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.05
+    """α of the logit; None: no logit, pixels are centred at 0 (x − 1/2), as in Glow."""
+
+    def build(self, image_shape: ImageShape, levels: int) -> DensityModel:
+        """Return the untrained flow over the images."""
+        preprocessing = Center() if self.logit is None else Logit(self.logit)
+        return FlowDensity(self.flow(image_shape), preprocessing, self.base(), image_shape, levels)
+
+    def flow(self, image_shape: ImageShape) -> Bijection:
+        """Return the untrained bijection for images of (channels, height, width)."""
+        raise NotImplementedError
+
+    def base(self) -> Base | None:
+        """Return the distribution of the latents; None: the flow's own."""
+        return StandardNormal()

@@ -1,0 +1,1 @@
+"""Exact figures of a trained model, averaged weights, and paired differences."""

@@ -1,0 +1,1 @@
+"""Whole tables: run, shared among machines, submitted, watched."""

@@ -1,0 +1,1 @@
+"""The run folder, and runs that travel."""

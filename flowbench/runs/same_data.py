@@ -1,0 +1,89 @@
+"""Whether the data that lie here are those of a run: a name or a path says nothing about the bytes behind it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import Experiment, ForecastData
+from flowbench.data.image_set import data_root
+from flowbench.data.images import open_split
+from flowbench.data.manifest import MANIFEST, file_sha256, read_manifest
+from flowbench.data.series import series_path
+from flowbench.errors import FlowbenchError, InputError
+from flowbench.runs.folder import RunFolder
+
+__all__ = ["Change", "change_of_data", "check_same_data", "fingerprints_here"]
+
+
+class Change(NamedTuple):
+    """Data that are not a run's any more."""
+
+    part: str
+    then: str
+    """Its fingerprint in the run's `environment.json`."""
+    now: str
+
+
+def check_same_data(run: RunFolder) -> None:
+    """Raise InputError, with both fingerprints and the ways out, where a run's data lie here with another content.
+
+    Data that are not here at all are no error: whoever needs them says so.
+    """
+    change = change_of_data(run)
+    if change is None:
+        return
+    data = run.experiment.data
+    name = data.csv if data.name is None else data.name
+    raise InputError(
+        f"{run.path}: was begun on other data than lie here now: {name}, {change.part}: fingerprint {change.then} in "
+        f"environment.json, now {change.now}: put the earlier data back, train on these in another --run-dir, or "
+        f"measure this run on them (evaluate --data {name})"
+    )
+
+
+def change_of_data(run: RunFolder) -> Change | None:
+    """Return the first part of a run's data that lies here with another content; None: all that is here is the same."""
+    recorded = run.environment.get("data", {})
+    # Runs from before the parts were recorded know what they were trained on.
+    trained = "file" if run.experiment.kind == "forecast" else "train"
+    then = {**recorded.get("fingerprints", {}), trained: recorded.get("fingerprint")}
+    for part, now in fingerprints_here(run.experiment).items():
+        if then.get(part) not in (None, now):
+            return Change(part, then[part], now)
+    return None
+
+
+def fingerprints_here(experiment: Experiment[Any, Any]) -> dict[str, str]:
+    """Return the fingerprints of an experiment's data as they lie here, by part.
+
+    The parts are the splits of an image set; of a series `file`, and `test_on`, whose test part is tested on instead.
+    """
+    data = experiment.data
+    if isinstance(data, ForecastData):
+        files = {"file": _file(data), **({} if data.test_on is None else {"test_on": _file(data.tested)})}
+        return {part: digest for part, path in files.items() if (digest := _digest(path)) is not None}
+    try:
+        known = image_sets[data.name]
+        if known.embedded:
+            return {split: open_split(data.name, split).fingerprint for split in known.counts}
+        folder = data_root() / data.name
+        splits = read_manifest(folder).splits if (folder / MANIFEST).is_file() else {}
+    except FlowbenchError:
+        return {}
+    return {split: record.content_sha256 for split, record in splits.items()}
+
+
+def _file(data: ForecastData) -> Path | None:
+    if data.name is None:
+        return None if data.csv is None else Path(data.csv)
+    try:
+        return series_path(data.name)
+    except FlowbenchError:
+        return None
+
+
+def _digest(path: Path | None) -> str | None:
+    try:
+        return None if path is None else file_sha256(path)
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""What the operating system gives: safe files, signals, processes, memory, progress, the environment."""

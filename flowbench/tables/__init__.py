@@ -1,0 +1,1 @@
+"""Table files, the results that fill them, and the bounds of the accuracy gate."""

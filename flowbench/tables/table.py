@@ -1,0 +1,162 @@
+"""Table files: which experiments fill which rows, beside the published figures and their sources."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic import model_validator as whole
+
+from flowbench.config.experiments import experiment_folders, explain
+from flowbench.config.schema import Section
+from flowbench.config.yaml_files import read_mapping
+from flowbench.errors import InputError, did_you_mean
+
+__all__ = ["Bounds", "Entry", "Metric", "Published", "Row", "Table", "load_table", "table_names", "table_path"]
+
+Metric = Literal["bits_per_dim", "mae", "mse", "mae_original", "mse_original"]
+SplitName = Literal["train", "validation", "test"]
+# Titles are typed after --only, on any keyboard.
+Title = Annotated[str, Field(pattern=r"^[ -~]+$")]
+
+
+class Published(Section):
+    """A figure from the literature."""
+
+    model: str
+    value: NonNegativeFloat
+    bound: Literal["=", "<"] = "="
+    """`<`: the authors report an upper bound."""
+    split: SplitName
+    lookback: PositiveInt | None = None
+    source: str
+    """Paper and table."""
+
+
+class Bounds(Section):
+    """What an experiment's figure was when it was measured, for the accuracy gate; `flowbench bounds` writes it."""
+
+    value: float
+    """The mean over the seeds."""
+    tolerance: PositiveFloat
+    """A figure further from the value than this, above or below, is outside."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=3, strict=False)]
+    values: Annotated[tuple[float, ...], Field(min_length=3, strict=False)]
+    """The figure of each seed."""
+    config: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    """Of the experiment that was measured, whatever its seed: see `config_id`."""
+
+
+class Entry(Section):
+    """One experiment of ours that fills a row."""
+
+    name: str
+    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    seeds: Annotated[tuple[NonNegativeInt, ...] | None, Field(min_length=1, strict=False)] = None
+    """None: the experiment's own seed."""
+    reproduces: str | None = None
+    """The published model that the figure is compared with."""
+    bounds: Bounds | None = None
+
+
+def _entry(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Row(Section):
+    """One row: a data set, a metric, our experiments, the published figures."""
+
+    row: Title
+    dataset: str
+    metric: Metric
+    split: SplitName
+    experiments: Annotated[list[Annotated[Entry, BeforeValidator(_entry)]], Field(min_length=1)]
+    published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
+    note: str | None = None
+    optional: Literal["download"] | None = None
+    """download: where the data is missing, one quick download is tried, else the row is left out with the reason."""
+
+    @whole(mode="after")
+    def _known(self) -> "Row":
+        models = {figure.model for figure in self.published}
+        for entry in self.experiments:
+            if entry.reproduces is not None and entry.reproduces not in models:
+                raise ValueError(f"{entry.name}: reproduces: no published model {entry.reproduces!r} in this row")
+        keys = [(entry.name, *entry.overrides) for entry in self.experiments]
+        if len(set(keys)) < len(keys):
+            raise ValueError("an experiment stands twice with the same overrides")
+        return self
+
+    def called(self, word: str) -> bool:
+        """Say whether `word` names this row: its title or its data set, in any case."""
+        return word.casefold() in (self.row.casefold(), self.dataset.casefold())
+
+
+class Table(Section):
+    """A whole table file."""
+
+    table: str
+    title: str
+    description: str
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+    @whole(mode="after")
+    def _distinct(self) -> "Table":
+        titles = [row.row.casefold() for row in self.rows]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"rows: the title {twice[0]!r} stands twice")
+        return self
+
+    def select(self, only: Sequence[str]) -> list[Row]:
+        """Return the rows that `only` names by title or data set, in the table's order; all for none.
+
+        Raises:
+            InputError: a word names no row; the nearest is given.
+        """
+        for word in only:
+            if not any(row.called(word) for row in self.rows):
+                names = {row.row for row in self.rows} | {row.dataset for row in self.rows}
+                raise InputError(f"--only {word!r}: table {self.table} has no such row{did_you_mean(word, names)}")
+        return [row for row in self.rows if not only or any(row.called(word) for word in only)]
+
+
+def load_table(table: str) -> Table:
+    """Read and validate a table by name (`quick`) or by the path of a YAML file.
+
+    Raises:
+        InputError: unknown name, unreadable file, unknown key or wrong value; the message names file and key.
+    """
+    path = table_path(table)
+    content = read_mapping(path, "a table file")
+    try:
+        loaded = Table.model_validate(content)
+    except ValidationError as error:
+        raise InputError(explain(error, Table, path)) from error
+    if loaded.table != path.stem:
+        raise InputError(f"{path}: table: {loaded.table!r} is not the file's name, {path.stem!r}")
+    return loaded
+
+
+def table_names() -> list[str]:
+    """Return the names of all tables in `./experiments/tables` and in the package, sorted."""
+    return sorted({file.stem for folder in experiment_folders() for file in (folder / "tables").glob("*.yaml")})
+
+
+def table_path(table: str) -> Path:
+    """Return the YAML file of a table by name, or the given path; InputError for an unknown name."""
+    if table.endswith((".yaml", ".yml")):
+        return Path(table)
+    for folder in experiment_folders():
+        candidate = folder / "tables" / f"{table}.yaml"
+        if candidate.parent.name == "tables" and candidate.is_file() and candidate.stem == table:
+            return candidate
+    raise InputError(f"no table named {table!r}{did_you_mean(table, table_names())}")

@@ -1,0 +1,1 @@
+"""What is trained, of either kind, and a run brought back."""

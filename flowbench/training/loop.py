@@ -1,0 +1,274 @@
+"""One training from an experiment to a finished run folder: set up, step, log, validate, save, evaluate.
+
+The loop knows nothing of what is modelled: a `Task` gives losses and figures.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config.experiments import config_sha256, load_experiment, shipped_folder
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import COMPILED_NUMERICS, Experiment
+from flowbench.densities.noise import step_seed
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
+from flowbench.figures.drawing import draw_at_end
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.same_data import check_same_data
+from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.system.memory import keep_freed_memory
+from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
+from flowbench.system.progress import TrainingBar
+from flowbench.tasks.task import Task, Watch, make_task
+from flowbench.tracking import Mirror, read_mlflow_run_id
+from flowbench.training.optimization import learning_rate, take_step
+from flowbench.training.session import Session
+
+__all__ = ["train"]
+
+
+def train(
+    experiment: Experiment[Any, Any],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    time_budget: float | None = None,
+    mirror: Mirror | None = None,
+    progress: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate an experiment in a run folder and return the content of its `result.json`.
+
+    Args:
+        experiment: what to train.
+        run_dir: the run folder; finished with the same config: its result is returned at once.
+        resume: go on from the folder's checkpoint.
+        time_budget: seconds for all steps; schedules then run over the time used.
+        mirror: where to mirror the run; it never delays or breaks a training.
+        progress: draw a bar on stderr.
+        watch: follows a training that is one choice among others: it is told of every validation, and may raise to end
+            the training. The result then holds figures on the data that choose; the report split stays closed.
+    Raises:
+        InputError: missing data, a folder with another config or of other data, an unfinished one without `resume`.
+        WorkFailedError: the training diverged, or another of its processes was lost; the last good checkpoint is kept.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    run = RunFolder(run_dir)
+    with ExitStack() as held, fitting_in_memory(experiment.data.batch_size), surviving(run.path):
+        device = join()
+        keep_freed_memory()
+        if finished := from_leader(lambda: _finished(run, experiment, resume)):
+            return finished
+        # Before the folder is touched: missing data must leave nothing behind.
+        task = make_task(experiment, device)
+        from_leader(lambda: held.enter_context(run.lock()))
+        # Another process may have been here while the data were opened.
+        if finished := from_leader(lambda: _finished(run, experiment, resume)):
+            return finished
+        session = Session(experiment, run, task, device, time_budget, watch)
+        session.restore()
+        from_leader(session.begin)
+        if watch is None:
+            # What ends a watched training is its watcher's to tell.
+            held.enter_context(run.noting_failure())
+        if mirror is not None and leads():
+            mirror.follow(run.path)
+        with StopRequest() as stop, TrainingBar(experiment.name, task.unit, shown=progress and leads()) as bar:
+            _fit(session, stop, bar)
+            session.finish()
+            stop.at_once(f"{run.path}: stopped before the evaluation was done: go on with --resume")
+            if watch is not None:
+                chosen = task.choose(run, session.average)
+                return from_leader(lambda: _result(session, chosen, []))
+            metrics, notes = task.evaluate(run, session.average)
+            return from_leader(lambda: _result(session, metrics, [*notes, *draw_at_end(run)]))
+
+
+def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) -> dict[str, Any] | None:
+    """Return the result of a run that came to its end; refuse another config, and an unfinished one without resume."""
+    if not run.exists:
+        return None
+    run.check_config(experiment)
+    if run.finished:
+        check_same_data(run)
+        return run.result
+    if not resume:
+        raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")
+    return None
+
+
+@dataclass
+class _Window:
+    """Sums over the steps since the last logged row, kept on the device so that no step waits for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
+        for key, value in {**values, "finite": torch.ones_like(finite)}.items():
+            # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
+            kept = torch.where(finite > 0, value.detach(), torch.zeros_like(value))
+            self.sums[key] = self.sums[key] + kept if key in self.sums else kept
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        keys = list(self.sums)
+        values = dict(zip(keys, torch.stack([self.sums[key].float() for key in keys]).tolist(), strict=True))
+        good = values.pop("finite")
+        return {f"train/{key}": value / good for key, value in values.items()} if good else {}
+
+
+def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
+    """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
+    config, task = session.experiment.train, session.task
+    if session.total_steps == 0 or session.optimizer is None:
+        return
+    objective = distribute(task.objective, session.device)
+    validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
+    window = _Window()
+    task.model.train()
+    clock = time.perf_counter()
+    while not session.done:
+        started = time.perf_counter()
+        values, finite = _step(session, objective)
+        session.step += 1
+        if session.average:
+            session.average.update(session.step)
+        window.add(values, finite)
+        last = session.step == session.total_steps
+        if session.step % config.log_every == 0 or last:
+            row = window.means()
+            window.seconds += time.perf_counter() - started
+            started = time.perf_counter()
+            session.log(row | _speed(window, task) | {"lr": session.optimizer.param_groups[0]["lr"], **_skips(session)})
+            bar.show(session.progress, row | _speed(window, task))
+            window = _Window()
+        window.seconds += time.perf_counter() - started
+        if session.step % validate_every == 0 or (last and config.keep == "best"):
+            _validate(session)
+        now = time.perf_counter()
+        # The processes get a signal, and read the clock, at moments of their own.
+        session.seconds, stopped = agree(session.seconds + now - clock, stop.signal or 0)
+        clock = now
+        if session.step % config.checkpoint_every == 0 or session.done or stopped:
+            session.save()
+        if stopped and not session.done:
+            raise Interrupted(
+                f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", int(stopped)
+            )
+
+
+def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
+    """Take one optimizer step without waiting for the device; a non-finite loss or gradient changes nothing."""
+    config, optimizer = session.experiment.optim, session.optimizer
+    assert optimizer is not None
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, session.progress, session.epoch)
+    if place()[1] > 1:
+        # Dropout of a process of its own, and the same after a resume.
+        torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
+    loss, values = objective(*session.task.batch(session.step))
+    torch.autograd.backward(loss)
+    values = mean_of_all({"loss": loss, **values})
+    norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
+    bad = 1 - finite
+    session.skipped += bad
+    session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
+    return {**values, "grad_norm": norm}, finite
+
+
+def _skips(session: Session) -> dict[str, int]:
+    in_a_row = int(session.skipped_in_a_row.item())
+    if in_a_row >= session.experiment.train.max_skipped:
+        raise WorkFailedError(
+            f"{session.run.path}: diverged: loss or gradient not finite in the last {in_a_row} steps (up to step "
+            f"{session.step}); the last good checkpoint is kept: lower optim.lr or set optim.warmup"
+        )
+    return {"skipped": int(session.skipped.item())}
+
+
+def _validate(session: Session) -> None:
+    figures = session.task.validate(session.average)
+    session.task.model.train()
+    if figures is None:
+        return
+    session.log({f"validation/{key}": value for key, value in figures.items()})
+    if session.watch is not None:
+        session.watch(session.step, figures)
+    value, best = figures[session.task.monitor], session.best
+    if best["value"] is not None and not value < best["value"]:
+        best["stale"] += 1
+        return
+    session.best = {"value": value, "step": session.step, "stale": 0, "model": {}, "ema": {}}
+    if session.experiment.train.keep == "best":
+        averages = session.average.state_dict() if session.average else {}
+        best = session.best
+        best["model"], best["ema"] = _copy(session.task.model.state_dict()), _copy(averages)
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in state.items()}
+
+
+def _speed(window: _Window, task: Task) -> dict[str, float]:
+    return {f"{task.unit}_per_second": window.steps * task.batch_size / window.seconds} if window.seconds else {}
+
+
+def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+    """Write and return the result: from here on the run is finished."""
+    experiment, task = session.experiment, session.task
+    seconds = session.seconds
+    speed = session.step * task.batch_size / seconds if session.step and seconds else None
+    result = {
+        "schema": 1,
+        "experiment": experiment.name,
+        "kind": experiment.kind,
+        "model": experiment.model.name,
+        "dataset": task.data["name"],
+        "data_fingerprint": task.data["fingerprint"],
+        "data_status": task.data["status"],
+        "seed": experiment.seed,
+        "budget": _budget(session),
+        "parameters": sum(parameter.numel() for parameter in session.parameters),
+        "steps": session.step,
+        "epochs": session.step / task.steps_per_epoch,
+        "train_seconds": seconds,
+        "time_budget": session.budget,
+        "device": session.device.type,
+        "precision": experiment.train.precision,
+        "skipped_steps": int(session.skipped.item()),
+        "metrics": metrics,
+        "notes": notes,
+        "throughput": {f"train_{task.unit}_per_second": speed},
+        "mlflow_run_id": read_mlflow_run_id(session.run.path),
+        "config_sha256": config_sha256(experiment),
+        "numerics": {
+            "model": experiment.model.numerics,
+            "data": task.data["numerics"],
+            **({"compiled": COMPILED_NUMERICS} if experiment.train.compile else {}),
+        },
+    }
+    session.run.write_result(result)
+    return result
+
+
+def _budget(session: Session) -> str:
+    """`paper` or `quick` only for a shipped preset, unchanged but for its seed, and run to its end on its images."""
+    experiment = session.experiment
+    if experiment.preset is None or session.budget is not None:
+        return "custom"
+    if experiment.kind == "density" and image_sets[experiment.data.name].prepared_otherwise(session.task.data):
+        return "custom"
+    try:
+        shipped = load_experiment(shipped_folder() / f"{experiment.name}.yaml")
+    except FlowbenchError:
+        return "custom"
+    same = config_sha256(shipped.model_copy(update={"seed": experiment.seed})) == config_sha256(experiment)
+    return experiment.preset if same else "custom"

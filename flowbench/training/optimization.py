@@ -1,0 +1,98 @@
+"""How weights move: the optimizer, and the learning rate over a training."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from flowbench.config.schema import Optim
+
+__all__ = ["learning_rate", "make_optimizer", "take_step"]
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.optim.Optimizer:
+    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop, no host sync).
+
+    On a CPU the parameters' gradients are made as well, all zeros, before any activation: see `take_step`.
+    """
+    parameters = list(parameters)
+    for parameter in parameters:
+        if not parameter.is_cuda:
+            parameter.grad = torch.zeros_like(parameter)
+    kind: type[torch.optim.Optimizer]
+    match config.name:
+        case "adam" | "adamw":
+            # weight_decay is coupled to the gradient in Adam and decoupled from it in AdamW.
+            kind, way = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW, {"fused": True}
+        case "adamax":
+            # foreach: a Python loop over hundreds of parameters takes longer than their arithmetic.
+            kind, way = torch.optim.Adamax, {"foreach": True}
+    return _uncompiled(kind)(parameters, config.lr, config.betas, config.eps, config.weight_decay, **way)
+
+
+@cache
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimizer without the decorators that keep torch's compiler out of its methods.
+
+    They import it for that: 0.75 s and 124 MB of every training (2026-11). We compile the loss, never an optimizer.
+    """
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+def learning_rate(config: Optim, progress: float, epoch: int) -> float:
+    """Return the rate at `progress` (0 to 1, of all steps or of the time budget): linear warm-up, then the schedule.
+
+    Args:
+        config: the `optim:` section.
+        progress: part of the training that is done.
+        epoch: full passes done, for `exponential`: lr · decay^max(epoch − hold, 0).
+    """
+    if progress < config.warmup:
+        # Half a promille of the rate at the very first step: a rate of 0 would waste it.
+        return config.lr * max(progress / config.warmup, 5e-4)
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "cosine":
+            done = (progress - config.warmup) / (1 - config.warmup)
+            return config.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        case "exponential":
+            return config.lr * config.decay ** max(epoch - config.hold, 0)
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, clip_norm: float | None
+) -> tuple[Tensor, Tensor]:
+    """Clip the gradients that `loss` left, step and clear them, without waiting for the device.
+
+    A non-finite loss or gradient changes nothing.
+
+    Args:
+        optimizer: over `parameters`.
+        parameters: with their gradients.
+        loss: scalar.
+        clip_norm: of all gradients together; None: they are not clipped.
+
+    Returns:
+        The gradients' norm before clipping, and 1 if the step was taken, else 0: scalars on the device.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)
+    finite = (torch.isfinite(norm) & torch.isfinite(loss.detach())).float()
+    bad = 1 - finite
+    if optimizer.defaults.get("fused"):
+        # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
+        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+        optimizer.step()
+        # They write past the versions of the tensors, by which `Derived` knows what it computed from older weights.
+        torch.autograd.graph.increment_version(parameters)
+    elif bad.item() == 0:
+        optimizer.step()
+    # On a CPU gradients keep their place: taken anew among the activations, they leave gaps in memory (an eighth of the
+    # peak of Real NVP, 2026-11). On a GPU it would cost a kernel for each.
+    optimizer.zero_grad(set_to_none=loss.is_cuda)
+    return norm, finite

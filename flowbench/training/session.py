@@ -1,0 +1,164 @@
+"""The state of one training, and its way into a checkpoint and back."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowbench.config.schema import Experiment
+from flowbench.evaluation.weights import WeightAverage
+from flowbench.runs.folder import RunFolder
+from flowbench.runs.same_data import check_same_data
+from flowbench.system.environment import describe_environment
+from flowbench.system.processes import from_leader, leads, place
+from flowbench.tasks.task import Task, Watch
+from flowbench.training.optimization import make_optimizer
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The state of one training: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        experiment: Experiment[Any, Any],
+        run: RunFolder,
+        task: Task,
+        device: torch.device,
+        budget: float | None,
+        watch: Watch | None,
+    ) -> None:
+        self.experiment, self.run, self.task, self.device, self.budget = experiment, run, task, device, budget
+        self.watch = watch
+        config = experiment.train
+        self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
+        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
+        self.average = WeightAverage(task.model, config.ema) if config.ema else None
+        self.step = 0
+        self.resumed = False
+        self.seconds = 0.0
+        self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
+        self.population: dict[str, Tensor] = {}
+        self.skipped = torch.zeros((), device=device)
+        self.skipped_in_a_row = torch.zeros((), device=device)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs that are done."""
+        return self.step // self.task.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Part of the training that is done, in steps or in time, whichever is further."""
+        done = self.step / self.total_steps if self.total_steps else 1.0
+        return min(max(done, self.seconds / self.budget if self.budget else 0.0), 1.0)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, or validation has not improved for too long."""
+        patience = self.experiment.train.patience
+        return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
+
+    def begin(self) -> None:
+        """Write what the run is, unless it goes on, and forget how it last failed."""
+        self.run.forget_failure()
+        if not self.run.exists:
+            environment = describe_environment(self.device)
+            self.run.begin(self.experiment, {**environment, "data": self.task.data})
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        if not leads():
+            return
+        cuda = self.device.type == "cuda"
+        self.run.save_checkpoint(
+            {
+                "model": self.task.model.state_dict(),
+                "ema": self.average.state_dict() if self.average else {},
+                "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+                "schedule": {"seconds": self.seconds, "budget": self.budget},
+                "step": self.step,
+                "epoch": self.epoch,
+                "generators": {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if cuda else {})},
+                "best": self.best,
+                "skipped": int(self.skipped.item()),
+                "population": self.population,
+            }
+        )
+
+    def restore(self) -> None:
+        """Go back to the folder's checkpoint; without one, initialize the model from the data and start."""
+        state = from_leader(self._stored)
+        self.resumed = state is not None
+        if state is None:
+            if self.task.prepare():
+                self.total_steps = 0
+            return
+        with self.run.reading_checkpoint():
+            self.task.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.load_state_dict(state["ema"])
+            if self.optimizer:
+                self.optimizer.load_state_dict(state["optimizer"])
+            self.seconds = state["schedule"]["seconds"]
+            # A run begun under a time budget stays one: its rates have followed the clock.
+            self.budget = self.budget or state["schedule"]["budget"]
+            self.step, self.best = state["step"], state["best"]
+            self.skipped.fill_(state["skipped"])
+            torch.set_rng_state(state["generators"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in state["generators"]:
+                torch.cuda.set_rng_state(state["generators"]["cuda"])
+
+    def _stored(self) -> dict[str, Any] | None:
+        """Return the checkpoint to go on from, with the metrics cut to its step; None: there is none."""
+        if not self.run.exists:
+            return None
+        self._check_environment()
+        state, note = self.run.load_checkpoint() or (None, None)
+        if note:
+            _warn(note)
+        with self.run.reading_checkpoint():
+            step = -1 if state is None else int(state["step"])
+        self.run.cut_metrics(step)
+        return state
+
+    def _check_environment(self) -> None:
+        check_same_data(self.run)
+        environment = self.run.environment
+        threads = environment.get("threads")
+        if self.device.type == "cpu" and threads != torch.get_num_threads():
+            _warn(
+                f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
+                "the result will differ in the last bits from an uninterrupted run's"
+            )
+        if (processes := environment.get("processes", 1)) != place()[1]:
+            _warn(
+                f"{self.run.path}: begun with {processes} processes, going on with {place()[1]}: "
+                "the result will differ in the last bits from an uninterrupted run's"
+            )
+
+    def finish(self) -> None:
+        """Take the best validated weights under `train.keep: best`, add the statistics to report with, and save."""
+        if self.best["model"]:
+            self.task.model.load_state_dict(self.best["model"])
+            if self.average:
+                self.average.load_state_dict(self.best["ema"])
+        self.population = self.task.population(self.average)
+        # A model that is fitted without steps is saved once: going on with it adds nothing.
+        if self.step or not self.resumed:
+            self.save()
+
+    def log(self, values: Mapping[str, float | int]) -> None:
+        """Append a row of metrics."""
+        if not leads():
+            return
+        self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
+
+
+def _warn(message: str) -> None:
+    print(f"flowbench: warning: {message}", file=sys.stderr)

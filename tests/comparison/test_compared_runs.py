@@ -1,0 +1,111 @@
+"""`flowbench compare` from run folders: what is read, what is refused, what is said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowbench.comparison.compared_runs import compare_runs
+from flowbench.config.experiments import load_experiment
+from flowbench.errors import InputError
+from flowbench.runs.folder import RunFolder
+from flowbench.trained.exporting import export_run
+from flowbench.training.loop import train
+
+TINY = ["model.features=4", "evaluate.draws=1", "train.log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    train(load_experiment("independent/digits"), folder / "independent")
+    for seed in (0, 1):
+        experiment = load_experiment("real_nvp/digits", [*TINY, "train.steps=3", f"seed={seed}"])
+        train(experiment, folder / "flows" / f"seed{seed}")
+    return folder
+
+
+def test_the_better_model_is_named_with_the_figures_of_both(runs: Path) -> None:
+    compared = compare_runs(str(runs / "independent"), str(runs / "flows" / "seed0"))
+    assert compared.paired.n == 360
+    for number, name in enumerate(("independent", "flows/seed0")):
+        figure = RunFolder(runs / name).result["metrics"]["test"]["bits_per_dim"]["value"]
+        assert compared.paired.values[number] == pytest.approx(figure, abs=1e-9)
+    assert compared.paired.verdict == "better"
+    assert compared.verdict.startswith("verdict: A is better than B as trained here (one run")
+    assert json.dumps(compared.as_json())
+
+
+def test_a_folder_of_seeds_is_compared_over_seeds(runs: Path) -> None:
+    compared = compare_runs(str(runs / "flows"), str(runs / "flows"))
+    assert compared.paired.seeds == (2, 2)
+    assert compared.paired.seed_stderr is not None
+    assert any("over seeds" in line for line in compared.lines)
+
+
+def test_two_seeds_of_one_config_are_a_tie_whatever_the_images_say(runs: Path) -> None:
+    compared = compare_runs(str(runs / "flows" / "seed0"), str(runs / "flows" / "seed1"))
+    assert compared.verdict.startswith("verdict: tie: A and B are seeds of one config")
+    assert compared.as_json()["verdict"] == "tie"
+
+
+def test_an_exported_model_is_compared_as_its_run_is(runs: Path, tmp_path: Path) -> None:
+    export_run(RunFolder(runs / "flows" / "seed0"), tmp_path / "exported")
+    same = compare_runs(str(tmp_path / "exported"), str(runs / "flows" / "seed0"))
+    assert (same.paired.difference, same.paired.stderr) == (0.0, 0.0)
+
+
+def test_what_cannot_be_compared_is_one_line(runs: Path) -> None:
+    with pytest.raises(InputError, match="no run 'nothing'"):
+        compare_runs("nothing", str(runs / "independent"))
+    with pytest.raises(InputError, match="has no mae on test; it has: test bits_per_dim"):
+        compare_runs(str(runs / "independent"), str(runs / "flows" / "seed0"), metric="mae")
+    with pytest.raises(InputError, match="on different data"):
+        compare_runs(str(moved(runs / "independent", runs.parent / "moved")), str(runs / "flows" / "seed0"))
+
+
+def moved(run: Path, to: Path) -> Path:
+    import shutil
+
+    shutil.copytree(run, to, dirs_exist_ok=True)
+    for path in (to / "evaluations").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data_fingerprint": "0" * 64}))
+    return to
+
+
+def forecasts(folder: Path, horizon: int) -> None:
+    """Train two forecasters on 900 hours of a file."""
+    hours = np.arange(900)
+    noise = np.random.default_rng(0).normal(size=900)
+    frame = pd.DataFrame(
+        {"date": pd.date_range("2024-01-01", periods=900, freq="h"), "x": np.sin(hours / 3.8) + noise / 9}
+    )
+    frame.to_csv(folder / "mine.csv", index=False)
+    windows = [f"data.csv={folder / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", f"data.horizon={horizon}"]
+    for name in ("seasonal_naive", "mean"):
+        train(load_experiment(f"etth/{name}", windows), folder / name)
+
+
+def test_forecasts_are_compared_by_windows_with_a_hac_variance(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=6)
+    compared = compare_runs(str(tmp_path / "seasonal_naive"), str(tmp_path / "mean"))
+    assert (compared.unit, compared.metric, compared.paired.n) == ("windows", "mae", 175)
+    assert compared.paired.verdict == "better"
+    with pytest.raises(InputError, match="--metric mae_original: not kept for each item"):
+        compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mae_original")
+    squared = compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mse")
+    assert squared.paired.verdict == "worse"
+
+
+def test_too_few_horizons_are_no_verdict_in_words_and_in_json(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=24)
+    compared = compare_runs(str(tmp_path / "seasonal_naive"), str(tmp_path / "mean"))
+    assert compared.verdict == (
+        "verdict: none: 157 overlapping windows are 6.5 independent horizons, too few for an error; "
+        "240 windows or more allow a verdict"
+    )
+    assert compared.lines[-2] == f"A − B = {compared.paired.difference:+.4f}"
+    content = json.loads(json.dumps(compared.as_json()))
+    assert (content["verdict"], content["paired"]["stderr"]) == ("no verdict", None)

@@ -1,0 +1,27 @@
+import torch
+
+from flowbench.densities.flows.nice import DiagonalScaling, NICEConfig
+
+
+def test_only_the_last_scaling_changes_volumes():
+    torch.manual_seed(0)
+    flow = NICEConfig(couplings=3, residual_blocks=1, features=2).flow((1, 4, 4)).double()
+    *couplings, scaling = flow.layers()
+    assert isinstance(scaling, DiagonalScaling)
+    with torch.no_grad():
+        scaling.s += torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    x = torch.randn(5, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z, log_det = flow(x)
+    assert len(couplings) == 3
+    torch.testing.assert_close(log_det, scaling.s.sum().expand(5))
+    assert not torch.allclose(z, x * scaling.s.exp(), atol=1e-2)
+
+
+def test_an_experiment_file_is_all_that_a_flow_of_shared_blocks_needs():
+    from flowbench.config.experiments import load_experiment
+    from flowbench.densities.flows.conv1x1 import LUConv1x1
+
+    nice = load_experiment("nice/digits").model.flow((1, 8, 8))
+    assert all((coupling(torch.randn(2, 1, 8, 8))[1] == 0).all() for coupling in list(nice.layers())[:-1])
+    mixed = load_experiment("real_nvp/digits-1x1").model.flow((1, 8, 8))
+    assert sum(isinstance(layer, LUConv1x1) for layer in mixed.layers()) == 3

@@ -1,0 +1,86 @@
+"""Plans: counts against known figures, and that what is measured is measured where a step is affordable."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowbench.config.experiments import load_experiment
+from flowbench.errors import InputError
+from flowbench.planning import plan, stored_speed
+from flowbench.planning.costs import count
+from flowbench.planning.probe import measure
+
+TINY = ["model.features=4", "evaluate.draws=2"]
+
+
+def test_parameters_flops_and_passes_are_counted() -> None:
+    experiment = load_experiment("real_nvp/digits", TINY)
+    counted = count(experiment)
+    assert counted.parameters == sum(
+        parameter.numel() for parameter in experiment.model.build((1, 8, 8), 17).parameters()
+    )
+    # Backward costs the gradients of inputs and of weights: twice the forward pass, less the first layers' inputs.
+    assert 2.5 * counted.forward_flops < counted.training_flops <= 3 * counted.forward_flops
+    assert counted.steps == 1000
+    assert counted.evaluated == 2 * (360 + 1437)
+    assert counted.normalized_steps == 0
+    assert counted.data_bytes == 0
+
+
+def test_batch_norm_evaluates_twice_and_estimates_statistics() -> None:
+    counted = count(load_experiment("real_nvp/digits", [*TINY, "model.batch_norm=true", "evaluate.weights=raw"]))
+    assert counted.evaluated == 2 * 2 * (360 + 1437)
+    assert counted.normalized_steps == 3 * (1437 // 64)
+
+
+def test_activations_grow_with_the_batch() -> None:
+    small, large = (count(load_experiment("real_nvp/digits", [*TINY, f"data.batch_size={n}"])) for n in (32, 64))
+    assert large.activation_bytes == 2 * small.activation_bytes > 0
+
+
+def test_a_few_real_steps_are_measured_in_this_process_too() -> None:
+    costs = measure(load_experiment("real_nvp/digits", TINY), 0.2)
+    assert costs["step_seconds"] > 0
+    assert costs["item_seconds"] > 0
+    assert costs["peak_bytes"] > 100 * 2**20
+
+
+def test_a_plan_measures_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    import flowbench.planning.estimate as module
+
+    monkeypatch.setattr(module, "_probe", lambda experiment: measure(experiment, 0.2))
+    one = plan(load_experiment("real_nvp/digits", TINY))
+    assert one.seconds is not None
+    assert one.memory_how.startswith("measured on")
+    assert one.lines[0].startswith("real_nvp/digits, seed 0")
+
+
+def test_a_step_that_would_take_minutes_is_computed_and_stored_speed_gives_the_hours(tmp_path: Path) -> None:
+    huge = load_experiment("real_nvp/celeba", ["data.batch_size=4096", "model.residual_blocks=1"])
+    one = plan(huge)
+    assert one.seconds is None
+    assert one.memory_how.startswith("computed")
+    assert one.memory_bytes > one.counted.activation_bytes > 2**30
+    path = tmp_path / "speed.json"
+    entry = {"experiment": "real_nvp/celeba", "pass": "train", "images_per_second": {"median": 500.0}}
+    path.write_text(json.dumps({"environment": {"device_name": "A GPU"}, "results": [entry]}))
+    fast = plan(huge, stored_speed(path, "real_nvp/celeba"))
+    assert fast.seconds is not None
+    assert fast.seconds > one.counted.steps * 4096 / 500
+    assert "500 items/s on A GPU" in fast.time_how
+    with pytest.raises(InputError, match="no training pass of glow/celeba"):
+        stored_speed(path, "glow/celeba")
+
+
+def test_a_forecaster_is_planned_from_its_file(tmp_path: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    dates = pd.date_range("2024-01-01", periods=400, freq="h")
+    pd.DataFrame({"date": dates, "x": np.arange(400.0)}).to_csv(tmp_path / "mine.csv", index=False)
+    changes = [f"data.csv={tmp_path / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", "data.horizon=6"]
+    counted = count(load_experiment("etth/linear", changes))
+    assert counted.parameters == 48 * 6 + 6
+    assert counted.forward_flops == 2 * 48 * 6
+    assert measure(load_experiment("etth/linear", changes), 0.05)["step_seconds"] > 0

@@ -1,0 +1,246 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flowbench.data.preparing import prepare
+from flowbench.errors import InputError, WorkFailedError
+from flowbench.reproduction import reproduce as module
+from flowbench.reproduction.reproduce import failure, quick_download, reproduce, unfinished
+from flowbench.tables.table import load_table
+from tests.faked_runs import FakeTrainer
+
+FLOW, BASELINE = "real_nvp/digits", "independent/digits"
+EXPERIMENTS = [entry.name for row in load_table("quick").rows for entry in row.experiments]
+
+
+def rows_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["experiment"]: row for row in results["rows"]}
+
+
+def test_a_table_is_run_written_and_skipped_the_second_time(tmp_path: Path) -> None:
+    trainer = FakeTrainer({(FLOW, 0): 1.95, (BASELINE, 0): 2.43})
+    results = reproduce("quick", out=tmp_path, trainer=trainer)
+    row = rows_of(results)[FLOW]
+    assert (row["value"], row["stderr"], row["n"], row["seed_std"]) == (1.95, 0.02, 360, None)
+    assert (row["status"], row["budget"], row["badges"]) == ("done", "quick", ["quick"])
+    assert failure(results) is None
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert all((tmp_path / row["runs"][0] / "result.json").is_file() for row in results["rows"])
+    written = (tmp_path / "report.html").stat().st_mtime_ns
+    assert reproduce("quick", out=tmp_path, trainer=trainer) == results
+    assert len(trainer.calls) == len(EXPERIMENTS)
+    assert (tmp_path / "report.html").stat().st_mtime_ns == written
+
+
+def test_a_kill_between_results_and_page_does_not_leave_the_page_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, build, left = FakeTrainer(), module.report.build, iter([True, True])
+
+    def dying(*arguments: Any, **options: Any) -> Path:
+        if next(left, False):
+            return build(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.report, "build", dying)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce("quick", only=["etth1"], out=tmp_path, trainer=trainer)
+    assert [row["status"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]].count("done") == 2
+    assert (tmp_path / "table.csv").read_text().count(",done,") == 1
+    reproduce("quick", only=["etth1"], out=tmp_path, trainer=trainer)
+    assert (tmp_path / "table.csv").read_text().count(",done,") == 2
+    assert len(trainer.calls) == 2
+
+
+def test_a_killed_call_leaves_a_valid_state_and_goes_on_in_the_same_folders(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): KeyboardInterrupt()}))
+    stored = rows_of(json.loads((tmp_path / "results.json").read_text()))
+    assert (stored[BASELINE]["status"], stored[FLOW]["status"]) == ("done", "not_run")
+    assert (tmp_path / "report.html").is_file()
+    trainer = FakeTrainer()
+    assert failure(reproduce("quick", out=tmp_path, trainer=trainer)) is None
+    assert trainer.calls == [(name, 0) for name in EXPERIMENTS if name != BASELINE]
+    assert len(list((tmp_path / "runs").iterdir())) == len(EXPERIMENTS)
+
+
+def test_a_failed_and_a_skipped_line_leave_the_others(tmp_path: Path) -> None:
+    trainer = FakeTrainer({(BASELINE, 0): InputError("not here: get it"), (FLOW, 0): 2.0})
+    results = reproduce("quick", out=tmp_path / "a", trainer=trainer)
+    assert (rows_of(results)[BASELINE]["status"], rows_of(results)[BASELINE]["reason"]) == (
+        "skipped",
+        "not here: get it",
+    )
+    assert failure(results) is None
+    results = reproduce("quick", out=tmp_path / "b", trainer=FakeTrainer({(FLOW, 0): WorkFailedError("diverged")}))
+    assert rows_of(results)[FLOW]["value"] is None
+    assert rows_of(results)[BASELINE]["status"] == "done"
+    error = failure(results)
+    assert error is not None
+    assert error.exit_code == 3
+    assert "diverged" in str(error)
+
+
+def test_a_table_of_which_nothing_could_be_run_is_bad_input(tmp_path: Path) -> None:
+    missing = InputError("digits: run `flowbench data prepare`")
+    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(name, 0): missing for name in EXPERIMENTS}))
+    error = failure(results)
+    assert error is not None
+    assert error.exit_code == 2
+    assert "flowbench data prepare" in str(error)
+
+
+def test_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
+    trainer = FakeTrainer({(FLOW, 0): 1.0, (FLOW, 1): 2.0, (FLOW, 2): 3.0})
+    row = rows_of(reproduce("quick", out=tmp_path, seeds=[0, 1, 2], trainer=trainer))[FLOW]
+    assert (row["value"], row["seed_std"], row["seeds"], len(row["runs"])) == (2.0, 1.0, [0, 1, 2], 3)
+    assert row["stderr"] == pytest.approx(0.02)
+
+
+def test_overrides_reach_the_selected_rows_and_unknown_ones_name_the_row(tmp_path: Path) -> None:
+    trainer = FakeTrainer(budget="custom")
+    row = rows_of(reproduce("quick", out=tmp_path, overrides=["train.log_every=7"], trainer=trainer))[FLOW]
+    assert (row["budget"], row["badges"]) == ("custom", ["custom"])
+    assert "train.log_every=7" in row["command"]
+    with pytest.raises(InputError, match=r"row digits: .*features"):
+        reproduce("quick", out=tmp_path, overrides=["model.features=8"], trainer=trainer)
+    assert len(trainer.calls) == len(EXPERIMENTS)
+
+
+def test_a_split_that_no_run_is_measured_on_is_refused_before_anything_runs(tmp_path: Path, data_folder: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "source" / part).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "source" / part / "0.png")
+    prepare("folder", tmp_path / "source", own_name="mine")
+    table = """
+        table: t
+        title: t
+        description: t
+        rows:
+          - row: mine
+            dataset: mine
+            metric: bits_per_dim
+            split: SPLIT
+            experiments: [{name: independent/digits, overrides: [data.name=mine]}]
+    """
+    path = tmp_path / "t.yaml"
+    path.write_text(table.replace("SPLIT", "test"))
+    with pytest.raises(
+        InputError, match="row mine: split: test, but runs on mine are measured on train and validation"
+    ):
+        reproduce(str(path), out=tmp_path / "out", trainer=FakeTrainer())
+    assert not (tmp_path / "out").exists()
+    path.write_text(table.replace("SPLIT", "validation"))
+    assert len(unfinished(str(path), out=tmp_path / "out")) == 1
+
+
+def test_only_runs_the_named_rows(tmp_path: Path) -> None:
+    trainer = FakeTrainer({("real_nvp/celeba", 0): InputError("celeba is not prepared")})
+    results = reproduce("real_nvp", only=["CELEBA"], out=tmp_path, trainer=trainer)
+    assert trainer.calls == [("real_nvp/celeba", 0)]
+    assert {row["status"] for row in results["rows"] if row["row"] != "CelebA"} == {"not_run"}
+    with pytest.raises(InputError, match="did you mean celeba"):
+        reproduce("real_nvp", only=["celeb"], out=tmp_path, trainer=trainer)
+
+
+def test_rows_not_asked_for_keep_a_stored_figure_of_the_same_config_and_seeds(tmp_path: Path) -> None:
+    stored = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(FLOW, 0): 1.95}))
+    shutil.rmtree(tmp_path / "runs")
+    again = rows_of(reproduce("quick", only=["etth1"], out=tmp_path, trainer=FakeTrainer()))
+    assert again[FLOW] == rows_of(stored)[FLOW]
+    for key, other in (("config", "0" * 12), ("seeds", [0, 1])):
+        content = {**stored, "rows": [{**row, key: other} for row in stored["rows"]]}
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        again = rows_of(reproduce("quick", only=["etth1"], out=tmp_path, trainer=FakeTrainer()))
+        assert (again[FLOW]["status"], again[FLOW]["value"]) == ("not_run", None)
+
+
+def test_a_figure_that_is_not_finite_never_reaches_the_table(tmp_path: Path) -> None:
+    broken = {(name, 0): math.inf if name == BASELINE else math.nan for name in EXPERIMENTS}
+    results = reproduce("quick", out=tmp_path, trainer=FakeTrainer(broken))
+    assert {(row["status"], row["value"]) for row in results["rows"]} == {("failed", None)}
+    for name in ("results.json", "table.csv", "table.md"):
+        assert "nan" not in (tmp_path / name).read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"numerics": {"model": 0, "data": 1}}, "computes differently"),
+        ({"numerics": {"model": 1, "data": 0}}, "prepared differently"),
+        ({"data_fingerprint": "0" * 64}, "fingerprint"),
+    ],
+)
+def test_stale_results_are_marked(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    trainer = FakeTrainer()
+    results = reproduce("quick", out=tmp_path, trainer=trainer)
+    path = tmp_path / rows_of(results)[FLOW]["runs"][0] / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    again = rows_of(reproduce("quick", out=tmp_path, trainer=trainer))
+    assert "stale" in again[FLOW]["badges"]
+    assert word in again[FLOW]["reason"]
+    assert "stale" not in again[BASELINE]["badges"]
+    assert len(trainer.calls) == len(EXPERIMENTS)
+
+
+def test_dirty_trees_and_unverified_data_are_marked(tmp_path: Path) -> None:
+    class Unverified(FakeTrainer):
+        def result(self, *arguments: Any) -> dict[str, Any]:
+            return {**super().result(*arguments), "data_status": "unverified"}
+
+    row = rows_of(reproduce("quick", out=tmp_path, trainer=Unverified(dirty=True)))[FLOW]
+    assert row["badges"] == ["quick", "unverified", "dirty"]
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    trainer = FakeTrainer()
+    with pytest.raises(InputError, match="cannot be written"):
+        reproduce("quick", out=tmp_path / "file", trainer=trainer)
+    assert trainer.calls == []
+
+
+def test_an_optional_row_tries_one_download_and_then_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path / "data"))
+    table = tmp_path / "mine.yaml"
+    row = {"row": "x", "dataset": "digits", "metric": "bits_per_dim", "split": "test", "experiments": [FLOW]}
+    content = {"table": "mine", "title": "x", "description": "x", "rows": [{**row, "optional": "download"}]}
+    table.write_text(json.dumps(content))
+    trainer = FakeTrainer({(FLOW, 0): InputError("not here")})
+    asked: list[str] = []
+
+    def download(name: str) -> None:
+        asked.append(name)
+        trainer.values.clear()
+
+    results = reproduce(str(table), out=tmp_path / "out", trainer=trainer, download=download)
+    assert asked == ["digits"]
+    assert results["rows"][0]["status"] == "done"
+
+
+def test_a_failed_quick_download_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path))
+    monkeypatch.delenv("FLOWBENCH_OFFLINE", raising=False)
+    calls: list[int] = []
+
+    def hang(*_: Any, timeout: float, **__: Any) -> None:
+        calls.append(1)
+        raise subprocess.TimeoutExpired(sys.executable, timeout)
+
+    monkeypatch.setattr(module.subprocess, "run", hang)
+    with pytest.raises(InputError, match="10 seconds: get it with"):
+        quick_download("etth1")
+    with pytest.raises(InputError, match="earlier quick download failed"):
+        quick_download("etth1")
+    assert len(calls) == 1
+    monkeypatch.setenv("FLOWBENCH_OFFLINE", "1")
+    with pytest.raises(InputError, match="FLOWBENCH_OFFLINE"):
+        quick_download("other")

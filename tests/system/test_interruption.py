@@ -1,0 +1,48 @@
+"""Signals that stop the work."""
+
+import signal
+import sys
+import threading
+
+import pytest
+
+from flowbench.system.interruption import Interrupted, StopRequest
+
+
+class Signalling:
+    """Is signalled while it is destroyed, where Python drops every exception."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def work_that_is_signalled() -> None:
+    with StopRequest() as stop:
+        stop.at_once("stopped here")
+        Signalling()
+        threading.Event().wait(20)
+
+
+def test_a_signal_whose_exception_is_dropped_comes_again() -> None:
+    before = (signal.getsignal(signal.SIGTERM), sys.unraisablehook)
+    with pytest.raises(Interrupted, match="stopped here") as caught:
+        work_that_is_signalled()
+    assert caught.value.exit_code == 143
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+
+
+def test_other_dropped_exceptions_are_told_as_before() -> None:
+    told = []
+    hook, sys.unraisablehook = sys.unraisablehook, told.append
+    try:
+        with StopRequest() as stop:
+            stop.at_once("stopped here")
+
+            class Failing:
+                def __del__(self) -> None:
+                    raise ValueError("from a destructor")
+
+            Failing()
+    finally:
+        sys.unraisablehook = hook
+    assert [lost.exc_type for lost in told] == [ValueError]

@@ -1,0 +1,69 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flowbench.config.experiments import load_experiment
+from flowbench.evaluation.measuring import Request
+from flowbench.runs.folder import RunFolder
+from flowbench.tasks.forecast import ForecastTask
+from flowbench.tasks.loading import evaluate_run
+from flowbench.training.loop import train
+
+
+def task(folder: Path, *overrides: str) -> ForecastTask:
+    path = folder / "made.csv"
+    if not path.exists():
+        dates = pd.date_range("2020-01-01", periods=600, freq="1h").astype(str)
+        values = np.random.default_rng(0).normal(size=(600, 2))
+        pd.DataFrame({"date": dates, "a": values[:, 0], "OT": values[:, 1]}).to_csv(path, index=False)
+    small = ["data.protocol=ratio", "data.lookback=24", "data.horizon=8", "data.batch_size=4"]
+    return ForecastTask(
+        load_experiment("etth/nlinear", [f"data.csv={path}", *small, *overrides]), torch.device("cpu")
+    )  # fmt: skip
+
+
+def write_set(root: Path, name: str, file: str, seed: int) -> None:
+    (root / name).mkdir(parents=True)
+    values = np.random.default_rng(seed).normal(seed, 1 + seed, size=(600, 2))
+    dates = pd.date_range("2020-01-01", periods=600, freq="1h").astype(str)
+    pd.DataFrame({"date": dates, "a": values[:, 0], "OT": values[:, 1]}).to_csv(root / name / file, index=False)
+
+
+def test_another_sets_test_part_is_measured_as_the_training_was_scaled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path / "data"))
+    write_set(tmp_path / "data", "etth1", "ETTh1.csv", 1)
+    write_set(tmp_path / "data", "etth2", "ETTh2.csv", 2)
+    sets = ["data.name=etth1", "data.protocol=ratio", "data.lookback=24", "data.horizon=8", "train.epochs=1"]
+    experiment = load_experiment("etth/nlinear", [*sets, "data.test_on=etth2"])
+    result = train(experiment, tmp_path / "run")
+    plain = train(load_experiment("etth/nlinear", sets), tmp_path / "plain")
+    assert result["metrics"]["validation"] == plain["metrics"]["validation"]
+    crossed, _ = evaluate_run(RunFolder(tmp_path / "plain"), Request(data="etth2"))
+    assert result["metrics"]["test"] == crossed["metrics"]["test"]
+    assert result["metrics"]["test"]["mae"]["value"] > 1.2 * plain["metrics"]["test"]["mae"]["value"]
+    assert result["notes"] == ["tested on etth2, scaled as etth1 was in training"]
+    assert (tmp_path / "run" / "evaluations" / "test-etth2.json").is_file()
+
+
+@pytest.mark.parametrize(("loss", "power"), [("mse", 2), ("mae", 1)])
+def test_the_loss_is_the_mean_error_to_the_power_asked_for_and_chooses_the_epoch(
+    tmp_path: Path, loss: Any, power: int
+) -> None:
+    asked = task(tmp_path, f"model.loss={loss}")
+    history, future = asked.batch(0)
+    found, logged = asked.objective(history, future)
+    error = (asked.model(history) - future).abs()
+    torch.testing.assert_close(found, error.pow(power).mean())
+    torch.testing.assert_close(logged["mae"], error.mean())
+    assert asked.monitor == loss
+    assert set(asked.validate(None)) == {"mae", "mse"}
+
+
+def test_without_a_word_the_loss_is_the_squared_error_for_models_with_and_without_weights(tmp_path: Path) -> None:
+    assert task(tmp_path).monitor == task(tmp_path, "model={name: mean}").monitor == "mse"

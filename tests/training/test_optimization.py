@@ -1,0 +1,85 @@
+"""The learning rate over a training, and a step."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from flowbench.config.schema import Optim
+from flowbench.training.optimization import learning_rate, make_optimizer, take_step
+
+
+def test_exponential_decay_begins_after_the_epochs_that_hold_the_rate() -> None:
+    decaying = Optim(lr=0.8, schedule="exponential", decay=0.5)
+    assert [learning_rate(decaying, 0.5, epoch) for epoch in range(4)] == pytest.approx([0.8, 0.4, 0.2, 0.1])
+    held = Optim(lr=0.8, schedule="exponential", decay=0.5, hold=1)
+    assert [learning_rate(held, 0.5, epoch) for epoch in range(4)] == pytest.approx([0.8, 0.8, 0.4, 0.2])
+
+
+def test_warm_up_rises_and_cosine_falls_to_nothing() -> None:
+    config = Optim(lr=1.0, schedule="cosine", warmup=0.1)
+    rates = [learning_rate(config, done, 0) for done in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([5e-4, 0.5, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_on_a_cpu_gradients_keep_their_place_and_begin_at_zero(name) -> None:
+    torch.manual_seed(0)
+    used, unused = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer([used, unused], Optim(name=name, lr=0.1))
+    places = [parameter.grad.data_ptr() for parameter in (used, unused)]
+    for factor in (1.0, float("nan"), 1.0):
+        before = used.detach().clone()
+        loss = factor * used.square().sum()
+        torch.autograd.backward(loss)
+        _, taken = take_step(optimizer, [used, unused], loss, None)
+        assert bool(taken) == (factor == 1.0) != torch.equal(used, before)
+        assert [parameter.grad.data_ptr() for parameter in (used, unused)] == places
+        assert not any(parameter.grad.any() for parameter in (used, unused))
+    assert torch.equal(unused, torch.ones(2))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("adamax", "Adamax")])
+def test_a_step_is_the_one_of_torchs_own_optimizer_and_so_is_its_state(name, kind) -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(7, 3)
+    ours, theirs = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
+    config = Optim(name=name, lr=0.1, weight_decay=0.01)
+    mine = make_optimizer([ours], config)
+    own = getattr(torch.optim, kind)([theirs], lr=0.1, weight_decay=0.01, betas=config.betas, eps=config.eps)
+    for step in range(4):
+        for parameter, optimizer in ((ours, mine), (theirs, own)):
+            loss = (parameter - step).pow(4).sum()
+            torch.autograd.backward(loss)
+            take_step(optimizer, [parameter], loss, None)
+    assert_close(ours, theirs)
+    assert not torch.equal(ours, weights)
+    again = make_optimizer([nn.Parameter(weights.clone())], config)
+    again.load_state_dict(own.state_dict())
+    moments = again.state_dict()["state"][0]
+    assert moments["step"] == 4
+    assert all(torch.equal(moments[key], value) for key, value in own.state_dict()["state"][0].items())
+
+
+COMPILER_FREE = """
+import sys
+sys.modules["torchmetrics"] = None  # of an extra; it imports the compiler
+from flowbench.__main__ import main
+sys.argv = ["flowbench", "train", "real_nvp/digits", "train.steps=2", "train.recompute=true", "model.residual_blocks=1"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_training_does_not_import_torchs_compiler(tmp_path: Path) -> None:
+    # It takes most of a second and 124 MB.
+    done = subprocess.run([sys.executable, "-c", COMPILER_FREE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs").is_dir()
