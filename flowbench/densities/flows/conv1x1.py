@@ -73,7 +73,7 @@ class Mixing(Bijection):
     @torch.no_grad()
     def _warn_if_degenerate(self) -> None:
         sources = (*self.parameters(), *self.buffers())
-        condition = self._condition.get(lambda: float(torch.linalg.cond(self.matrix().double())), *sources)
+        condition = self._condition.get(lambda: _condition(self.matrix()), *sources)
         if not condition < MAX_CONDITION:
             warnings.warn(
                 f"a 1x1 convolution of {len(self.matrix())} channels is nearly singular (condition number "
@@ -187,6 +187,15 @@ def permutation(kind: Permutation, channels: int) -> Bijection:
             return PermuteChannels(torch.arange(channels).flip(0))
         case "shuffle":
             return PermuteChannels(torch.randperm(channels))
+
+
+def _condition(matrix: Tensor) -> float:
+    """Return the condition number; infinity where float64 cannot tell the matrix from a singular one.
+
+    The smallest singular value of a singular matrix comes out as 0 or as rounding, according to the processor.
+    """
+    condition = float(torch.linalg.cond(matrix.double()))
+    return condition if condition < 1 / torch.finfo(torch.float64).eps else float("inf")
 
 
 def _rotation(channels: int) -> Tensor:
