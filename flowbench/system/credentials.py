@@ -18,7 +18,7 @@ _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPAS
 _SECRET_NAME = r"[\w.-]*(?:pass|pwd|secret|token|credential|auth|key|sig)[\w.-]*"
 _OPTION = re.compile(rf"(?i)(?<![\w.-]){_SECRET_NAME}(?:=|%3D)((?:(?!%3B|%26)[^&;])+)")
 _SHOWN_OPTION = re.compile(rf"(?i)(?<=[?&;])({_SECRET_NAME}=)[^\s&;'\"]+")
-_SHOWN_USER = re.compile(r"(?<=://)[^\s/'\"]*@")
+_SHOWN_USER = re.compile(r"(?i)(?:(?<=http://)|(?<=https://))[^\s/'\"]*@|(?<=://)[^\s/'\"]*:[^\s/'\"]*@")
 
 
 def without_credentials(uri: str) -> str:

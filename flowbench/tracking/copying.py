@@ -238,7 +238,7 @@ class RunCopy:
         moved = left_behind(self._uri, content.experiment_name(content.read_config(self._folder)), recorded)
         if moved is None:
             return ""
-        return f"MLflow's store was moved from {moved[0]}, where its runs' files still go: flowbench doctor mends it"
+        return f"MLflow's store was moved from {moved[0]}, and files still go there: flowbench doctor says what to do"
 
     def _end(self, status: str) -> None:
         # A run that MLflow holds for ended keeps its end; its status may have been mended by a resumed training.

@@ -45,8 +45,10 @@ def probe(seconds: float = SECONDS) -> tuple[str, str | None]:
     ) as process:
         try:
             output, errors = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return f"{shown}: no answer within {seconds:.0f} seconds", f"start it, {_LATER}"
     try:
         words, remedy = json.loads(output)
@@ -159,7 +161,9 @@ def _relocation(database: Path, old: Path, new: Path) -> str:
         f"UPDATE experiments SET artifact_location = replace(artifact_location, {changed}",
         f"UPDATE runs SET artifact_uri = replace(artifact_uri, {changed}",
     ]
-    return f"move it back, or keep a copy, then: {shlex.join(['sqlite3', str(database), '; '.join(statements)])}"
+    # A URI has neither "$" nor quotes.
+    command = f'sqlite3 {shlex.quote(str(database))} "{"; ".join(statements)}"'
+    return f"move it back, or keep a copy, bring over what lies in {old / 'mlruns'}, then: {command}"
 
 
 def _way_out(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """One shared SQLite store, and a run folder to track."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,18 @@ from tests.tracking.tracked_runs import FakeRun, Holdings
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The URI of one SQLite store for all tests: making one takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an SQLite store without runs, to be copied: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     with patience(10, 0):
-        open_client(uri)
-    return uri
+        open_client(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(empty_store: Path) -> str:
+    """The URI of one SQLite store for all tests."""
+    return f"sqlite:///{shutil.copyfile(empty_store, empty_store.with_name('mlflow.db'))}"
 
 
 @pytest.fixture

@@ -11,19 +11,16 @@ from pathlib import Path
 import pytest
 
 from flowbench.tracking import import_run, tracking_uri
-from flowbench.tracking.places import sqlite_path
 from flowbench.tracking.probe import look, probe
 from tests.tracking.tracked_runs import FakeRun, Holdings
 
 
 @pytest.fixture
-def own_store(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the test's own: its database, in a folder of its own."""
     database = tmp_path / "store" / "mlflow.db"
     database.parent.mkdir()
-    source = sqlite_path(store)
-    assert source is not None
-    shutil.copyfile(source, database)
+    shutil.copyfile(empty_store, database)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     return database
 
@@ -149,7 +146,7 @@ def test_a_moved_store_is_told_with_the_commands_that_mend_it(
     other.finish(0)
     import_run(other.folder)
     (line,) = caplog.messages
-    assert f"was moved from {own_store.parent}, where its runs' files still go" in line
+    assert f"was moved from {own_store.parent}, and files still go there: flowbench doctor" in line
     words, remedy = found()
     assert f"still go to {own_store.parent}" in words
     assert remedy is not None

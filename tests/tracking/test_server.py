@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowbench.tracking import Mirror, import_run
+from flowbench.tracking.probe import look
 from tests.tracking.tracked_runs import FakeRun, Holdings, expected_rows, wait_for
 
 
@@ -115,3 +116,16 @@ def test_a_server_that_is_down_at_the_end_gets_the_rest_by_import(
     import_run(run.folder)
     holdings = Holdings(server.uri)
     assert holdings.everything(holdings.only(run.experiment)).items() >= expected_rows(run).items()
+
+
+@pytest.mark.slow
+def test_a_server_shows_nothing_of_the_run_that_looked_whether_it_takes_runs(server: Server, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert look(server.uri) == (f"{server.uri}: takes runs", None)
+    client = Holdings(server.uri).client
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+    assert not list((tmp_path / "server").rglob("*.txt"))
+    server.kill()
+    words, remedy = look(server.uri)
+    assert "takes no run" in words
+    assert remedy is not None

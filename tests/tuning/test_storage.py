@@ -2,9 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +20,10 @@ import flowbench
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.tuning.joining import find_study, study_folder
 from flowbench.tuning.storage import explained, open_storage
+from tests.servers import port, postgres
 from tests.studies import SPACE
+
+__all__ = ["postgres"]
 
 WORKER = Path(__file__).with_name("workers.py")
 GRID = "tune: {model.residual_blocks: {int: [1, 3]}, model.features: {categorical: [2, 3, 4, 5]}}"
@@ -53,17 +55,35 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         open_storage(f"sqlite:///{tmp_path}/optuna.db")
 
 
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "UPDATE alembic_version SET version_num = 'v2.6.0.a'",
+            "older Optuna.*: optuna storage upgrade --storage sqlite",
+        ),
+        ("UPDATE alembic_version SET version_num = 'v99.0.0.a'", "newer Optuna.*: pip install --upgrade optuna"),
+        ("DROP TABLE studies; UPDATE alembic_version SET version_num = '1bd49d398cd23'", "another program's tables"),
+    ],
+)
+@pytest.mark.parametrize("make", [True, False])
+def test_a_storage_of_another_version_is_left_as_it_is(tmp_path: Path, statement: str, words: str, make: bool) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    open_storage(url)
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.executescript(statement)
+        before = list(connection.iterdump())
+    with pytest.raises(InputError, match=words):
+        open_storage(url, make=make)
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert list(connection.iterdump()) == before
+
+
 def test_a_storage_that_fails_names_the_remedy() -> None:
     error = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
     error.__cause__ = Exception("(sqlite3.OperationalError) database is locked")
     with pytest.raises(WorkFailedError, match=r"database is locked.*--storage postgresql://"), explained("sqlite:///a"):
         raise error
-
-
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -150,47 +170,6 @@ def test_two_workers_share_one_sqlite_file(tmp_path: Path, monkeypatch: pytest.M
     workers.check(monkeypatch)
     assert not any("locked" in output for output in outputs)
     assert all("complete" in output for output in outputs)
-
-
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server of the test's own, on a loopback port."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "none")]
-    if not found[-1].exists():
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    programs = found[-1].parent
-    # The server refuses to run as root: "nobody" has no home, but needs none.
-    account: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-    folder = Path("/tmp") / f"flowbench-postgres-{os.getpid()}"  # tests' own folders are closed to other accounts
-    folder.mkdir(mode=0o700)
-    if account:
-        shutil.chown(folder, **account)
-    number = port()
-    settings = f"-p {number} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-
-    def run(*command: str) -> None:
-        subprocess.run(
-            command, check=True, cwd="/", stdout=subprocess.DEVNULL, extra_groups=[] if account else None, **account
-        )
-
-    try:
-        run(str(programs / "initdb"), "-D", str(folder / "data"), "-U", "flowbench", "--auth=trust", "--no-sync")
-        run(
-            str(programs / "pg_ctl"),
-            "-D",
-            str(folder / "data"),
-            "-l",
-            str(folder / "log"),
-            "-w",
-            "-o",
-            settings,
-            "start",
-        )
-        yield f"postgresql://flowbench@127.0.0.1:{number}/postgres"
-    finally:
-        if (folder / "data" / "postmaster.pid").exists():
-            run(str(programs / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pytest
 from optuna.trial import TrialState
 
@@ -31,6 +33,29 @@ def test_what_a_cluster_lacks_is_said_before_anything_is_submitted(lab: Lab, mon
     with pytest.raises(InputError, match="no sbatch here"):
         submit_workers(["tune", "a"], "slurm", 2, storage="grpc://localhost:13000")
     assert not Path("runs").exists()
+
+
+def test_a_password_reaches_the_jobs_by_their_environment_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit", reason="submitit is not installed")
+    url, given = "postgresql://me:S3CRET@host/studies", []
+
+    def submit(_: object, work: Any) -> None:
+        given.append((cloudpickle.dumps(work), os.environ.get("OPTUNA_STORAGE")))
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", submit)
+    monkeypatch.setenv("OPTUNA_STORAGE", "mine")
+    submit_workers(["tune", "a"], "local", 1, storage=url)
+    submit_workers(["tune", "a"], "local", 1, storage="postgresql://me@host/studies")
+    assert os.environ["OPTUNA_STORAGE"] == "mine"
+    (secret, found), (plain, untouched) = given
+    assert (found, untouched) == (url, "mine")
+    assert b"S3CRET" not in secret
+    assert b"--storage" not in secret
+    assert b"postgresql://me@host/studies" in plain
+    # A cluster that starts jobs without it must not begin a study elsewhere.
+    monkeypatch.delenv("OPTUNA_STORAGE")
+    with pytest.raises(InputError, match="export=ALL"):
+        cloudpickle.loads(secret)()
 
 
 @pytest.mark.slow
