@@ -1,7 +1,7 @@
 """Data sets, prepared ones opened; `preparing` obtains, prepares and verifies them, `feed` feeds them to torch."""
 
 from flowbench.data.image_set import ImageSet, Split, Status, data_root
-from flowbench.data.images import Images, open_images, open_split, reduce_levels, training_parts
+from flowbench.data.images import Images, check_split, open_images, open_split, reduce_levels, training_parts
 from flowbench.data.series import SeriesSet, series_path
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "SeriesSet",
     "Split",
     "Status",
+    "check_split",
     "data_root",
     "open_images",
     "open_split",

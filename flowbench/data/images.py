@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData
 from flowbench.data.image_set import ImageSet, Split, Status, data_root
-from flowbench.data.manifest import MANIFEST, SplitRecord, content_sha256, image_digests, read_manifest
+from flowbench.data.manifest import MANIFEST, Manifest, SplitRecord, content_sha256, image_digests, read_manifest
 from flowbench.errors import InputError
 
 __all__ = [
     "FixedPixels",
     "Images",
     "VariedPixels",
+    "check_split",
     "load_array",
     "open_images",
     "open_split",
@@ -203,14 +204,7 @@ def open_split(name: str, split: Split) -> Images:
         fingerprint = content_sha256(image_digests(array))
         status = known.status(split, len(array), fingerprint)
         return Images(name, split, known.levels, fingerprint, status, FixedPixels(array))
-    folder = data_root() / name
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"{name} is not prepared in {data_root()}: {known.how_to_get()}")
-    manifest = read_manifest(folder)
-    if manifest.name != name:
-        raise InputError(f"{folder / MANIFEST}: this is {manifest.name!r}, not {name!r}")
-    _check_split(name, split, manifest.splits)
-    record = manifest.splits[split]
+    folder, manifest, record = _recorded(known, split)
     status = known.status(split, record.shape[0], record.content_sha256)
     pixels = _open_pixels(folder, split, record)
     choices = known.choices(manifest.preprocessing)
@@ -219,6 +213,18 @@ def open_split(name: str, split: Split) -> Images:
     if isinstance(pixels, VariedPixels):
         return replace(images, window=known.shape[1] if known.shape else min(pixels.smallest))
     return images
+
+
+def check_split(name: str, split: Split) -> None:
+    """Raise InputError where a split of a prepared or embedded set is not here; its images are not looked at."""
+    known: ImageSet = image_sets[name]
+    if known.embedded:
+        _check_split(name, split, known.counts)
+        return
+    folder, _, record = _recorded(known, split)
+    for file in record.files:
+        if not (folder / file).is_file():
+            raise InputError(f"{folder / file}: is missing: prepare the set again ({known.how_to_get()})")
 
 
 def open_images(data: DensityData, split: Split) -> Images:
@@ -303,6 +309,18 @@ def _checked(
         expected = f"{np.dtype(dtype).name} {shape or '(bytes,)'}"
         raise InputError(f"{path}: holds {array.dtype} {array.shape}, its manifest says {expected}: prepare it again")
     return array
+
+
+def _recorded(known: ImageSet, split: Split) -> tuple[Path, Manifest, SplitRecord]:
+    """Return a prepared set's folder, its manifest, and what that says of a split."""
+    folder = data_root() / known.name
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{known.name} is not prepared in {data_root()}: {known.how_to_get()}")
+    manifest = read_manifest(folder)
+    if manifest.name != known.name:
+        raise InputError(f"{folder / MANIFEST}: this is {manifest.name!r}, not {known.name!r}")
+    _check_split(known.name, split, manifest.splits)
+    return folder, manifest, manifest.splits[split]
 
 
 def _check_split(name: str, split: str, splits: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData, Experiment
-from flowbench.data import Images, Split, open_images, training_parts
+from flowbench.data import Images, Split, check_split, open_images, training_parts
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.densities.flows.conditioner import set_precision, set_recompute
 from flowbench.densities.flows.normalization import BatchStatistics
@@ -104,8 +104,8 @@ class DensityTask:
         self._experiment, self._device = experiment, device
         config = experiment.data
         self._train, self._holdout = training_parts(config)
-        # Opened before the first step: missing, it would end a whole training without a result.
-        self._report = open_images(config, image_sets[config.name].report_split)
+        # Before the first step: missing, it would end a whole training without a result. It is not opened yet.
+        check_split(config.name, image_sets[config.name].report_split)
         self.data = {
             "name": config.name,
             "fingerprint": self._train.fingerprint,
@@ -155,10 +155,11 @@ class DensityTask:
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Measure the whole report split, and training images beside it; return metrics by split and notes."""
+        report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
         some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
         metrics: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
-        for images in (self._report, some):
+        for images in (report, some):
             measured = self._evaluate(images, self.setting(), average)
             metrics[images.split] = measured.metrics
             notes += measured.notes

@@ -309,6 +309,8 @@ def without_how_images_were_resized(summarize: Any) -> Any:
     def wrong(parts: Any, model: Any, images: Any, *arguments: Any) -> Any:
         return summarize(parts, model, replace(images, choices={}), *arguments)
 
+    return wrong
+
 
 def lags_capped_below_the_horizon(compare_values: Any) -> Any:
     def wrong(a: Any, b: Any, *, horizon: int) -> Any:

@@ -40,7 +40,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFold
 
 
 @pytest.fixture
-def subject(trained: Callable[[str], RunFolder], tmp_path: Path) -> Callable[[str], Subject]:
+def subject(
+    trained: Callable[[str], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Subject]:
     """Return a function from a model's name to its run, opened to be drawn into a folder of the test's own."""
 
     def open_run(model: str) -> Subject:
@@ -48,7 +50,7 @@ def subject(trained: Callable[[str], RunFolder], tmp_path: Path) -> Callable[[st
 
         run = trained(model)
         here = RunFolder(run.path)
-        here.figures = tmp_path / "figures"
+        monkeypatch.setattr(RunFolder, "figures", tmp_path / "figures")
         return Subject(here, run.experiment, load_run(run.path), reported_step(run), torch.device("cpu"))
 
     return open_run
