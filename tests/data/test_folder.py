@@ -15,7 +15,7 @@ from flowbench.config.schema import DensityData
 from flowbench.data import open_images, open_split
 from flowbench.data.manifest import image_digests
 from flowbench.data.preparing import list_sets, prepare, verify
-from flowbench.data.readers.pictures import decode
+from flowbench.data.preparing.pictures import decode
 from flowbench.errors import InputError
 from flowbench.training.loop import train
 

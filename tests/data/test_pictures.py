@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_images
 from flowbench.config.registry import image_sets
 from flowbench.data import open_split
 from flowbench.data.preparing import list_sets, prepare, verify
+from flowbench.data.preparing.pictures import CropAndResize, Exactly, PyramidReduce, ShortSide, decode, tf1_bilinear
 from flowbench.data.readers import lmdb as lmdb_reader
-from flowbench.data.readers.pictures import CropAndResize, Exactly, PyramidReduce, ShortSide, decode, tf1_bilinear
 from flowbench.data.readers.source import BrokenImageError
 from flowbench.errors import InputError
 

@@ -11,7 +11,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from flowbench.data.parts import Parts
+from flowbench.data.preparing.parts import Parts
 from flowbench.densities.bases import standard_normal_log_prob
 from flowbench.evaluation.error_bars import ErrorBar
 from flowbench.forecasting.protocol import Scaler

@@ -1,1 +1,1 @@
-"""Sources as preparation sees them: arrays, files, LMDBs, and what becomes of one picture."""
+"""Sources as preparation sees them: arrays, encoded images in folders, archives and LMDBs."""

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from flowbench.data.picture_files import is_image
-from flowbench.data.readers.pictures import MAX_ENCODED_BYTES
-from flowbench.data.readers.source import Payload, damaged
+from flowbench.data.readers.picture_files import is_image
+from flowbench.data.readers.source import MAX_ENCODED_BYTES, Payload, damaged
 from flowbench.errors import InputError
 
 __all__ = [

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import lmdb
 
-from flowbench.data.readers.pictures import MAX_ENCODED_BYTES
-from flowbench.data.readers.source import Payload, damaged
+from flowbench.data.readers.source import MAX_ENCODED_BYTES, Payload, damaged
 from flowbench.errors import InputError
 
 __all__ = ["LmdbReader", "lmdb_images"]

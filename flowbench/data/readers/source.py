@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from flowbench.errors import InputError
 
-__all__ = ["BrokenImageError", "Payload", "Piece", "Reader", "SplitSource", "Transform", "damaged"]
+__all__ = ["MAX_ENCODED_BYTES", "BrokenImageError", "Payload", "Piece", "Reader", "SplitSource", "Transform", "damaged"]
+
+MAX_ENCODED_BYTES = 2**28
+"""Of one encoded image."""
 
 Payload = bytes | NDArray[np.uint8]
 Transform = Callable[[Payload], NDArray[np.uint8]]

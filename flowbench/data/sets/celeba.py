@@ -5,10 +5,10 @@ from pathlib import Path, PurePosixPath
 
 from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
-from flowbench.data.picture_files import image_names
+from flowbench.data.preparing.pictures import CropAndResize
+from flowbench.data.preparing.places import places
 from flowbench.data.readers.files import FolderReader, ZipReader, zip_images
-from flowbench.data.readers.pictures import CropAndResize
-from flowbench.data.readers.places import places
+from flowbench.data.readers.picture_files import image_names
 from flowbench.data.readers.source import SplitSource, damaged
 from flowbench.errors import InputError
 

@@ -9,9 +9,9 @@ from typing import IO, cast
 
 from flowbench.config.registry import image_sets
 from flowbench.data.image_set import Download, ImageSet, Options, Split
+from flowbench.data.preparing.places import equal_images, folder_images, places
 from flowbench.data.readers.arrays import ArrayAt, ArrayHere, ArrayReader, npy_images, pickled_images, planar_images
 from flowbench.data.readers.files import bounded_tar
-from flowbench.data.readers.places import equal_images, folder_images, places
 from flowbench.data.readers.source import Reader, SplitSource, damaged
 from flowbench.errors import InputError
 

@@ -12,11 +12,11 @@ import yaml
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.data.image_set import ImageSet, Options, Split, data_root
 from flowbench.data.manifest import MANIFEST, read_manifest
-from flowbench.data.parts import find_parts
-from flowbench.data.picture_files import has_pictures, image_names, not_taken
+from flowbench.data.preparing.parts import find_parts
+from flowbench.data.preparing.pictures import FORMATS, ShortSide, decode
+from flowbench.data.preparing.places import equal_images
 from flowbench.data.readers.files import FolderReader
-from flowbench.data.readers.pictures import FORMATS, ShortSide, decode
-from flowbench.data.readers.places import equal_images
+from flowbench.data.readers.picture_files import has_pictures, image_names, not_taken
 from flowbench.data.readers.source import BrokenImageError, SplitSource
 from flowbench.errors import InputError
 

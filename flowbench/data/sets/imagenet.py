@@ -9,10 +9,10 @@ from pathlib import Path
 
 from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
+from flowbench.data.preparing.places import equal_images, places
 from flowbench.data.preparing.zipped import mappable, unzipped
 from flowbench.data.readers.arrays import ArrayReader, planar_images
 from flowbench.data.readers.files import tar_images
-from flowbench.data.readers.places import equal_images, places
 from flowbench.data.readers.source import Reader, SplitSource
 from flowbench.errors import InputError
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
+from flowbench.data.preparing.pictures import PyramidReduce, ShortSide
+from flowbench.data.preparing.places import folder_images, places
 from flowbench.data.readers.files import FolderReader
-from flowbench.data.readers.pictures import PyramidReduce, ShortSide
-from flowbench.data.readers.places import folder_images, places
 from flowbench.data.readers.source import Reader, SplitSource
 
 __all__ = ["Lsun"]

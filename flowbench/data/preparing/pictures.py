@@ -14,7 +14,6 @@ from flowbench.data.readers.source import BrokenImageError, Payload
 
 __all__ = [
     "FORMATS",
-    "MAX_ENCODED_BYTES",
     "CropAndResize",
     "Exactly",
     "PyramidReduce",
@@ -26,7 +25,6 @@ __all__ = [
 # Only formats that are pixels: Pillow's others include some that run programs (EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 MAX_PIXELS = 2**26
-MAX_ENCODED_BYTES = 2**28
 
 
 def decode(payload: Payload) -> Image.Image:

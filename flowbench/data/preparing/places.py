@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from flowbench.data.picture_files import image_names
+from flowbench.data.preparing.pictures import Exactly
 from flowbench.data.readers.files import FolderReader
-from flowbench.data.readers.pictures import Exactly
+from flowbench.data.readers.picture_files import image_names
 from flowbench.data.readers.source import Reader, SplitSource
 
 __all__ = ["equal_images", "folder_images", "places"]

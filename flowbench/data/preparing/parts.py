@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from flowbench.data.image_set import Split
-from flowbench.data.picture_files import has_pictures, image_names, pictures
+from flowbench.data.readers.picture_files import has_pictures, image_names, pictures
 from flowbench.errors import InputError
 
 __all__ = ["USUAL", "Parts", "find_parts"]
