@@ -71,7 +71,8 @@ def test_two_workers_give_the_same_figures_as_one_process_also_when_one_is_kille
 
 @pytest.mark.slow
 def test_an_error_of_a_job_is_the_rows(table: str, tmp_path: Path) -> None:
-    Path(table).write_text(TABLE.replace("independent/digits, ", "").replace("real_nvp/digits", "real_nvp/celeba"))
+    content = TABLE.replace("independent/digits, ", "").replace("real_nvp/digits", "real_nvp/celeba")
+    Path(table).write_text(content.replace("split: test", "split: validation"))
     environment = {**os.environ, "FLOWBENCH_DATA": str(tmp_path / "nothing")}
     command = [sys.executable, "-m", "flowbench", "reproduce", table, "--submit", "local", "--json", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
