@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,7 @@ import torch
 
 from flowbench.config.registry import series_sets
 from flowbench.data import image_set
-from flowbench.figures.drawing import draw_run, kinds_of
-from flowbench.runs.folder import RunFolder
+from tests.few_pictures import leave_out_pictures
 
 
 def pytest_configure() -> None:
@@ -19,14 +19,17 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 
+def pytest_collection_finish() -> None:
+    """Tell the garbage collector to leave alone what was imported and collected: it would walk through it for ever."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trainings draw their samples only: all kinds of pictures take seconds, and have tests of their own."""
-
-    def draw_samples(run: RunFolder) -> list[str]:
-        return draw_run(run, ["samples"]).left_out if "samples" in kinds_of(run) else []
-
-    monkeypatch.setattr("flowbench.training.loop.draw_at_end", draw_samples)
+def few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds to draw, but for tests marked `pictures`."""
+    if not request.node.get_closest_marker("pictures"):
+        leave_out_pictures(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,10 +29,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: is this {what}?")
-        text = path.read_text(encoding="utf-8")
-        _refuse_bombs(text, path)
-        refuse_odd_numbers(text, f"{path}: ")
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        content = _parse(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from error
@@ -38,7 +37,15 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as {what}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: {what} is a mapping of keys to values")
-    return cast(dict[str, Any], content)
+    return cast(dict[str, Any], deepcopy(content))
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str, path: Path) -> Any:
+    """A table reads the same few files for every run of every row, and reading YAML takes longer than all checks."""
+    _refuse_bombs(text, path)
+    refuse_odd_numbers(text, f"{path}: ")
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def dump(content: Mapping[str, Any]) -> str:

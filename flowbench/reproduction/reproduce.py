@@ -13,7 +13,6 @@ from typing import Any
 
 from flowbench import report
 from flowbench.config.experiments import config_id, config_sha256, load_experiment
-from flowbench.config.registry import image_sets
 from flowbench.config.schema import Experiment
 from flowbench.data.image_set import data_root
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
@@ -278,7 +277,7 @@ class _Job:
             changes = [overrides] if seeds is None else [[*overrides, f"seed={seed}"] for seed in seeds]
             experiments = [load_experiment(entry.name, change) for change in changes]
             if chosen:
-                _check_split(row, experiments[0])
+                row.check_split(experiments[0])
             return experiments
         except InputError as error:
             raise InputError(f"row {row.row}: {error}") from error
@@ -307,16 +306,6 @@ class _Job:
             RunFolder(self.out / run).finished for run in earlier[0]["runs"]
         ):
             line.content = {**earlier[0], "note": line.row.note}
-
-
-def _check_split(row: Row, experiment: Experiment[Any, Any]) -> None:
-    """Raise InputError if no run of images could fill the row: before hours of training, not after."""
-    name = experiment.data.name
-    if experiment.kind != "density" or name not in image_sets:
-        return
-    measured = ("train", image_sets[name].report_split)
-    if row.split not in measured:
-        raise InputError(f"split: {row.split}, but runs on {name} are measured on {' and '.join(measured)}")
 
 
 def _run_all(job: _Job, trainer: Trainer, download: Callable[[str], None]) -> None:

@@ -16,7 +16,8 @@ from pydantic import (
 from pydantic import model_validator as whole
 
 from flowbench.config.experiments import experiment_folders, explain
-from flowbench.config.schema import Section
+from flowbench.config.registry import image_sets
+from flowbench.config.schema import Experiment, Section
 from flowbench.config.yaml_files import read_mapping
 from flowbench.errors import InputError, did_you_mean
 
@@ -98,6 +99,15 @@ class Row(Section):
     def called(self, word: str) -> bool:
         """Say whether `word` names this row: its title or its data set, in any case."""
         return word.casefold() in (self.row.casefold(), self.dataset.casefold())
+
+    def check_split(self, experiment: Experiment[Any, Any]) -> None:
+        """Raise InputError if no run of these images could fill the row: before hours of training, not after."""
+        name = experiment.data.name
+        if experiment.kind != "density" or name not in image_sets:
+            return
+        measured = ("train", image_sets[name].report_split)
+        if self.split not in measured:
+            raise InputError(f"split: {self.split}, but runs on {name} are measured on {' and '.join(measured)}")
 
 
 class Table(Section):

@@ -28,6 +28,7 @@ def lines(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "compare.csv").open()))
 
 
+@pytest.mark.pictures
 def test_runs_by_pattern_best_first_with_what_differs_and_ties(lab: Lab) -> None:
     trained({8: (2.10, 2.12, 2.11), 16: (2.02, 2.00, 2.01), 32: (2.01, 2.00, 2.02), 64: (2.00,)})
     page, words = compare_many(runs_like("real_nvp/*"), Path("out"))
@@ -57,6 +58,7 @@ def test_runs_that_cannot_be_compared_are_refused(lab: Lab) -> None:
         compare_many(runs_like("*"), Path("out"))
 
 
+@pytest.mark.pictures
 def test_a_study_shows_what_was_pruned_and_failed_with_reasons(lab: Lab, formula: Formula) -> None:
     outcome = lab.tune(12, "study.sampler=grid")
     assert outcome.page == outcome.folder / "compare.html"

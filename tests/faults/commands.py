@@ -9,16 +9,20 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.faults.forking import Forked
+
 FLOWBENCH = [sys.executable, "-m", "flowbench"]
 LIMIT = 600.0
 
-Process = subprocess.Popen[str]
+Process = subprocess.Popen[str] | Forked
 
 
 def start(command: Sequence[str], cwd: Path | None = None, **environment: str) -> Process:
     """Start a command without tracking and with one thread; `environment` goes on top."""
     root = str(Path(__file__).resolve().parents[2])
     settings = {"FLOWBENCH_TRACKING": "off", "OMP_NUM_THREADS": "1", "PYTHONPATH": root} | environment
+    if list(command[: len(FLOWBENCH)]) == FLOWBENCH:
+        return Forked(command[len(FLOWBENCH) :], cwd, os.environ | settings)
     return subprocess.Popen(
         command,
         cwd=cwd,

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,6 @@ import yaml
 
 from flowbench.runs.folder import RunFolder
 from tests.faults.commands import FLOWBENCH, LIMIT, finish, start
-from tests.faults.forking import Forks
 
 KILLS = int(os.environ.get("FLOWBENCH_CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("FLOWBENCH_CHAOS_SEED", "0"))
@@ -118,31 +118,27 @@ def test_killed_reproduces_end_with_the_undisturbed_results(place: Path) -> None
 
     chance = random.Random(SEED)
     kills, finished = dict.fromkeys(SIGNALS, 0), 0
-    with Forks(place) as forks:
-        begun = time.monotonic()
-        forks.start(*command, "timed")
-        assert forks.wait(LIMIT) == 0, forks.errors.read_text()
-        duration = time.monotonic() - begun
-        assert_equal(outcome(place / "timed"), straight)
-        while sum(kills.values()) < KILLS:
-            process = forks.start(*command, "disturbed")
-            number = chance.choices(list(SIGNALS), weights=[3, 1, 1])[0]
-            status = forks.wait(chance.uniform(0, duration))
-            if status is None:
-                with suppress(ProcessLookupError):
-                    os.kill(process, number)
-                status = forks.wait(LIMIT)
-            errors = forks.errors.read_text()
-            # A stop outside of a training has nothing to save: SIGTERM is then the system's own.
-            assert status in (0, SIGNALS[number], -number), errors
-            assert "Traceback" not in errors, errors
-            if status == 0:
-                assert_equal(outcome(place / "disturbed"), straight)
-                shutil.rmtree(place / "disturbed")
-                finished += 1
-            else:
-                kills[number] += 1
-                print(f"{signal.Signals(number).name}: {errors.strip()[-100:]}")
+    begun = time.monotonic()
+    finish(start([*FLOWBENCH, *command, "timed"], cwd=place))
+    duration = time.monotonic() - begun
+    assert_equal(outcome(place / "timed"), straight)
+    while sum(kills.values()) < KILLS:
+        process = start([*FLOWBENCH, *command, "disturbed"], cwd=place)
+        number = chance.choices(list(SIGNALS), weights=[3, 1, 1])[0]
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, duration))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=LIMIT)
+        # A stop outside of a training has nothing to save: SIGTERM is then the system's own.
+        assert process.returncode in (0, SIGNALS[number], -number), errors
+        assert "Traceback" not in errors, errors
+        if process.returncode == 0:
+            assert_equal(outcome(place / "disturbed"), straight)
+            shutil.rmtree(place / "disturbed")
+            finished += 1
+        else:
+            kills[number] += 1
+            print(f"{signal.Signals(number).name}: {errors.strip()[-100:]}")
     finish(start([*FLOWBENCH, *command, "disturbed"], cwd=place))
     assert_equal(outcome(place / "disturbed"), straight)
     counts = ", ".join(f"{signal.Signals(number).name} {count}" for number, count in kills.items())

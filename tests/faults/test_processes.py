@@ -56,8 +56,9 @@ def assert_same_numbers(one: RunFolder, several: RunFolder) -> None:
 def compare(tmp_path: Path, arguments: list[str], ranks: int = 2) -> RunFolder:
     one, several = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "several")
     train(load_experiment(arguments[0], arguments[1:]), one.path)
-    out, _ = finish(start(torchrun(ranks, "train", *arguments, "--run-dir", str(several.path))))
-    assert out.count("finished") == 1
+    command = [*FLOWBENCH, "train", *arguments, "--run-dir", str(several.path)]
+    told = [finish(process)[0].count("finished") for process in start_ranks(ranks, command)]
+    assert told == [1] + [0] * (ranks - 1)
     assert_same_numbers(one, several)
     return several
 

@@ -51,9 +51,11 @@ def run(node_ids: list[str]) -> Recorder:
         del sys.modules[name]
     # Shrinking a counterexample takes a hundred times as long as finding it.
     settings.load_profile("planted")
-    plugins = ["terminal", "xdist", "randomly", "cacheprovider", "benchmark"]
-    options = [part for plugin in plugins for part in ("-p", f"no:{plugin}")]
-    pytest.main(["-o", "addopts=", f"--rootdir={ROOT}", *options, *(str(ROOT / node) for node in node_ids)], [recorder])
+    # What watches for exceptions that nobody raises collects garbage for half a second at the end of every session,
+    # and what rewrites assertions would do it again for every fresh import, for messages that nobody reads.
+    plugins = ["terminal", "xdist", "randomly", "cacheprovider", "benchmark", "unraisableexception", "threadexception"]
+    options = ["-o", "addopts=", "--assert=plain", *(part for plugin in plugins for part in ("-p", f"no:{plugin}"))]
+    pytest.main([*options, f"--rootdir={ROOT}", *(str(ROOT / node) for node in node_ids)], [recorder])
     # Tests of this process that go on with the modules they were collected from find them under their names again.
     sys.modules.update(earlier)
     return recorder

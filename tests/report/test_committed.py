@@ -27,7 +27,6 @@ def tables(page: Path) -> list[str]:
 
 @pytest.mark.usefixtures("data_folder")
 def test_the_kept_files_give_the_committed_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbench.report.curves.training_curves", lambda *_: None)  # no table reads them
     page = rebuilt(tmp_path)
     hint = "flowbench report reports/quick reports/etth reports/cifar10 reports/throughput --out reports/index.html"
     assert len(tables(page)) == 4

@@ -76,6 +76,7 @@ def test_the_table_has_the_spread_over_seeds_under_the_figure(tmp_path: Path) ->
     assert re.search(r"0\.400</span><small>test, n = 99; 2 seeds, sd 0\.010</small>", text)
 
 
+@pytest.mark.pictures
 def test_the_page_is_self_contained_small_and_shows_every_run(tmp_path: Path) -> None:
     results = reproduce("quick", out=tmp_path, trainer=FakeTrainer())
     text = (tmp_path / "report.html").read_text()
@@ -90,6 +91,7 @@ def test_the_page_is_self_contained_small_and_shows_every_run(tmp_path: Path) ->
     assert len(text) < 1_000_000
 
 
+@pytest.mark.pictures
 def test_a_report_is_the_same_bytes_again(tmp_path: Path) -> None:
     stored = reproduce("quick", out=tmp_path, trainer=FakeTrainer())
     first = (tmp_path / "report.html").read_bytes()

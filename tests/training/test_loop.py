@@ -1,11 +1,7 @@
 """The loop on the real command's own path: tiny digits models, real folders, real signals."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +19,7 @@ from flowbench.errors import InputError, WorkFailedError
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks import density as density_task
 from flowbench.training.loop import _budget, train
+from tests.faults.commands import FLOWBENCH, Process, finish, start, wait_until
 
 TINY = ["model.features=4", "train.steps=12", "train.log_every=2", "train.checkpoint_every=4", "evaluate.draws=1"]
 VARYING = ("train_seconds", "throughput", "mlflow_run_id")
@@ -123,40 +120,32 @@ def test_resumed_equals_uninterrupted(
     assert [row["step"] for row in rows] == [row["step"] for row in known]
 
 
-def launch(run: Path, *more: str) -> "subprocess.Popen[str]":
+def launch(run: Path, *more: str) -> Process:
     overrides = [*TINY, "data.holdout=100", "train.steps=60", "train.validate_every=60"]
-    command = [sys.executable, "-m", "flowbench", "train", "real_nvp/digits", *overrides, "--run-dir", str(run), *more]
-    environment = {**os.environ, "FLOWBENCH_TRACKING": "off", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start([*FLOWBENCH, "train", "real_nvp/digits", *overrides, "--run-dir", str(run), *more])
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    limit = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+def saved_at(run: Path) -> int:
+    try:
+        return (run / "checkpoint.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def test_killed_and_terminated_runs_resume_bit_for_bit(tmp_path: Path) -> None:
-    straight = launch(tmp_path / "straight")
-    assert straight.wait() == 0, straight.communicate()
+    finish(launch(tmp_path / "straight"))
     run = tmp_path / "disturbed"
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        before = saved_at(run)
         process = launch(run, *(["--resume"] if run.exists() else []))
-        if number == signal.SIGKILL:
-            wait_for(run / "checkpoint.pt", process)
-        else:
-            (run / "checkpoint.pt").unlink()  # the first kill's own; what SIGTERM saves is a new one
-            wait_for(run / "checkpoint.pt", process)
+        assert wait_until(lambda: saved_at(run) > before, process)  # noqa: B023
         process.send_signal(number)
         _, errors = process.communicate()
         if process.returncode == 0:
             pytest.skip("the run was faster than the signal")
         assert process.returncode == code, errors
     assert "stopped" in errors
-    last = launch(run, "--resume")
-    assert last.wait() == 0, last.communicate()
+    finish(launch(run, "--resume"))
     assert_equal(weights(RunFolder(run)), weights(RunFolder(tmp_path / "straight")))
     assert comparable(RunFolder(run).result) == comparable(RunFolder(tmp_path / "straight").result)
 
@@ -262,11 +251,20 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(density_task.DensityTask, "batch", dies)
 
 
+def without_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(session: Any, objective: Any) -> tuple[dict[str, Tensor], Tensor]:
+        session.task.batch(session.step)
+        return {"bits_per_dim": torch.zeros(())}, torch.ones(())
+
+    monkeypatch.setattr("flowbench.training.loop._step", step)
+
+
 def test_a_run_begun_under_a_time_budget_stays_custom_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The shipped preset, unchanged: without its budget on record it would count as `quick`.
     shipped = load_experiment("real_nvp/digits")
+    without_steps(monkeypatch)
     with monkeypatch.context() as patched:
         dying_at(patched, 200)
         with pytest.raises(StopHereError):

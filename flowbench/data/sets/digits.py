@@ -1,6 +1,7 @@
 """The digits that ship with scikit-learn: 1,797 images of 8×8, 17 grey levels; nothing to download."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,18 @@ class Digits(ImageSet):
 
     def load(self, split: Split) -> NDArray[np.uint8]:
         """Return the images of a split, uint8 (n, 8, 8, 1), values 0 … 16."""
-        # Imported here: scikit-learn takes a second, and only this set needs it.
-        from sklearn.datasets import load_digits
-
-        images = load_digits().images.astype(np.uint8)[..., None]
+        images = _images()
         order = np.random.Generator(np.random.Philox(key=SPLIT_SEED)).permutation(len(images))
         chosen = order[:TEST_IMAGES] if split == "test" else order[TEST_IMAGES:]
         return np.ascontiguousarray(images[np.sort(chosen)])
+
+
+@cache
+def _images() -> NDArray[np.uint8]:
+    # Imported here: scikit-learn takes a second, and only this set needs it.
+    from sklearn.datasets import load_digits
+
+    return load_digits().images.astype(np.uint8)[..., None]
 
 
 image_sets.register("digits")(
