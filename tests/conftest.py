@@ -17,6 +17,8 @@ def pytest_configure() -> None:
     """Give each process one thread: two processes of two threads on two cores are ten times slower."""
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+    # Each mirror is a process that imports MLflow: the tests of tracking ask for it.
+    os.environ["FLOWBENCH_TRACKING"] = "off"
 
 
 def pytest_collection_finish() -> None:

@@ -8,6 +8,7 @@ from flowbench.config.schema import DensityData
 from flowbench.data import open_images, open_split, training_parts
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.data.preparing import verify
+from flowbench.data.sets import digits
 from flowbench.errors import CheckFailedError, InputError
 
 
@@ -25,6 +26,7 @@ def test_another_scikit_learn_is_noticed(monkeypatch):
     original = sklearn.datasets.load_digits()
     original.images[3, 4, 4] += 1
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: original)
+    monkeypatch.setattr(digits, "_images", digits._images.__wrapped__)  # read anew
     statuses = {open_split("digits", split).status for split in ("train", "test")}
     assert "unverified" in statuses
 

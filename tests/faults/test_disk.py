@@ -34,6 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(small_disk: Path) -> None:
     run = RunFolder(small_disk / "run")
     command = [*FLOWBENCH, "train", *TINY, "--run-dir", str(run.path)]

@@ -35,7 +35,7 @@ def test_a_training_that_does_not_fit_names_the_batch_size_to_try(
 
 def test_so_does_the_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NegativeLogLikelihood, "forward", full)
-    results = reproduce("quick", only=["digits"], out=tmp_path, overrides=["train.steps=2"])
+    results = reproduce("quick", only=["digits"], out=tmp_path, overrides=["train.steps=2", "evaluate.draws=1"])
     failed = [row for row in results["rows"] if row["status"] == "failed"]
     assert {row["model"] for row in failed} == {"real_nvp", "glow"}
     assert all("try data.batch_size=" in row["reason"] for row in failed)

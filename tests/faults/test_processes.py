@@ -63,6 +63,7 @@ def compare(tmp_path: Path, arguments: list[str], ranks: int = 2) -> RunFolder:
     return several
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["false", "true"])
 def test_two_processes_train_as_one_does(tmp_path: Path, recompute: str) -> None:
     run = compare(tmp_path, [*REAL_NVP, f"train.recompute={recompute}"])

@@ -43,6 +43,7 @@ def change(database: Path, statement: str) -> None:
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_runs_is_as_it_was(own_store: Path) -> None:
     before = contents(own_store)
     words, remedy = probe()

@@ -132,6 +132,7 @@ def saved_at(run: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_killed_and_terminated_runs_resume_bit_for_bit(tmp_path: Path) -> None:
     finish(launch(tmp_path / "straight"))
     run = tmp_path / "disturbed"

@@ -184,6 +184,7 @@ def test_several_objectives_give_a_front_and_say_that_nothing_is_pruned(lab: Lab
     assert len(values) > 2
 
 
+@pytest.mark.slow
 def test_trials_train_for_real_and_never_open_the_report_split(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     original = images_module.open_split

@@ -41,7 +41,8 @@ def _images() -> NDArray[np.uint8]:
     # Imported here: scikit-learn takes a second, and only this set needs it.
     from sklearn.datasets import load_digits
 
-    return load_digits().images.astype(np.uint8)[..., None]
+    images: NDArray[np.uint8] = load_digits().images.astype(np.uint8)[..., None]
+    return images
 
 
 image_sets.register("digits")(

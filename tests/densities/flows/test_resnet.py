@@ -46,6 +46,7 @@ def test_gradients_of_the_kernels_are_those_of_their_formula(magnitude, layout):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks_there_and_back():
     net = ResidualNet(3, 5, features=4, blocks=1)
     x = torch.randn(2, 3, 6, 6)
