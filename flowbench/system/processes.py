@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, is_out_of_memory
 from flowbench.system.environment import ask_for_determinism
 
 __all__ = [
@@ -159,7 +159,9 @@ def surviving(what: object) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOSSES):
+        lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOSSES)
+        # Memory that runs out inside NCCL is this process's own trouble.
+        if not lost or is_out_of_memory(error):
             raise
         raise WorkFailedError(
             f"{what}: another process of this training was lost or did not answer: what was saved is kept; "
