@@ -25,6 +25,7 @@ from flowbench.densities.noise import training_noise
 from flowbench.evaluation.likelihood import Setting, evaluate
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.planning.costs import image_format
+from flowbench.system.device import default_device
 from flowbench.system.environment import device_name
 from flowbench.tasks.density import NegativeLogLikelihood, build_density
 from flowbench.tasks.task import make_task
@@ -45,7 +46,7 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
         most memory that the process took (on a GPU: that torch allocated); `steps`, that were timed; `device`, its
         name; `threads`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.manual_seed(experiment.seed)
     if experiment.kind == "density":
         model, objective, batch, evaluation, items = _density(experiment, device)

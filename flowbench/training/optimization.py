@@ -37,7 +37,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.o
     # A checkpoint may come from the other kind of device, and says how that one computed.
     optimizer.register_load_state_dict_pre_hook(lambda _, state: _computed(state, way))
     # Torch asks under `capturable` whether a step is being captured, and warns where none is.
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
 
 
