@@ -94,6 +94,27 @@ def test_a_pass_that_says_compiled_runs_what_was_compiled_in_the_one_way(name, c
     assert compile_calls == [(FUNCTIONS[name], None, True)]
 
 
+def test_what_was_compiled_for_one_pass_is_forgotten_at_the_next(compile_calls, monkeypatch):
+    order = []
+    monkeypatch.setattr("flowbench.throughput.measurement.forget_compiled", lambda: order.append(len(compile_calls)))
+    for _ in range(2):
+        prepare_pass(load_experiment("real_nvp/digits", [*TINY, "train.compile=true"]), "forward", 2, Device(CPU))
+    assert order == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_compiled_inverse_is_one_graph_and_gives_the_same_images(monkeypatch):
+    plain = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: plain(function, dynamic=False, backend="aot_eager", fullgraph=True)
+    )
+    tiny = ["model.levels=2", "model.steps=1", "model.hidden=4"]
+    subject = make_subject(load_experiment("glow/digits", tiny), 4, CPU)
+    eager = PASSES["inverse"](subject, compiled=False)()
+    assert torch.equal(PASSES["inverse"](subject, compiled=True)(), eager)
+    torch.compiler.reset()
+
+
 def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph(compile_calls):
     as_compiled(torch.sin, torch.device("cuda"))
     as_compiled(torch.sin, CPU)
