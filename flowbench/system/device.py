@@ -1,6 +1,7 @@
 """The device that is computed on, and that its float32 is float32."""
 
 import os
+import warnings
 
 import torch
 
@@ -24,8 +25,10 @@ def keep_float32() -> None:
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
     # The same in torch's older words: part of its compiler still reads those, and they are an error where both differ.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API")  # some versions of torch advise
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
 
 
 def float32_arithmetic(device: torch.device) -> str:
