@@ -1,6 +1,8 @@
 """The errors that people read: one line that names the thing, the value and the way out, and an exit code."""
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -42,13 +44,22 @@ class WorkFailedError(FlowbenchError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is Python's, CUDA's or torch's CPU allocator's way to tell that memory ran out."""
+    """Say whether an error is Python's, the system's, torch's, or a CUDA library's way to tell that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # Only torch's allocator for GPUs has a class of its own; all else is a RuntimeError, or a subclass, with words.
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUDNN_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = re.compile(
+    r"out[ _]?of[ _]?memory"  # CUDA, its driver, NVRTC, Triton, NCCL; an OutOfMemoryError that a compiler passes on
+    r"|ALLOC(ATION)?_FAILED"  # CUBLAS_STATUS_…, CUSOLVER_STATUS_…, CUFFT_…, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_…
+    r"|cudaErrorMemoryAllocation"
+    r"|(can't|cannot) allocate memory|not enough memory",  # torch on Linux, a mapped file, torch on Windows
+    re.IGNORECASE,
+)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowbench.data.images import Images, VariedPixels
 from flowbench.errors import InputError
 
-__all__ = ["RESIDENT_PART", "Feed", "batches_in_order", "fits"]
+__all__ = ["RESIDENT_PART", "Feed", "batches_in_order", "channels_first", "fits"]
 
 RESIDENT_PART = 0.4
 """Part of the device's free memory that a resident set may take."""
@@ -72,8 +72,15 @@ class Feed:
 
     def batch(self, step: int) -> Tensor:
         """Return this rank's images of a step: uint8 (batch_size / ranks, channels, height, width), channels last."""
-        # NHWC as stored, seen as NCHW: the layout that convolutions like best, without a copy.
-        return self._source.batch(step).permute(0, 3, 1, 2)
+        return channels_first(self._source.batch(step))
+
+
+def channels_first(batch: Tensor) -> Tensor:
+    """Return images as stored, (k, height, width, channels), seen as (k, channels, height, width), without a copy.
+
+    That is the layout which convolutions like best, and the one that compiled code is made for.
+    """
+    return batch.permute(0, 3, 1, 2)
 
 
 def fits(images: Images, device: torch.device) -> bool:
@@ -91,7 +98,7 @@ def batches_in_order(
     """
     for start in range(rank * batch_size, len(images), ranks * batch_size):
         indices = np.arange(start, min(start + batch_size, len(images)))
-        yield indices, torch.from_numpy(images.take(indices)).to(device).permute(0, 3, 1, 2)
+        yield indices, channels_first(torch.from_numpy(images.take(indices)).to(device))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from flowbench.config.registry import figure_kinds
 from flowbench.errors import FlowbenchError, InputError
 from flowbench.figures.kinds import NotDrawableError, Subject
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
+from flowbench.system.device import default_device
 from flowbench.system.progress import counted
 from flowbench.tasks.loading import load_run, reported_step, stopped_at
 
@@ -79,7 +78,7 @@ def draw_at_end(run: RunFolder) -> list[str]:
 def _draw(run: RunFolder, kinds: Sequence[str], stopped: str = "") -> Iterator[tuple[str, Path | FlowbenchError]]:
     if not kinds:
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     subject = Subject(run, run.experiment, load_run(run.path).to(device), reported_step(run), device, stopped)
     for kind in counted(kinds, "drawing", len(kinds)):
         try:

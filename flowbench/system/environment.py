@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from flowbench.system.device import float32_arithmetic
 from flowbench.system.version import __version__
 
 __all__ = ["ask_for_determinism", "describe_environment", "device_name"]
@@ -40,6 +41,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "float32": float32_arithmetic(device),
         "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
     }

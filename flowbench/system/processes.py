@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, is_out_of_memory
+from flowbench.system.device import keep_float32
 from flowbench.system.environment import ask_for_determinism
 
 __all__ = [
@@ -52,6 +53,7 @@ def join() -> torch.device:
     """
     global _control
     ask_for_determinism()
+    keep_float32()
     on_gpu = torch.cuda.is_available()
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
@@ -159,7 +161,9 @@ def surviving(what: object) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOSSES):
+        lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOSSES)
+        # Memory that runs out inside NCCL is this process's own trouble.
+        if not lost or is_out_of_memory(error):
             raise
         raise WorkFailedError(
             f"{what}: another process of this training was lost or did not answer: what was saved is kept; "

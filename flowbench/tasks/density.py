@@ -33,6 +33,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import change_of_data, fingerprints_here
 from flowbench.system.processes import gather, leads, place
+from flowbench.tasks.compilation import as_compiled
 
 __all__ = ["DensityTask", "build_density", "reported_setting"]
 
@@ -69,10 +70,8 @@ class NegativeLogLikelihood(nn.Module):
         self.model = model
         self._coefficient = coefficient
         self._to_bits = 1 / (model.dimensions * math.log(2))
-        # On a GPU the hundreds of small kernels of a step are launched as one CUDA graph.
-        cuda = any(parameter.is_cuda for parameter in model.parameters())
-        mode = "reduce-overhead" if cuda else None
-        self._terms = torch.compile(model.terms, dynamic=False, mode=mode) if compiled else model.terms
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self._terms = as_compiled(model.terms, device) if compiled else model.terms
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss in nats per image and what is logged of it, bits/dim among them; images as in `terms`."""

@@ -13,6 +13,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder, find_run
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.atomic import write_json
+from flowbench.system.device import default_device, keep_float32
 from flowbench.tasks.task import Task, build_model, make_task
 
 __all__ = ["Stopped", "evaluate_run", "load_run", "reported_step", "stopped_at"]
@@ -48,6 +49,7 @@ def load_run(run: str | Path) -> nn.Module:
     """
     folder = find_run(str(run))
     experiment = folder.experiment
+    keep_float32()  # also where somebody moves it to a GPU
     model = build_model(experiment, folder.environment["data"])
     state = _load_state(folder, model)
     averages = state["ema"] if experiment.weights == "ema" else {}
@@ -105,7 +107,7 @@ def _stopped(run: RunFolder, state: dict[str, Any]) -> Stopped:
 def _reopen(run: RunFolder, data: str | None) -> tuple[Task, WeightAverage | None, dict[str, Any]]:
     """Bring back a run's task with the weights of its checkpoint, on its own data or, for a forecaster, on others."""
     experiment = run.experiment
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     task: Task
     if data is not None and experiment.kind == "forecast":
         from flowbench.tasks.forecast import on_other_data

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,30 +29,41 @@ class Floor:
         calls: how often each convolution occurs.
         device: where they run.
         synchronize: waits for the device.
+        launching: makes of a function that launches the convolutions one that launches them as the pass launches its
+            kernels (`Device.as_graph`); None: one by one. A floor that waits for Python is none.
     """
 
-    def __init__(self, calls: Mapping[_Call, int], device: torch.device, synchronize: Callable[[], None]) -> None:
-        self._work: list[tuple[Any, list[Any], int]] = []
+    def __init__(
+        self,
+        calls: Mapping[_Call, int],
+        device: torch.device,
+        synchronize: Callable[[], None],
+        launching: Callable[[Callable[[], object]], Callable[[], object]] | None = None,
+    ) -> None:
+        self._run: Callable[[], object] | None = None
         if not calls:
             return
+
+        def made(layout: torch.memory_format) -> Callable[[], object]:
+            run = partial(_convolve, _tensors(calls, device, layout))
+            return launching(run) if launching else run
+
         seconds = {}
         for layout in _LAYOUTS:
-            self._work = _tensors(calls, device, layout)
-            seconds[layout] = min(_seconds(self, synchronize) for _ in range(_TRIALS))
+            self._run = made(layout)
+            seconds[layout] = min(_seconds(self._run, synchronize) for _ in range(_TRIALS))
         best = min(_LAYOUTS, key=lambda layout: seconds[layout])
         if best != _LAYOUTS[-1]:
-            self._work = _tensors(calls, device, best)
+            self._run = made(best)
 
     def __bool__(self) -> bool:
         """Whether there is any convolution."""
-        return bool(self._work)
+        return self._run is not None
 
     def __call__(self) -> None:
         """Run every convolution as often as the pass does."""
-        with torch.no_grad():
-            for operator, arguments, count in self._work:
-                for _ in range(count):
-                    operator(*arguments)
+        if self._run is not None:
+            self._run()
 
 
 def record(run: Callable[[], object]) -> Counter[_Call]:
@@ -97,6 +109,13 @@ def _tensors(
         return made[description]
 
     return [(operator, [build(one) for one in arguments], count) for (operator, arguments), count in calls.items()]
+
+
+@torch.no_grad()
+def _convolve(work: list[tuple[Any, list[Any], int]]) -> None:
+    for operator, arguments, count in work:
+        for _ in range(count):
+            operator(*arguments)
 
 
 def _seconds(run: Callable[[], object], synchronize: Callable[[], None]) -> float:

@@ -10,6 +10,7 @@ import torch
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, did_you_mean
 from flowbench.system.atomic import write_json
+from flowbench.system.device import default_device
 from flowbench.system.memory import keep_freed_memory
 from flowbench.throughput.files import default_path
 from flowbench.throughput.measurement import measure
@@ -63,7 +64,7 @@ def pick_device(name: str | None) -> torch.device:
     """Return the device of a name, by default CUDA where there is one; InputError if it is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here: use --device cpu")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(name) if name else default_device()
 
 
 def check_passes(text: str) -> list[str]:

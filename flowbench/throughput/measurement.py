@@ -11,10 +11,12 @@ import torch
 
 from flowbench.config.schema import Experiment
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
+from flowbench.system.device import keep_float32
 from flowbench.system.environment import describe_environment
+from flowbench.tasks.compilation import forget_compiled
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
-from flowbench.throughput.passes import PASSES, make_subject
+from flowbench.throughput.passes import PASSES, can_be_compiled, make_subject
 from flowbench.throughput.statistics import Samples, interval
 
 __all__ = ["Prepared", "alternate", "measure", "measure_pass", "prepare_pass"]
@@ -104,12 +106,17 @@ class Prepared:
 def prepare_pass(
     experiment: Experiment[Any, Any], name: str, batch: int, clock: Device, shape: tuple[int, int, int] | None = None
 ) -> Prepared:
-    """Make a pass ready to be timed and measure its memory; arguments as in `measure_pass`."""
+    """Make a pass ready to be timed and measure its memory; arguments as in `measure_pass`.
+
+    One at a time: what was compiled for an earlier one is forgotten.
+    """
+    keep_float32()
+    forget_compiled()
     subject = make_subject(experiment, batch, clock.device, shape)
-    compiled = experiment.train.compile
-    eager = PASSES[name](subject, compiled=False)
-    calls = record(eager)
-    run = PASSES[name](subject, compiled=True) if compiled else eager
+    compiled = experiment.train.compile and can_be_compiled(subject, name)
+    # A pass of its own, gone at once: its optimizer's state must not lie beside that of the one that is measured.
+    calls = record(PASSES[name](subject, compiled=False))
+    run = PASSES[name](subject, compiled=compiled)
     run()  # optimizer states are made, code is compiled, caches are filled
     memory = clock.peak_memory(run)
     facts = {
@@ -122,7 +129,8 @@ def prepare_pass(
         "flops_per_image": _flops_per_image(experiment, name, subject.model.image_shape),
         "peak_memory_bytes": memory,
     }
-    return Prepared(run, Floor(calls, clock.device, clock.synchronize), facts)
+    floor = Floor(calls, clock.device, clock.synchronize, clock.as_graph if compiled else None)
+    return Prepared(run, floor, facts)
 
 
 def alternate(runs: Sequence[Callable[[], object]], clock: Device, repeats: int) -> tuple[Samples, Samples]:

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData, Experiment
+from flowbench.data.feed import channels_first
 from flowbench.densities.flows.normalization import population_statistics
-from flowbench.densities.model import DensityConfig, DensityModel, evaluating
+from flowbench.densities.model import DensityConfig, DensityModel, FlowDensity, evaluating
 from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage
+from flowbench.tasks.compilation import as_compiled
 from flowbench.tasks.density import NegativeLogLikelihood, build_density
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
-__all__ = ["PASSES", "Subject", "image_shape", "make_subject"]
+__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Subject:
     experiment: Experiment[DensityData, DensityConfig]
     model: DensityModel
     images: Tensor
-    """uint8, (batch, channels, height, width)."""
+    """uint8, (batch, channels, height, width), in memory as training is fed."""
 
     @property
     def parameters(self) -> int:
@@ -83,12 +85,18 @@ def make_subject(
     torch.manual_seed(experiment.seed)
     model = build_density(experiment, {"shape": shape, "levels": levels}).to(device)
     generator = torch.Generator().manual_seed(experiment.seed)
-    images = torch.randint(0, levels, (batch, *shape), generator=generator, dtype=torch.uint8).to(device)
-    subject = Subject(experiment, model, images)
+    channels, height, width = shape
+    stored = torch.randint(0, levels, (batch, height, width, channels), generator=generator, dtype=torch.uint8)
+    subject = Subject(experiment, model, channels_first(stored.to(device)))
     if subject.parameters == 0:
         raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
-    model.initialize(images, subject.noise(0))
+    model.initialize(subject.images, subject.noise(0))
     return subject
+
+
+def can_be_compiled(subject: Subject, name: str) -> bool:
+    """Say whether a pass of `PASSES` can be compiled: sampling from a model that is no flow is its own affair."""
+    return name != "inverse" or isinstance(subject.model, FlowDensity)
 
 
 def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
@@ -117,7 +125,7 @@ def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 
 def _forward(subject: Subject, *, compiled: bool) -> Callable[[], object]:
     model = subject.evaluated()
-    terms = torch.compile(model.terms, dynamic=False) if compiled else model.terms
+    terms = as_compiled(model.terms, subject.images.device) if compiled else model.terms
     noise = subject.noise(0)
 
     def run() -> Tensor:
@@ -131,6 +139,10 @@ def _forward(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 def _inverse(subject: Subject, *, compiled: bool) -> Callable[[], object]:
     model = subject.evaluated()
     generator = torch.Generator(subject.images.device).manual_seed(0)
+    if compiled:
+        assert isinstance(model, FlowDensity)
+        # The rest of sampling, the draw of the latents and the grey levels, is the same in every model.
+        model.flow.inverse = as_compiled(model.flow.inverse, subject.images.device)  # type: ignore[method-assign]
 
     def run() -> Tensor:
         with evaluating(model):

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ __all__ = ["learning_rate", "make_optimizer", "take_step"]
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.optim.Optimizer:
-    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop, no host sync).
+    """Build the optimizer of the `optim:` section; fused where torch has it (no Python loop), never asking the device.
 
     On a CPU the parameters' gradients are made as well, all zeros, before any activation: see `take_step`.
     """
@@ -28,9 +29,20 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.o
             # weight_decay is coupled to the gradient in Adam and decoupled from it in AdamW.
             kind, way = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW, {"fused": True}
         case "adamax":
-            # foreach: a Python loop over hundreds of parameters takes longer than their arithmetic.
-            kind, way = torch.optim.Adamax, {"foreach": True}
-    return _uncompiled(kind)(parameters, config.lr, config.betas, config.eps, config.weight_decay, **way)
+            # foreach: a Python loop over hundreds of parameters takes longer than their arithmetic. capturable: a GPU
+            # counts the steps itself, and not one that is undone (`_step_if`).
+            on_gpu = any(parameter.is_cuda for parameter in parameters)
+            kind, way = torch.optim.Adamax, {"foreach": True, "capturable": on_gpu}
+    optimizer = _uncompiled(kind)(parameters, config.lr, config.betas, config.eps, config.weight_decay, **way)
+    # A checkpoint may come from the other kind of device, and says how that one computed.
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: _computed(state, way))
+    # Torch asks under `capturable` whether a step is being captured, and warns where none is.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
+
+
+def _computed(state: dict[str, Any], way: dict[str, bool]) -> dict[str, Any]:
+    return {**state, "param_groups": [{**group, **way} for group in state["param_groups"]]}
 
 
 @cache
@@ -82,17 +94,45 @@ def take_step(
         The gradients' norm before clipping, and 1 if the step was taken, else 0: scalars on the device.
     """
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)
-    finite = (torch.isfinite(norm) & torch.isfinite(loss.detach())).float()
-    bad = 1 - finite
+    finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
     if optimizer.defaults.get("fused"):
         # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
-        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+        optimizer.grad_scale, optimizer.found_inf = None, 1 - finite.float()  # type: ignore[attr-defined]
         optimizer.step()
         # They write past the versions of the tensors, by which `Derived` knows what it computed from older weights.
         torch.autograd.graph.increment_version(parameters)
-    elif bad.item() == 0:
+    elif loss.is_cuda:
+        _step_if(finite, optimizer, parameters)
+    elif finite:
         optimizer.step()
     # On a CPU gradients keep their place: taken anew among the activations, they leave gaps in memory (an eighth of the
     # peak of Real NVP, 2026-11). On a GPU it would cost a kernel for each.
     optimizer.zero_grad(set_to_none=loss.is_cuda)
-    return norm, finite
+    return norm, finite.float()
+
+
+@torch.no_grad()
+def _step_if(finite: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Step, and undo all of it where `finite` is false, bit for bit: the device decides, and nobody waits for it.
+
+    Args:
+        finite: bool, a scalar on the device.
+        optimizer: its state is float32 and all zeros at first.
+        parameters: float32, with their gradients.
+    """
+
+    def owned() -> dict[int, Tensor]:
+        """What a step changes: weights, moments and counts, as the integers that their bits are."""
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        tensors = [*parameters, *(tensor for state in states for tensor in state.values())]
+        return {id(tensor): tensor.detach().view(torch.int32) for tensor in tensors}
+
+    known = owned()
+    copies = dict(zip(known, torch._foreach_add(list(known.values()), 0), strict=True))
+    optimizer.step()
+    bits = owned()
+    before = [copies[key] if key in copies else torch.zeros_like(value) for key, value in bits.items()]
+    # new ← before + finite · (new − before): of floating-point numbers it would leave rounding, and NaNs.
+    torch._foreach_sub_(list(bits.values()), before)
+    torch._foreach_mul_(list(bits.values()), finite.int())
+    torch._foreach_add_(list(bits.values()), before)

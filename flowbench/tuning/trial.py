@@ -10,7 +10,7 @@ from optuna.exceptions import TrialPruned
 from optuna.trial import TrialState
 
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, WorkFailedError
+from flowbench.errors import FlowbenchError, WorkFailedError, is_out_of_memory
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
 from flowbench.system.interruption import Interrupted, StopRequest
@@ -160,9 +160,7 @@ class Trials:
 def _reason(error: Exception) -> str:
     if isinstance(error, FlowbenchError):
         return str(error)
-    # torch.OutOfMemoryError is a RuntimeError, and the CPU's allocator raises a plain one; any other is a bug.
-    on_cpu = "can't allocate memory" in str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or on_cpu:
+    if is_out_of_memory(error):
         return "out of memory: search a smaller model or data.batch_size"
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 

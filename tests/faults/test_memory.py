@@ -1,5 +1,6 @@
 """Memory that runs out: the message says which batch size to try; what nobody chose is made smaller by itself."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flowbench.densities.model import DensityModel
 from flowbench.errors import WorkFailedError, fitting_in_memory, is_out_of_memory
 from flowbench.evaluation.likelihood import Setting, evaluate
 from flowbench.reproduction.reproduce import failure, reproduce
+from flowbench.system.processes import surviving
 from flowbench.tasks.density import NegativeLogLikelihood
 from flowbench.training.loop import train
 from tests.faults.commands import FLOWBENCH, finish, start
@@ -66,6 +68,50 @@ def test_an_evaluation_makes_its_batches_smaller_until_they_fit(monkeypatch: pyt
     monkeypatch.setattr(type(model), "terms", full)
     with pytest.raises(WorkFailedError, match="not even one image"):
         evaluate(model, images, setting)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        RuntimeError("cudaErrorMemoryAllocation"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("backend='inductor' raised:\nOutOfMemoryError: allocation failed"),
+        torch.distributed.DistBackendError("ncclUnhandledCudaError: Last error:\nCuda failure 2 'out of memory'"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:75] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:75] data. DefaultCPUAllocator: not enough memory"),
+        RuntimeError("unable to mmap 2048 bytes from file </x>: Cannot allocate memory (12)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: " ".join(str(error).split())[:40],
+)
+def test_every_library_s_words_for_memory_that_ran_out_are_known(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(WorkFailedError, match=r"try data\.batch_size=8"), fitting_in_memory(16), surviving(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+        RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_other_trouble_of_the_same_libraries_is_not_taken_for_it(error: Exception) -> None:
+    with pytest.raises(type(error)), fitting_in_memory(16):
+        raise error
 
 
 def test_torch_s_own_words_on_the_cpu_are_known() -> None:

@@ -350,6 +350,18 @@ _METRICS = "tests/forecasting/test_metrics.py"
 _SAME = "tests/runs/test_same_data.py"
 _LEVEL = "tests/evaluation/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
 
+
+def copied_by_channels(channels_first: Any) -> Any:
+    return lambda batch: channels_first(batch).contiguous()
+
+
+def taken_anyhow(_: Any) -> Any:
+    def wrong(finite: Tensor, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> None:
+        optimizer.step()
+
+    return wrong
+
+
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
     Fault(
@@ -624,5 +636,17 @@ FAULTS = [
         "flowbench.report.verdict.over_seeds",
         spread_known_exactly,
         "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
+    ),
+    Fault(
+        "a step of a non-finite gradient taken on a GPU",
+        "flowbench.training.optimization._step_if",
+        taken_anyhow,
+        "tests/training/test_optimization.py::test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit",
+    ),
+    Fault(
+        "a throughput pass on images of another layout than training's",
+        "flowbench.throughput.passes.channels_first",
+        copied_by_channels,
+        "tests/throughput/test_measurement.py::test_images_lie_in_memory_as_training_is_fed",
     ),
 ]

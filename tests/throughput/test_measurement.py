@@ -1,13 +1,23 @@
+import gc
 import json
+import weakref
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from flowbench.config.experiments import load_experiment
+from flowbench.data import Images
+from flowbench.data.feed import Feed, batches_in_order
+from flowbench.data.images import FixedPixels
+from flowbench.densities.model import DensityModel, Terms
 from flowbench.errors import InputError
+from flowbench.tasks.compilation import as_compiled
+from flowbench.throughput import passes
 from flowbench.throughput.device import Device
 from flowbench.throughput.files import default_path, read_results
-from flowbench.throughput.measurement import measure
+from flowbench.throughput.measurement import measure, prepare_pass
 from flowbench.throughput.passes import PASSES, image_shape, make_subject
 
 CPU = torch.device("cpu")
@@ -52,6 +62,119 @@ def test_passes_do_what_training_evaluation_and_sampling_do(name):
     loss = PASSES["train"](subject, compiled=False)()
     assert torch.isfinite(loss)
     assert any(not torch.equal(a, b) for a, b in zip(before, subject.model.parameters(), strict=True))
+
+
+@pytest.fixture
+def compile_calls(monkeypatch):
+    """What was compiled, as (function, mode); it runs uncompiled, and says that it did."""
+    calls = []
+
+    def compiled(function, *, mode, dynamic):
+        assert not dynamic
+
+        def run(*arguments):
+            calls[place] = (function.__qualname__, mode, True)
+            return function(*arguments)
+
+        place = len(calls)
+        calls.append((function.__qualname__, mode, False))
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return calls
+
+
+FUNCTIONS = {"train": "FlowDensity.terms", "forward": "FlowDensity.terms", "inverse": "RealNVP.inverse"}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_that_says_compiled_runs_what_was_compiled_in_the_one_way(name, compile_calls):
+    entry = prepare_pass(load_experiment("real_nvp/digits", [*TINY, "train.compile=true"]), name, 2, Device(CPU))
+    assert entry.facts["compiled"]
+    assert compile_calls == [(FUNCTIONS[name], None, True)]
+
+
+def test_what_was_compiled_for_one_pass_is_forgotten_at_the_next(compile_calls, monkeypatch):
+    order = []
+    monkeypatch.setattr("flowbench.throughput.measurement.forget_compiled", lambda: order.append(len(compile_calls)))
+    for _ in range(2):
+        prepare_pass(load_experiment("real_nvp/digits", [*TINY, "train.compile=true"]), "forward", 2, Device(CPU))
+    assert order == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_compiled_inverse_is_one_graph_and_gives_the_same_images(monkeypatch):
+    plain = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: plain(function, dynamic=False, backend="aot_eager", fullgraph=True)
+    )
+    tiny = ["model.levels=2", "model.steps=1", "model.hidden=4"]
+    subject = make_subject(load_experiment("glow/digits", tiny), 4, CPU)
+    eager = PASSES["inverse"](subject, compiled=False)()
+    assert torch.equal(PASSES["inverse"](subject, compiled=True)(), eager)
+    torch.compiler.reset()
+
+
+def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph(compile_calls):
+    as_compiled(torch.sin, torch.device("cuda"))
+    as_compiled(torch.sin, CPU)
+    assert [mode for _, mode, _ in compile_calls] == ["reduce-overhead", None]
+
+
+class Foreign(DensityModel):
+    """A density that samples in a way of its own."""
+
+    def __init__(self):
+        super().__init__((1, 8, 8), 17)
+        self.logits = nn.Parameter(torch.zeros(17))
+
+    def terms(self, images, noise):
+        values = self.logits.log_softmax(0)[images.long()].flatten(1).sum(1)
+        return Terms(values, *(torch.zeros_like(values) for _ in range(3)))
+
+    def sample(self, n, temperature=1.0, generator=None):
+        drawn = torch.multinomial(self.logits.softmax(0), n * self.dimensions, True, generator=generator)
+        return drawn.view(n, *self.image_shape).to(torch.uint8)
+
+
+def test_what_cannot_be_compiled_does_not_say_so(compile_calls, monkeypatch):
+    monkeypatch.setattr("flowbench.throughput.passes.build_density", lambda experiment, data: Foreign())
+    experiment = load_experiment("real_nvp/digits", [*TINY, "train.compile=true"])
+    said = {name: prepare_pass(experiment, name, 2, Device(CPU)).facts["compiled"] for name in PASSES}
+    assert said == {"train": True, "forward": True, "inverse": False}
+
+
+def test_nothing_of_the_eager_pass_lies_beside_the_compiled_one(compile_calls, monkeypatch):
+    made, alive = [], []
+    make = passes.make_optimizer
+    monkeypatch.setattr(passes, "make_optimizer", lambda *arguments: noted(make(*arguments)))
+
+    def noted(optimizer):
+        made.append(weakref.ref(optimizer))
+        return optimizer
+
+    def peak_memory(self, run):
+        gc.collect()
+        alive.extend(reference() for reference in made)
+        return 0
+
+    monkeypatch.setattr(Device, "peak_memory", peak_memory)
+    prepare_pass(load_experiment("real_nvp/digits", [*TINY, "train.compile=true"]), "train", 2, Device(CPU))
+    assert [optimizer is None for optimizer in alive] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["real_nvp/digits", "real_nvp/cifar10"])
+def test_images_lie_in_memory_as_training_is_fed(name):
+    subject = make_subject(load_experiment(name, TINY), 3, CPU)
+    channels, height, width = subject.images.shape[1:]
+    stored = np.zeros((5, height, width, channels), np.uint8)
+    images = Images("made", "train", 256, "", "unverified", FixedPixels(stored))
+    fed = Feed(images, batch_size=3, seed=0, flip=True, device=CPU).batch(0)
+    ((_, evaluated),) = batches_in_order(images.subset(np.arange(3)), 3, CPU)
+    for batch in (fed, evaluated):
+        assert (batch.shape, batch.stride(), batch.dtype) == (
+            subject.images.shape, subject.images.stride(), subject.images.dtype,
+        )  # fmt: skip
 
 
 def test_sizes_of_images_come_from_the_set_or_from_the_crop():

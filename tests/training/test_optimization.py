@@ -1,5 +1,6 @@
 """The learning rate over a training, and a step."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from flowbench.config.schema import Optim
-from flowbench.training.optimization import learning_rate, make_optimizer, take_step
+from flowbench.training.optimization import _step_if, learning_rate, make_optimizer, take_step
 
 
 def test_exponential_decay_begins_after_the_epochs_that_hold_the_rate() -> None:
@@ -64,6 +66,68 @@ def test_a_step_is_the_one_of_torchs_own_optimizer_and_so_is_its_state(name, kin
     moments = again.state_dict()["state"][0]
     assert moments["step"] == 4
     assert all(torch.equal(moments[key], value) for key, value in own.state_dict()["state"][0].items())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_on_a_gpu_no_step_waits_for_the_device(name) -> None:
+    # A fake tensor has no values: whoever asks for one gets an error.
+    with FakeTensorMode():
+        parameters = [nn.Parameter(torch.empty(shape, device="cuda")) for shape in ((3, 2), ())]
+        optimizer = make_optimizer(parameters, Optim(name=name))
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+            loss = torch.empty((), device="cuda")
+            results = take_step(optimizer, parameters, loss, clip_norm=100)
+            assert all(result.is_cuda for result in results)
+        state = [tensor for values in optimizer.state.values() for tensor in values.values()]
+        assert len(state) == 6
+        assert all(tensor.is_cuda for tensor in state)
+
+
+def test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    weights = [
+        torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        torch.tensor([-0.0, 1e-40]),
+        torch.ones(()),
+    ]
+    chosen, asked = ([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+    unused = nn.Parameter(torch.ones(2))
+    config = Optim(name="adamax", lr=0.1, weight_decay=0.01)
+    choosing, asking = make_optimizer([*chosen, unused], config), make_optimizer(asked, config)
+    unused.grad = None
+    for bad in (float("nan"), 0.0, 0.0, float("inf"), 0.0):
+        gradients = [torch.randn_like(weight) + bad for weight in weights]
+        for parameters in (chosen, asked):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        _step_if(torch.tensor(bad == 0), choosing, [*chosen, unused])
+        if bad == 0:
+            asking.step()
+    for mine, theirs in zip(chosen, asked, strict=True):
+        assert mine.stride() == theirs.stride()
+        pairs = [(mine, theirs), *((choosing.state[mine][key], value) for key, value in asking.state[theirs].items())]
+        assert len(pairs) == 4
+        assert all(torch.equal(a.detach().view(torch.int32), b.detach().view(torch.int32)) for a, b in pairs)
+    assert torch.equal(unused, torch.ones(2))
+    assert unused not in choosing.state
+
+
+def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    whole, resumed = (make_optimizer([one], Optim(name="adamax")) for one in (first, second))
+    for parameter, optimizer in ((first, whole), (second, resumed)):
+        parameter.grad = torch.arange(3.0)
+        optimizer.step()
+    state = copy.deepcopy(whole.state_dict())
+    state["param_groups"][0]["capturable"] = True  # as it is on a GPU
+    resumed.load_state_dict(state)
+    for parameter, optimizer in ((first, whole), (second, resumed)):
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+    assert torch.equal(first, second)
 
 
 COMPILER_FREE = """

@@ -102,6 +102,7 @@ def test_a_trial_that_is_trained_to_its_end_is_kept(
         (InputError("data.batch_size: 5000 is more than the 1437 images"), "batch_size"),
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"), "out of memory"),
     ],
 )

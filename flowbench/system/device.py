@@ -1,0 +1,40 @@
+"""The device that is computed on, and that its float32 is float32."""
+
+import os
+import warnings
+
+import torch
+
+__all__ = ["default_device", "float32_arithmetic", "keep_float32"]
+
+
+def default_device() -> torch.device:
+    """Return CUDA where there is a GPU, else the CPU; either computes as `keep_float32` says."""
+    keep_float32()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_float32() -> None:
+    """Let float32 be multiplied as float32 in this process, not as TF32 with its 10 bits of mantissa.
+
+    TF32 is torch's default for convolutions and recurrent networks on CUDA. 96 steps of Glow do not come back from it:
+    an eighth of the pixels were others (emulated, 2026-11). `train.precision: bf16` is the one way to compute less
+    exactly, and the conditioner networks the one place.
+    """
+    # NVIDIA's libraries read it when they are first used; 1, which some clusters set, overrules all that torch asks.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    # The same in torch's older words: part of its compiler still reads those, and they are an error where both differ.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API")  # some versions of torch advise
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+
+
+def float32_arithmetic(device: torch.device) -> str:
+    """Return how torch multiplies float32 on a device: "ieee", or its names for what is less exact, as "tf32"."""
+    backends = torch.backends
+    matmul = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul  # type: ignore[attr-defined]
+    library = backends.cudnn if device.type == "cuda" else backends.mkldnn
+    ways = {operation.fp32_precision for operation in (library.conv, library.rnn, matmul)}
+    return ", ".join(sorted(ways - {"ieee", "none"})) or "ieee"
