@@ -34,17 +34,20 @@ from flowbench.throughput.passes import PASSES, make_subject
 PARTS = ("environment", "eager", "steps", "kinds", "convolutions", "normalizations")
 WARM_UP, REPEATS, REPLAYS, WIDEST = 3, 10, 3, 3
 SHORT_US = 5.0
-# By the first pattern that a kernel's name has, or on a CPU an operator's.
+# By the first pattern that a kernel's name has, or on a CPU an operator's. Inductor's names tell what was fused into a
+# kernel, convolutions' neighbours among it: how it works comes first.
 KINDS = {
+    "reductions": r"^triton_(red|per)",
+    "pointwise": r"^triton_poi",
     "convolutions, weight gradients": r"wgrad|backward_filter",
     "convolutions, data gradients": r"dgrad|backward_data",
     "convolutions, both gradients": r"convolution_backward",
-    "convolutions, forward": r"fprop|convolution|implicit_convolve|conv2d|winograd",
-    "matrix products": r"gemm|gemv|cublas|aten::(mm|addmm|matmul|bmm)",
-    "changes of layout": r"nchwToNhwc|nhwcToNchw|transpose",
-    "reductions": r"triton_(red|per)|reduce|norm|aten::(sum|mean|var)",
+    "convolutions, forward": r"fprop|convol|conv2d|winograd",
+    "matrix products": r"gemm|gemv|cublas|triton_tem|aten::(mm|addmm|matmul|bmm)",
+    "changes of layout": r"nchwToNhwc|nhwcToNchw|[Tt]ranspose",
     "copies by the driver": r"^Mem(cpy|set)",
-    "pointwise": r"triton_poi|elementwise|multi_tensor|CatArray|fused_adam|aten::",
+    "other reductions": r"reduce|norm|aten::(sum|mean|var)",
+    "other pointwise": r"elementwise|multi_tensor|CatArray|fused_adam|aten::",
 }
 
 
@@ -117,7 +120,7 @@ class Profiling:
             span = max(end for _, _, end in kernels) - min(start for _, start, _ in kernels)
         seconds, counts, short = Counter[str](), Counter[str](), Counter[str]()
         for name, start, end in kernels:
-            kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "others")
+            kind = kind_of(name)
             seconds[kind] += end - start
             counts[kind] += 1
             if end - start < SHORT_US:
@@ -192,6 +195,11 @@ class Profiling:
             rows.append({"shape": shape, "dtype": str(dtype).removeprefix("torch."), "seconds": seconds})
             rows[-1]["gigabytes_per_second"] = 3 * sizes[key] / seconds / 1e9
         return rows
+
+
+def kind_of(kernel: str) -> str:
+    """Return the kind of work that a kernel does, by its name."""
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, kernel)), "others")
 
 
 def _is_tensor(described: Any) -> bool:

@@ -23,14 +23,18 @@ TOY = (
 )
 
 
-@pytest.fixture(scope="module")
-def leaderboard() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("leaderboard", ROOT / "benchmarks" / "leaderboard.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def leaderboard() -> ModuleType:
+    return script("leaderboard")
 
 
 def gpu(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -137,3 +141,29 @@ def test_a_run_that_reaches_a_target_enters_the_board_in_order_and_once(
 def test_what_is_no_such_figure_does_not(tmp_path: Path, leaderboard: ModuleType, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         leaderboard.row(made(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        (
+            "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64",
+            "convolutions, forward",
+        ),
+        (
+            "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816dgrad_optimized_bf16>",
+            "convolutions, data gradients",
+        ),
+        ("sm80_xmma_wgrad_implicit_gemm_indexed_bf16bf16_f32_nhwckrsc", "convolutions, weight gradients"),
+        ("void implicit_convolve_sgemm<float, float, 1024>", "convolutions, forward"),
+        ("triton_red_fused__to_copy_native_batch_norm_backward_threshold_backward_12", "reductions"),
+        ("triton_poi_fused_convolution_backward_relu_3", "pointwise"),
+        ("void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16>", "changes of layout"),
+        ("nvjet_tst_64x8_64x16_gemm", "matrix products"),
+        ("void at::native::vectorized_elementwise_kernel<4, AddFunctor>", "other pointwise"),
+        ("Memcpy DtoD (Device -> Device)", "copies by the driver"),
+        ("something_new", "others"),
+    ],
+)
+def test_a_kernels_kind_is_told_by_its_name(kernel: str, kind: str) -> None:
+    assert script("gpu_profile").kind_of(kernel) == kind

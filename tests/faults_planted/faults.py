@@ -360,6 +360,12 @@ _LEVEL = "tests/evaluation/test_overlapping.py::test_equal_models_differ_in_at_m
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
     Fault(
+        "a training step that asks the device whether the loss is finite",
+        "flowbench.training.optimization.take_step",
+        step_that_asks_the_device,
+        "tests/training/test_on_cuda.py::test_an_optimizer_step_waits_for_nothing[adam]",
+    ),
+    Fault(
         "a coupling's log-determinant over the wrong mask",
         f"{_COUPLING}.CheckerboardCoupling.forward",
         log_det_over_the_passed_pixels,
@@ -631,11 +637,5 @@ FAULTS = [
         "flowbench.report.verdict.over_seeds",
         spread_known_exactly,
         "tests/report/test_verdict.py::test_few_seeds_are_judged_by_students_t[3-4.3027]",
-    ),
-    Fault(
-        "a training step that asks the device whether the loss is finite",
-        "flowbench.training.optimization.take_step",
-        step_that_asks_the_device,
-        "tests/training/test_on_cuda.py::test_an_optimizer_step_waits_for_nothing[adam]",
     ),
 ]
