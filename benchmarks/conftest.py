@@ -1,5 +1,8 @@
 """What all benchmarks share: pinned threads, the device, a table of the figures at the end."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from rich.console import Console
@@ -14,6 +17,9 @@ RATIOS = pytest.StashKey[list]()
 
 def pytest_addoption(parser):
     parser.addoption("--threads", type=int, default=1, help="CPU threads of every benchmark")
+    parser.addoption(
+        "--lines", type=Path, default=None, help="file with a line of JSON for each pass, written as it ends"
+    )
     parser.addoption("--figures", default=None, help="folder for the pictures that some benchmarks draw")
 
 
@@ -33,6 +39,16 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    # A machine that was taken away in the middle goes on where it was.
+    measured = _measured(config.getoption("--lines"))
+    config.hook.pytest_deselected(items=[item for item in items if item.name in measured])
+    items[:] = [item for item in items if item.name not in measured]
+
+
+def _measured(lines):
+    if lines is None or not lines.exists():
+        return set()
+    return {json.loads(line)["case"] for line in lines.read_text(encoding="utf-8").splitlines()}
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -50,8 +66,13 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def results(request):
-    """Entries of the table of passes."""
-    return request.config.stash[RESULTS]
+    """Entries of the table of passes; those that a test adds become lines of the file of `--lines`."""
+    entries, lines = request.config.stash[RESULTS], request.config.getoption("--lines")
+    before = len(entries)
+    yield entries
+    if lines is not None:
+        with lines.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"case": request.node.name, **entry}) + "\n" for entry in entries[before:])
 
 
 @pytest.fixture

@@ -31,17 +31,35 @@ PRESETS = [
     "real_nvp/digits",
     "glow/digits",
 ]
+CHOSEN = [
+    ("real_nvp/cifar10-fast", 256, "bf16", True),
+    ("real_nvp/cifar10-fast", 256, "bf16", False),
+    ("glow/cifar10", 64, "bf16", True),
+    ("glow/cifar10", 64, "bf16", False),
+    ("real_nvp/cifar10", 64, 32, False),
+    ("glow/cifar10", 64, 32, False),
+]
+"""What a borrowed GPU is asked first."""
+OTHERS = [
+    one
+    for one in (
+        (name, 64, precision, compiled) for name in PRESETS for precision in (32, "bf16") for compiled in (False, True)
+    )
+    if one not in CHOSEN
+]
+
+
+def case(experiment, keys, batch, precision, compiled, where, *marks):
+    how = "compiled" if compiled else "eager"
+    name = "-".join([experiment, *keys, str(batch), str(precision), how, where])
+    return pytest.param(experiment, keys, batch, precision, compiled, where, id=name, marks=marks)
+
+
 CASES = [
-    *(pytest.param(name, keys, batch, precision, False, "cpu") for name, keys, batch, precision in ON_CPU),
-    pytest.param("glow/digits", (), 64, 32, True, "cpu", marks=pytest.mark.slow),
-    *(
-        pytest.param(name, (), 64, precision, compiled, "cuda", marks=pytest.mark.cuda)
-        for name in PRESETS
-        for precision in (32, "bf16")
-        for compiled in (False, True)
-    ),
-    pytest.param("real_nvp/cifar10", (), 256, "bf16", False, "cuda", marks=pytest.mark.cuda),
-    pytest.param("real_nvp/cifar10", (), 256, "bf16", True, "cuda", marks=pytest.mark.cuda),
+    *(case(name, (), *how, "cuda", pytest.mark.cuda, pytest.mark.chosen) for name, *how in CHOSEN),
+    *(case(name, (), *how, "cuda", pytest.mark.cuda) for name, *how in OTHERS),
+    *(case(name, keys, batch, precision, False, "cpu") for name, keys, batch, precision in ON_CPU),
+    case("glow/digits", (), 64, 32, True, "cpu", pytest.mark.slow),
 ]
 
 

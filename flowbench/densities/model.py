@@ -123,7 +123,9 @@ class DensityModel(nn.Module, ABC):
 
     def regularization(self) -> Tensor:
         """Return the sum of squares that `optim.scale_l2` weighs; 0 for models that name none."""
-        return torch.zeros(())
+        # Where the model lies: a zero of the CPU's in a loss keeps a GPU from replaying its step as one graph.
+        parameter = next(self.parameters(), None)
+        return torch.zeros(()) if parameter is None else parameter.new_zeros(())
 
     def check_sampling(self, n: int, temperature: float) -> None:
         """Refuse a number of images or a temperature that `sample` cannot take (InputError)."""
@@ -239,8 +241,7 @@ class FlowDensity(DensityModel):
         x = self.preprocessing.inverse(y)
         broken = torch.isnan(x).flatten(1).any(1)
         images = (x * self.levels).floor().nan_to_num(self.levels - 1).clamp(0, self.levels - 1).to(torch.uint8)
-        images[broken] = self.levels - 1
-        return images, broken
+        return images.masked_fill_(broken.view(-1, 1, 1, 1), self.levels - 1), broken
 
     @torch.no_grad()
     def initialize(self, images: Tensor, noise: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowbench.config.registry import density_models
 from flowbench.densities.bases import StandardNormal, Uniform
 from flowbench.densities.bijection import Bijection
-from flowbench.densities.model import FlowDensity, evaluating
+from flowbench.densities.model import DensityModel, FlowDensity, evaluating
 from flowbench.densities.preprocessing import Center, Logit, Unit
 from flowbench.errors import InputError, WorkFailedError
 
@@ -221,3 +221,13 @@ def test_a_model_is_not_initialized_from_no_images():
     with pytest.raises(InputError, match="first batch is empty"):
         model.initialize(torch.zeros(0, 1, 4, 4, dtype=torch.uint8), torch.zeros(0, 1, 4, 4))
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_a_model_that_names_no_squares_has_its_zero_where_it_lies():
+    class Named(DensityModel):
+        terms = sample = None  # of the abstract class
+
+    model = Named((1, 2, 2), 4)
+    assert model.regularization().device.type == "cpu"
+    model.anything = nn.Parameter(torch.zeros(1, device="meta"))
+    assert model.regularization().device.type == "meta"

@@ -249,6 +249,13 @@ def raw_weights(_: Any) -> Any:
     return lambda average, weights: nullcontext()
 
 
+def step_that_asks_the_device(take_step: Any) -> Any:
+    def wrong(optimizer: Any, parameters: Any, loss: Tensor, clip_norm: float | None) -> Any:
+        return take_step(optimizer, parameters, loss, clip_norm if math.isfinite(loss.item()) else None)
+
+    return wrong
+
+
 def noise_finer_than_its_sum(training_noise: Any) -> Any:
     def wrong(*arguments: Any, **options: Any) -> Tensor:
         noise: Tensor = training_noise(*arguments, **options)
@@ -364,6 +371,12 @@ def taken_anyhow(_: Any) -> Any:
 
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
+    Fault(
+        "a training step that asks the device whether the loss is finite",
+        "flowbench.training.optimization.take_step",
+        step_that_asks_the_device,
+        "tests/training/test_on_cuda.py::test_an_optimizer_step_waits_for_nothing[adam]",
+    ),
     Fault(
         "a coupling's log-determinant over the wrong mask",
         f"{_COUPLING}.CheckerboardCoupling.forward",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import COMPILED_NUMERICS, Optim
@@ -115,12 +116,23 @@ def test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradient
     assert_figures_are_of_the_weights_of_now(model, loss, optimizer)
 
 
+GRAPHS: list[GraphModule] = []
+"""What was traced of the model of `compiled`."""
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def compiled(request: pytest.FixtureRequest) -> Iterator[tuple[DensityModel, Any]]:
-    """A model and its compiled terms: traced once for all optimizers."""
+    """A model and its compiled terms: traced once for all optimizers. Where the graph would break, it raises."""
+    from torch._dynamo.backends.registry import lookup_backend
+
+    def recording(graph: GraphModule, inputs: list[Tensor]) -> Any:
+        GRAPHS.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
     torch.compiler.reset()
+    GRAPHS.clear()
     model = built(request.param)
-    yield model, torch.compile(model.terms, dynamic=False, backend="aot_eager")
+    yield model, torch.compile(model.terms, dynamic=False, fullgraph=True, backend=recording)
     torch.compiler.reset()
 
 
@@ -153,6 +165,32 @@ def test_compiled_training_drops_what_evaluation_kept_and_is_traced_once(compile
         terms(*batch())
         assert all(one._value is None for one in kept)
     assert counters["stats"]["unique_graphs"] == traced
+
+
+@pytest.mark.slow
+def test_one_graph_serves_a_whole_training_and_finds_weights_and_statistics_where_they_are(
+    compiled: tuple[DensityModel, Any],
+) -> None:
+    model, terms = compiled
+    parameters = list(model.parameters())
+    average = WeightAverage(model, 0.5)
+    optimizer = make_optimizer(parameters, Optim(lr=0.02))
+    for step, rate in enumerate((0.02, 0.01, 0.005)):
+        model.train()
+        optimizer.param_groups[0]["lr"] = rate
+        loss = -terms(*batch()).log_prob.mean()
+        loss.backward()
+        take_step(optimizer, parameters, loss, 100)
+        average.update(step)
+        for setting in WAYS.values():
+            bits_per_dim(model, average, setting)
+        model.load_state_dict(model.state_dict())
+    (graph,) = GRAPHS
+    # What is no static input is copied into the CUDA graph's memory at each of its replays.
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    copied = [node.name for node in inputs if not node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")]
+    assert len(copied) == 2, copied  # images and noise
+    assert len(inputs) - 2 > len(parameters)  # buffers, too
 
 
 @pytest.mark.slow

@@ -232,9 +232,9 @@ def population_statistics(model: nn.Module) -> Iterator[None]:
 def _adopt(layer: BatchStatistics) -> None:
     assert layer._sums is not None
     mean, square, count = layer._sums
-    if float(count[0]) > 0:
-        layer.mean.copy_(mean / count)
-        layer.var.copy_(square / count - (mean / count).square())
+    # Chosen on the device: to look at the count here would make the host wait for it in every layer.
+    layer.mean.copy_(torch.where(count > 0, mean / count, layer.mean))
+    layer.var.copy_(torch.where(count > 0, square / count - (mean / count).square(), layer.var))
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
