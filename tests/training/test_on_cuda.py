@@ -123,10 +123,7 @@ def test_nothing_stays_on_the_cpu_and_the_host_waits_only_where_it_must(name: st
         only(set(), *model.state_dict().values())
 
 
-WAITING = pytest.mark.xfail(reason="Adamax asks the device whether the step is finite", strict=True)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", pytest.param("adamax", marks=WAITING)])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
 def test_an_optimizer_step_waits_for_nothing(name: str) -> None:
     with fake_cuda() as watched:
         parameters = [nn.Parameter(torch.zeros(shape, device=CUDA)) for shape in ((), (3,), (2, 3, 3, 3))]
