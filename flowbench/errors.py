@@ -13,6 +13,7 @@ __all__ = [
     "WorkFailedError",
     "did_you_mean",
     "fitting_in_memory",
+    "in_words",
     "is_out_of_memory",
 ]
 
@@ -81,6 +82,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; one of: {', '.join(names)}" if names else ""
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error as one line: one of ours by its text, another one by its kind, too."""
+    return one_line(error) if isinstance(error, FlowbenchError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:

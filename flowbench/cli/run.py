@@ -25,7 +25,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Train once for each, e.g. 0,1,2.")] = None,
-    time_budget: Annotated[str | None, typer.Option(help="Stop the steps after this time, e.g. 20m.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="Stop the steps after this time, e.g. 20m; compiling is not counted.")
+    ] = None,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,

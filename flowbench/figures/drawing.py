@@ -1,11 +1,11 @@
 """A run's pictures, drawn from its folder: nothing but the checkpoint, the config and the data set is needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from flowbench.config.registry import figure_kinds
-from flowbench.errors import FlowbenchError, InputError
+from flowbench.errors import FlowbenchError, InputError, in_words
 from flowbench.figures.kinds import NotDrawableError, Subject
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
@@ -52,30 +52,40 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
             raise InputError(f"--kind {kind}: is drawn of a {of} experiment; here: {', '.join(known) or 'none'}")
     drawn = Drawn([], [])
     stopped = stopped_at(run)
-    for kind, outcome in _draw(run, kinds or known, "" if stopped is None else str(stopped)):
+    outcomes = []
+    for kind, outcome in _draw(run, kinds or known, FlowbenchError, "" if stopped is None else str(stopped)):
+        outcomes.append((kind, outcome))
         if isinstance(outcome, Path):
             drawn.paths.append(outcome)
         elif kinds is None:
             drawn.left_out.append(f"{kind}: {outcome}")
         else:
             raise outcome
+    if kinds is None:
+        run.note_drawn(_failures((kind, outcome) for kind, outcome in outcomes if figure_kinds[kind].at_end))
     return drawn
 
 
 def draw_at_end(run: RunFolder) -> list[str]:
     """Draw what every finished training shows, and return a line for each picture that failed.
 
-    A picture that cannot be drawn never costs a training its result.
+    A picture that cannot be drawn, whatever the reason, keeps none of the others from being drawn.
     """
-    outcomes = _draw(run, [kind for kind in kinds_of(run) if figure_kinds[kind].at_end])
+    return _failures(_draw(run, [kind for kind in kinds_of(run) if figure_kinds[kind].at_end], Exception))
+
+
+def _failures(outcomes: Iterable[tuple[str, Path | Exception]]) -> list[str]:
     return [
-        f"figure {kind}: {outcome}"
+        f"figure {kind}: {in_words(outcome)}"
         for kind, outcome in outcomes
-        if isinstance(outcome, FlowbenchError) and not isinstance(outcome, NotDrawableError)
+        if isinstance(outcome, Exception) and not isinstance(outcome, NotDrawableError)
     ]
 
 
-def _draw(run: RunFolder, kinds: Sequence[str], stopped: str = "") -> Iterator[tuple[str, Path | FlowbenchError]]:
+def _draw(
+    run: RunFolder, kinds: Sequence[str], survived: type[Exception], stopped: str = ""
+) -> Iterator[tuple[str, Path | Exception]]:
+    """Draw kind by kind; an error that is `survived` is the outcome of its kind, another one ends the drawing."""
     if not kinds:
         return
     device = default_device()
@@ -83,5 +93,5 @@ def _draw(run: RunFolder, kinds: Sequence[str], stopped: str = "") -> Iterator[t
     for kind in counted(kinds, "drawing", len(kinds)):
         try:
             yield kind, figure_kinds[kind].draw(subject)
-        except FlowbenchError as error:
+        except survived as error:
             yield kind, error

@@ -88,6 +88,7 @@ def _steps(
         loss, _ = objective(*batch(step))
         loss.backward()
         take_step(optimizer, parameters, loss, experiment.optim.clip_norm)
+        del loss  # as in a training: its graph does not lie beside the next one
         if average:
             average.update(step)
         if torch.cuda.is_available():

@@ -373,7 +373,9 @@ def _train(
 def _finished(run: Path, experiment: Experiment[Any, Any]) -> bool:
     try:
         folder = RunFolder(run)
-        return folder.finished and folder.result.get("config_sha256") == config_sha256(experiment)
+        # To train what only lacks its pictures is to draw them.
+        same = folder.finished and folder.result.get("config_sha256") == config_sha256(experiment)
+        return same and not folder.undrawn
     except InputError:
         return False
 

@@ -17,15 +17,17 @@ import torch
 from flowbench.config.experiments import config_sha256, dump_experiment, experiment_of, load_experiment
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
-from flowbench.errors import FlowbenchError, InputError, did_you_mean, one_line
+from flowbench.errors import InputError, did_you_mean, in_words
 from flowbench.runs import bundle
 from flowbench.runs.kept import KeptRun, kept_figures, kept_run
 from flowbench.system import atomic
 
-__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
+__all__ = ["RUNS", "UNDRAWN", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
+UNDRAWN = "the pictures of the run's end are not drawn yet: flowbench figures RUN draws them"
+"""The note of a result between its writing and the drawing."""
 
 
 class RunFolder:
@@ -59,6 +61,14 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return (self.path / "result.json").is_file() or self.kept is not None
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether the run is finished, and was stopped before the pictures of its end were drawn."""
+        if not self.finished or self.kept is not None:
+            return False
+        notes = self.result.get("notes")
+        return isinstance(notes, list) and UNDRAWN in notes
 
     @property
     def figures(self) -> Path:
@@ -238,9 +248,8 @@ class RunFolder:
         except Exception as error:
             # Where one process of several fails, the others' errors follow from its own, which is there first.
             if not self._failure.exists():
-                kind = "" if isinstance(error, FlowbenchError) else f"{type(error).__name__}: "
                 with suppress(OSError):
-                    atomic.write_json(self._failure, {"schema": 1, "reason": kind + one_line(error)})
+                    atomic.write_json(self._failure, {"schema": 1, "reason": in_words(error)})
             raise
 
     def forget_failure(self) -> None:
@@ -250,6 +259,13 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run is finished."""
         atomic.write_json(self.path / "result.json", result)
+
+    def note_drawn(self, failed: list[str]) -> None:
+        """Say in the result of an `undrawn` run, instead, which pictures failed: a line for each."""
+        if self.undrawn:
+            result = self.result
+            said = [note for note in result["notes"] if note != UNDRAWN]
+            self.write_result({**result, "notes": [*said, *failed]})
 
 
 def new_run_path(experiment: Experiment[Any, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,20 +20,19 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block raises, `path` stays as it was and the temporary file is removed. Errors of the system name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f"{_MARK}{path.suffix}")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
     try:
+        # Not tempfile's, whose files are private: results may be read by whoever may read the folder. The umask is the
+        # system's to apply: to ask for it is to change it, under the feet of all other threads.
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; results are meant to be read by whoever may read the folder.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         # A full disk is noticed by a write, which knows no name; the temporary one says nothing to people.
-        if error.filename in (None, name):
+        if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
@@ -67,12 +66,6 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON to `path` atomically; NaN and infinities are refused with ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def _sync_folder(folder: Path) -> None:

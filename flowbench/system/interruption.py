@@ -47,9 +47,9 @@ class StopRequest:
             sys.unraisablehook, self._hook = self._hook, None
 
     def at_once(self, message: str) -> None:
-        """Raise `Interrupted` with this message at a signal, also at one that came before."""
+        """Raise `Interrupted` with this message, the last one given, at a signal, also at one that came before."""
         self._message = message
-        if self._previous:
+        if self._previous and self._hook is None:
             self._hook, sys.unraisablehook = sys.unraisablehook, self._insist
         if self.signal is not None:
             raise Interrupted(message, self.signal)

@@ -55,6 +55,10 @@ class TrainingBar:
         self._progress.stop()
         TrainingBar.drawing = False
 
+    def note(self, words: str) -> None:
+        """Say what is being done while there are no figures yet."""
+        self._progress.update(self._task, figures=words)
+
     def show(self, done: float, row: Mapping[str, float | int | None]) -> None:
         """Draw the part that is `done` (0 to 1) and the figures of a logged row."""
         shown = [f"{value:.4g} {key.removeprefix('train/').replace('_', ' ')}" for key, value in _figures(row)]

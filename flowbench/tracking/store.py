@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from flowbench.errors import InputError, WorkFailedError
+from flowbench.system.commands import run_to_the_end
 from flowbench.system.credentials import scrubbed, without_credentials
 from flowbench.tracking.places import sqlite_path, tracking_uri
 
@@ -115,6 +115,7 @@ def ui(port: int = 5000) -> None:
         InputError: mlflow is missing or off, the port cannot be used, the URI is a server with pages of its own, or
             no store that MLflow can open.
         WorkFailedError: MLflow's server failed.
+        Interrupted: a signal ended it; nothing that was started is left.
     """
     uri = tracking_uri()
     if uri is None:
@@ -138,7 +139,7 @@ def ui(port: int = 5000) -> None:
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.
         environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-        status = subprocess.run(command, env=environment, check=False).returncode
+        status = run_to_the_end(command, environment)
     if status > 0:
         raise WorkFailedError(f"mlflow ui stopped with exit status {status}: its own lines above say why")
 

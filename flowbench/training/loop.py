@@ -17,18 +17,20 @@ from flowbench.config.experiments import config_sha256, load_experiment, shipped
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import COMPILED_NUMERICS, Experiment
 from flowbench.densities.noise import step_seed
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory, in_words
 from flowbench.figures.drawing import draw_at_end
-from flowbench.runs.folder import RunFolder
+from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.memory import keep_freed_memory
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.system.progress import TrainingBar
+from flowbench.tables.results import stale_reasons
 from flowbench.tasks.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 from flowbench.training.optimization import learning_rate, take_step
-from flowbench.training.session import Session
+from flowbench.training.session import Session, warn
+from flowbench.training.warm_up import compile_steps
 
 __all__ = ["train"]
 
@@ -64,14 +66,15 @@ def train(
         device = join()
         keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
-            return finished
+            return from_leader(lambda: _completed(run, finished, mirror))
         # Before the folder is touched: missing data must leave nothing behind.
         task = make_task(experiment, device)
         from_leader(lambda: held.enter_context(run.lock()))
         # Another process may have been here while the data were opened.
-        if finished := from_leader(lambda: _finished(run, experiment, resume)):
-            return finished
+        if from_leader(lambda: _finished(run, experiment, resume)):
+            return from_leader(lambda: _drawn(run))
         session = Session(experiment, run, task, device, time_budget, watch)
+        held.enter_context(session.checkpoints)
         session.restore()
         from_leader(session.begin)
         if watch is None:
@@ -87,7 +90,11 @@ def train(
                 chosen = task.choose(run, session.average)
                 return from_leader(lambda: _result(session, chosen, []))
             metrics, notes = task.evaluate(run, session.average)
-            return from_leader(lambda: _result(session, metrics, [*notes, *draw_at_end(run)]))
+            from_leader(lambda: _result(session, metrics, [*notes, UNDRAWN]))
+            stop.at_once(
+                f"{run.path}: finished, but stopped before its pictures were drawn: flowbench figures {run.path}"
+            )
+            return from_leader(lambda: _drawn(run))
 
 
 def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) -> dict[str, Any] | None:
@@ -97,6 +104,8 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
     run.check_config(experiment)
     if run.finished:
         check_same_data(run)
+        if reasons := stale_reasons(run.result, experiment):
+            warn(f"{run.path}: stale: {'; '.join(reasons)}: to train it as it is today, give another --run-dir")
         return run.result
     if not resume:
         raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")
@@ -114,7 +123,7 @@ class _Window:
     def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
         for key, value in {**values, "finite": torch.ones_like(finite)}.items():
             # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
-            kept = torch.where(finite > 0, value.detach(), torch.zeros_like(value))
+            kept = torch.where(finite > 0, value, torch.zeros_like(value))
             self.sums[key] = self.sums[key] + kept if key in self.sums else kept
         self.steps += 1
 
@@ -128,20 +137,23 @@ class _Window:
 def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
     config, task = session.experiment.train, session.task
-    if session.total_steps == 0 or session.optimizer is None:
+    if session.done or session.optimizer is None:
         return
     objective = distribute(task.objective, session.device)
     validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
     window = _Window()
     task.model.train()
+    if config.compile:
+        bar.note("compiling")
+        compile_steps(session, lambda: _step(session, objective))
     clock = time.perf_counter()
     while not session.done:
         started = time.perf_counter()
-        values, finite = _step(session, objective)
+        session.checkpoints.check()
+        window.add(*_step(session, objective))
         session.step += 1
         if session.average:
             session.average.update(session.step)
-        window.add(values, finite)
         last = session.step == session.total_steps
         if session.step % config.log_every == 0 or last:
             row = window.means()
@@ -160,6 +172,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         if session.step % config.checkpoint_every == 0 or session.done or stopped:
             session.save()
         if stopped and not session.done:
+            session.checkpoints.wait()
             raise Interrupted(
                 f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", int(stopped)
             )
@@ -174,9 +187,10 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
-    loss, values = objective(*session.task.batch(session.step))
+    loss, terms = objective(*session.task.batch(session.step))
     torch.autograd.backward(loss)
-    values = mean_of_all({"loss": loss, **values})
+    # Detached: what is kept of a step must not keep its graph beside the next one's.
+    values = mean_of_all({key: value.detach() for key, value in {"loss": loss, **terms}.items()})
     norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
     bad = 1 - finite
     session.skipped += bad
@@ -246,7 +260,10 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "skipped_steps": int(session.skipped.item()),
         "metrics": metrics,
         "notes": notes,
-        "throughput": {f"train_{task.unit}_per_second": speed},
+        "throughput": {
+            f"train_{task.unit}_per_second": speed,
+            **({"compile_seconds": session.compile_seconds} if experiment.train.compile else {}),
+        },
         "mlflow_run_id": read_mlflow_run_id(session.run.path),
         "config_sha256": config_sha256(experiment),
         "numerics": {
@@ -256,6 +273,28 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         },
     }
     session.run.write_result(result)
+    return result
+
+
+def _drawn(run: RunFolder) -> dict[str, Any]:
+    """Draw the pictures that a run with a result lacks; return the result with what there is to say of them."""
+    if run.undrawn:
+        try:
+            failed = draw_at_end(run)
+        except Exception as error:  # whatever it is, the figures stand
+            failed = [f"figures: {in_words(error)}"]
+        run.note_drawn(failed)
+    return run.result
+
+
+def _completed(run: RunFolder, result: dict[str, Any], mirror: Mirror | None) -> dict[str, Any]:
+    """Draw what a finished run lacks that was stopped before its pictures were drawn; return its result."""
+    if not run.undrawn:
+        return result
+    with run.lock():
+        result = _drawn(run)
+    if mirror is not None:
+        mirror.follow(run.path)
     return result
 
 

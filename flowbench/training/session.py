@@ -16,8 +16,9 @@ from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
 from flowbench.tasks.task import Task, Watch
 from flowbench.training.optimization import make_optimizer
+from flowbench.training.saving import CheckpointWriter
 
-__all__ = ["Session"]
+__all__ = ["Session", "warn"]
 
 
 class Session:
@@ -34,6 +35,7 @@ class Session:
     ) -> None:
         self.experiment, self.run, self.task, self.device, self.budget = experiment, run, task, device, budget
         self.watch = watch
+        self.checkpoints = CheckpointWriter(run)
         config = experiment.train
         self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -42,6 +44,7 @@ class Session:
         self.step = 0
         self.resumed = False
         self.seconds = 0.0
+        self.compile_seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
         self.skipped = torch.zeros((), device=device)
@@ -72,16 +75,20 @@ class Session:
             self.run.begin(self.experiment, {**environment, "data": self.task.data})
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Begin to write the checkpoint; `checkpoints` tells when it is there."""
         if not leads():
             return
         cuda = self.device.type == "cuda"
-        self.run.save_checkpoint(
+        self.checkpoints.write(
             {
                 "model": self.task.model.state_dict(),
                 "ema": self.average.state_dict() if self.average else {},
                 "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-                "schedule": {"seconds": self.seconds, "budget": self.budget},
+                "schedule": {
+                    "seconds": self.seconds,
+                    "budget": self.budget,
+                    "compile_seconds": self.compile_seconds,
+                },
                 "step": self.step,
                 "epoch": self.epoch,
                 "generators": {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if cuda else {})},
@@ -106,6 +113,8 @@ class Session:
             if self.optimizer:
                 self.optimizer.load_state_dict(state["optimizer"])
             self.seconds = state["schedule"]["seconds"]
+            # Checkpoints made before did not tell it apart.
+            self.compile_seconds = state["schedule"].get("compile_seconds", 0.0)
             # A run begun under a time budget stays one: its rates have followed the clock.
             self.budget = self.budget or state["schedule"]["budget"]
             self.step, self.best = state["step"], state["best"]
@@ -121,7 +130,7 @@ class Session:
         self._check_environment()
         state, note = self.run.load_checkpoint() or (None, None)
         if note:
-            _warn(note)
+            warn(note)
         with self.run.reading_checkpoint():
             step = -1 if state is None else int(state["step"])
         self.run.cut_metrics(step)
@@ -132,12 +141,12 @@ class Session:
         environment = self.run.environment
         threads = environment.get("threads")
         if self.device.type == "cpu" and threads != torch.get_num_threads():
-            _warn(
+            warn(
                 f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
                 "the result will differ in the last bits from an uninterrupted run's"
             )
         if (processes := environment.get("processes", 1)) != place()[1]:
-            _warn(
+            warn(
                 f"{self.run.path}: begun with {processes} processes, going on with {place()[1]}: "
                 "the result will differ in the last bits from an uninterrupted run's"
             )
@@ -152,6 +161,7 @@ class Session:
         # A model that is fitted without steps is saved once: going on with it adds nothing.
         if self.step or not self.resumed:
             self.save()
+        self.checkpoints.wait()
 
     def log(self, values: Mapping[str, float | int]) -> None:
         """Append a row of metrics."""
@@ -160,5 +170,6 @@ class Session:
         self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Say something on stderr, in one line; stdout is for the result."""
     print(f"flowbench: warning: {message}", file=sys.stderr)

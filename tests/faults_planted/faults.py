@@ -603,6 +603,13 @@ FAULTS = [
         "::test_figures_are_of_the_last_step_where_the_loss_leaves_nothing_but_gradients[glow-adam]",
     ),
     Fault(
+        "the steps that only compile count as training",
+        "flowbench.training.warm_up.undone",
+        lambda _: nullcontext,
+        "tests/training/test_warm_up.py"
+        "::test_a_compiled_training_takes_the_steps_and_the_time_of_one_that_is_not[glow]",
+    ),
+    Fault(
         "fused attention counted as free",
         "flowbench.evaluation.flops._nothing_fused",
         as_it_runs,

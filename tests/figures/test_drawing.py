@@ -11,7 +11,7 @@ from flowbench.errors import InputError, WorkFailedError
 from flowbench.figures.drawing import draw_at_end, draw_run, kinds_of
 from flowbench.figures.kinds import FigureKind, NotDrawableError
 from flowbench.figures.theme import description_of
-from flowbench.runs.folder import RunFolder
+from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.tasks.density import DensityTask
 from flowbench.tasks.loading import reported_step
 from flowbench.training import loop as training
@@ -72,6 +72,38 @@ def test_a_picture_that_fails_does_not_cost_the_training_its_result(trained, mon
     drawn = draw_run(trained("independent"))
     assert "samples: 4 of 36 images are not numbers" in drawn.left_out
     assert [path.stem for path in drawn.paths] == ["likelihood", "outsiders"]
+
+
+def test_an_error_of_any_kind_keeps_no_other_picture_from_being_drawn(trained, monkeypatch):
+    run, entries, drawn = trained("independent"), figure_kinds._load(), []
+
+    def fail(subject):
+        raise ZeroDivisionError("division\nby zero")
+
+    for name in list(entries):
+        monkeypatch.setitem(entries, name, FigureKind(fail, "density", name in ("likelihood", "samples")))
+    monkeypatch.setitem(entries, "likelihood", FigureKind(lambda _: drawn.append(1) or run.path, "density", True))
+    assert draw_at_end(run) == ["figure samples: ZeroDivisionError: division by zero"]
+    assert drawn
+    with pytest.raises(ZeroDivisionError):
+        draw_run(run)
+
+
+def test_drawing_all_of_a_run_that_was_stopped_before_settles_what_its_result_says(trained, monkeypatch):
+    def fail(subject):
+        raise WorkFailedError("4 of 36 images are not numbers")
+
+    run, entries = trained("independent"), figure_kinds._load()
+    for name in list(entries):
+        draw = fail if name == "samples" else lambda _: run.path
+        monkeypatch.setitem(entries, name, FigureKind(draw, "density", True))
+    before = run.result
+    run.write_result({**before, "notes": [*before["notes"], UNDRAWN]})
+    draw_run(run, ["likelihood"])
+    assert run.undrawn
+    draw_run(run)
+    assert run.result == {**before, "notes": [*before["notes"], "figure samples: 4 of 36 images are not numbers"]}
+    run.write_result(before)
 
 
 def test_under_keep_best_the_pictures_name_the_step_of_the_best_weights(tmp_path, monkeypatch):

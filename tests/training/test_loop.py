@@ -2,6 +2,7 @@
 
 import json
 import signal
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,31 @@ def test_killed_and_terminated_runs_resume_bit_for_bit(tmp_path: Path) -> None:
     finish(launch(run, "--resume"))
     assert_equal(weights(RunFolder(run)), weights(RunFolder(tmp_path / "straight")))
     assert comparable(RunFolder(run).result) == comparable(RunFolder(tmp_path / "straight").result)
+
+
+def test_nothing_of_a_step_is_left_when_the_next_one_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Token:
+        pass
+
+    forward = density_task.NegativeLogLikelihood.forward
+    left: list[weakref.ref[Any]] = []
+
+    def watched(self: density_task.NegativeLogLikelihood, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert not any(one() is not None for one in left)
+        loss, values = forward(self, *batch)
+        for tensor in (loss, *values.values()):
+            token = Token()
+            assert tensor.grad_fn is not None
+            tensor.grad_fn.metadata["token"] = token
+            left.extend((weakref.ref(tensor), weakref.ref(token)))
+        assert all(one() is not None for one in left[-2:])
+        return loss, values
+
+    monkeypatch.setattr(density_task.NegativeLogLikelihood, "forward", watched)
+    monkeypatch.setattr(density_task.DensityTask, "evaluate", lambda *_: ({}, []))
+    monkeypatch.setattr(density_task.DensityTask, "population", lambda *_: {})
+    train(tiny("train.steps=3", "train.validate_every=2"), tmp_path / "run")
+    assert len(left) == 3 * 4
 
 
 def test_a_step_with_nan_changes_nothing_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
