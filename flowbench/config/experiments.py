@@ -141,6 +141,8 @@ _ALTERNATIVES = {
 
 
 def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+    if not overrides:
+        return content  # a page reads hundreds of configs, and OmegaConf takes longer than all the rest
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not all(part.isidentifier() for part in key.split(".")):
