@@ -137,9 +137,11 @@ def ui(port: int = 5000) -> None:
         from flowbench.system.databases import with_driver
 
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.
-        environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
-        command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-        status = run_to_the_end(command, environment)
+        # Who looks at runs needs one process, and none of those that evaluate with language models: 2 GB otherwise.
+        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+        environment["MLFLOW_BACKEND_STORE_URI"] = with_driver(uri)
+        place = ["--host", "127.0.0.1", "--port", str(port)]
+        status = run_to_the_end([sys.executable, "-m", "mlflow", "ui", *place, "--workers", "1"], environment)
     if status > 0:
         raise WorkFailedError(f"mlflow ui stopped with exit status {status}: its own lines above say why")
 

@@ -156,17 +156,19 @@ def test_a_process_that_hangs_is_given_up_in_bounded_time(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_sigterm_to_torchrun_stops_all_at_one_step_and_the_rest_is_the_same(tmp_path: Path) -> None:
-    arguments = [*REAL_NVP, "train.steps=40", "train.checkpoint_every=100"]
+    arguments = [*REAL_NVP, "train.steps=40", "train.checkpoint_every=100", "train.validate_every=20"]
     straight, stopped = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "stopped")
-    finish(start(torchrun(2, "train", *arguments, "--run-dir", str(straight.path))))
-    command = torchrun(2, "train", *arguments, "--run-dir", str(stopped.path))
-    process = start(command)
+    train = [*FLOWBENCH, "train", *arguments, "--run-dir"]
+    for rank in start_ranks(2, [*train, str(straight.path)]):
+        finish(rank)
+    process = start(torchrun(2, "train", *arguments, "--run-dir", str(stopped.path)))
     assert wait_until(lambda: any("lr" in row for row in stopped.metrics()), process)
     kill(process, signal.SIGTERM)
     _, errors = process.communicate()
     assert "stopped at step" in errors
     assert not (stopped.path / "failure.json").exists()
-    finish(start([*command, "--resume"]))
+    for rank in start_ranks(2, [*train, str(stopped.path), "--resume"]):
+        finish(rank)
     assert comparable(stopped.result) == comparable(straight.result)
 
 

@@ -38,6 +38,7 @@ def test_the_kept_files_give_the_committed_tables(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.usefixtures("data_folder")
 def test_the_kept_files_give_the_committed_page_with_its_pictures(tmp_path: Path) -> None:
     words = [

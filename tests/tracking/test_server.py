@@ -36,7 +36,7 @@ class Server:
         self._process = subprocess.Popen(
             command,
             cwd=self._folder,
-            env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

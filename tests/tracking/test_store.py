@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 from flowbench.errors import InputError
@@ -125,6 +126,8 @@ def test_ui_serves_localhost_alone() -> None:
 
     try:
         wait_for(answers)
+        below = [" ".join(one.cmdline()) for one in psutil.Process(server.pid).children(recursive=True)]
+        assert not [line for line in below if "mlflow.server.jobs" in line]
         # All of 127/8 is this machine: a server bound to every address would answer here too.
         with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=5):
             pass
