@@ -48,14 +48,18 @@ def test_a_signal_ends_all_that_the_command_started(
         pids.extend(int(word) for word in pipe.read_text().split())  # waits until the server writes
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as caught:
-        run_to_the_end([sys.executable, "-S", "-c", SERVER, str(pipe)], os.environ)
+    # Where the tests themselves run under nohup, SIGHUP is ignored.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(Interrupted) as caught:
+            run_to_the_end([sys.executable, "-S", "-c", SERVER, str(pipe)], os.environ)
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     assert caught.value.exit_code == 128 + number
     assert len(pids) == 3
     assert not any(alive(pid) for pid in pids)
-    assert signal.getsignal(number) == before
 
 
 def test_what_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
