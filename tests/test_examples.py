@@ -55,6 +55,7 @@ def test_likelihood_of_ones_own_images(run: Run, model: Path, tmp_path: Path) ->
     assert nats == pytest.approx([-64 * np.log(2) * value for value in bits], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_flow_of_ones_own_fits_two_moons_better_than_a_gaussian(run: Run, tmp_path: Path) -> None:
     words = run("custom_flow.py", "moons.png").split()
     assert float(words[0]) < 2.3 < float(words[-1])

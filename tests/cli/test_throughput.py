@@ -59,6 +59,7 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
     assert "inverse" not in errors
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_copy_with_the_overrides_in_the_names(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowbench.throughput.measurement.MIN_SAMPLE_SECONDS", 0.001)
     monkeypatch.setenv("FLOWBENCH_TRACKING", "on")

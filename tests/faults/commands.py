@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
 from tests.faults.forking import Forked
 
 FLOWBENCH = [sys.executable, "-m", "flowbench"]
@@ -66,6 +68,14 @@ def wait_until(condition: Callable[[], bool], *processes: Process) -> bool:
         assert time.monotonic() < limit
         time.sleep(0.01)
     return True
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Return a process's command line; nothing where it has ended while it was looked at."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill(process: Process, number: signal.Signals = signal.SIGKILL) -> None:

@@ -72,6 +72,7 @@ def test_there_are_enough_and_no_fault_stands_twice() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 20
 
 
+@pytest.mark.slow
 def test_the_unpatched_code_passes_every_test_that_notices_a_fault() -> None:
     nodes = sorted({fault.noticed_by for fault in FAULTS})
     recorder = run(nodes)

@@ -30,6 +30,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 def test_every_kind_is_drawn_of_a_flow_the_same_each_time_with_a_title_that_says_whose_it_is(trained):
     run = trained("real_nvp")
     assert set(kinds_of(run)) == ALL

@@ -56,6 +56,7 @@ def test_a_plan_measures_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.lines[0].startswith("real_nvp/digits, seed 0")
 
 
+@pytest.mark.slow
 def test_a_step_that_would_take_minutes_is_computed_and_stored_speed_gives_the_hours(tmp_path: Path) -> None:
     huge = load_experiment("real_nvp/celeba", ["data.batch_size=4096", "model.residual_blocks=1"])
     one = plan(huge)

@@ -17,6 +17,7 @@ from flowbench.config.experiments import dump_experiment, load_experiment
 from flowbench.reproduction.reproduce import failure, reproduce, run_path
 from flowbench.reproduction.submission import Jobs
 from flowbench.runs.folder import RunFolder
+from tests.faults.commands import words
 from tests.reproduction.test_sharing import TABLE
 
 CHANGES = ["train.log_every=2", "train.checkpoint_every=5", "evaluate.draws=1"]
@@ -50,7 +51,7 @@ def test_two_workers_give_the_same_figures_as_one_process_also_when_one_is_kille
             return
         for checkpoint in (tmp_path / "jobs-out" / "runs").glob("*/checkpoint.pt"):
             for process in psutil.Process().children(recursive=True):
-                if str(checkpoint.parent) in process.cmdline() and not RunFolder(checkpoint.parent).finished:
+                if str(checkpoint.parent) in words(process) and not RunFolder(checkpoint.parent).finished:
                     job = process.parent()
                     assert job is not None
                     os.kill(job.pid, signal.SIGKILL)

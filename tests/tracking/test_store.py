@@ -16,6 +16,7 @@ from flowbench.system.credentials import without_credentials
 from flowbench.tracking import tracking_uri, ui
 from flowbench.tracking.places import artifact_location
 from flowbench.tracking.store import explain, open_client, patience
+from tests.faults.commands import words
 from tests.tracking.tracked_runs import wait_for
 
 
@@ -72,6 +73,7 @@ def test_a_uri_is_shown_without_secrets_and_control_characters() -> None:
     assert without_credentials("http://\x1b[31mred:5") == "http:// [31mred:5"
 
 
+@pytest.mark.slow
 def test_a_half_made_store_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db.new").write_bytes(b"torn")
     client = open_client(f"sqlite:///{tmp_path}/mlflow.db")
@@ -126,7 +128,7 @@ def test_ui_serves_localhost_alone() -> None:
 
     try:
         wait_for(answers)
-        below = [" ".join(one.cmdline()) for one in psutil.Process(server.pid).children(recursive=True)]
+        below = [" ".join(words(one)) for one in psutil.Process(server.pid).children(recursive=True)]
         assert not [line for line in below if "mlflow.server.jobs" in line]
         # All of 127/8 is this machine: a server bound to every address would answer here too.
         with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=5):

@@ -16,7 +16,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.system.interruption import StopRequest
 from flowbench.tracking import Mirror
 from flowbench.tuning.together import train_together
-from tests.faults.commands import FLOWBENCH, Process, finish, kill, start, wait_until
+from tests.faults.commands import FLOWBENCH, Process, finish, kill, start, wait_until, words
 from tests.studies import Formula, Lab
 
 QUICK = ["train.steps=30", "train.validate_every=6", "model.features=2", "model.residual_blocks=1", "evaluate.draws=1"]
@@ -108,6 +108,6 @@ def validated(study: str) -> bool:
 def ranks(worker: Process) -> list[psutil.Process]:
     """Return the processes that train, by rank."""
     below = psutil.Process(worker.pid).children(recursive=True)
-    found = [one for one in below if "flowbench.tuning.ranks" in one.cmdline() and "RANK" in one.environ()]
+    found = [one for one in below if "flowbench.tuning.ranks" in words(one) and "RANK" in one.environ()]
     assert len(found) == 2
     return sorted(found, key=lambda one: int(one.environ()["RANK"]))
