@@ -71,6 +71,13 @@ class DensityModel(nn.Module, ABC):
             noise: in [0, 1), same shape; its dtype is that of the computation.
         """
 
+    def terms_and_shares(self, images: Tensor, noise: Tensor) -> tuple[Terms, dict[str, Tensor]]:
+        """Return `terms`, and by name what part of them is an approximation that makes a bound of them, (batch,) each.
+
+        The names are those of the bounds (`density_branch` of PixelCNN++); by default nothing is approximated.
+        """
+        return self.terms(images, noise), {}
+
     @abstractmethod
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Return n images, uint8 (n, channels, height, width), from the model tempered to p^(1/temperature²).
@@ -96,11 +103,7 @@ class DensityModel(nn.Module, ABC):
             TypeError: images are not uint8.
             InputError: their shape or their values are not the model's.
         """
-        self.check(images)
-        if images.numel() and int(images.max()) >= self.levels:
-            raise InputError(
-                f"images reach {int(images.max())}, but the model has {self.levels} levels (0 … levels − 1)"
-            )
+        self.check_levels(images)
         if draws < 1:
             raise InputError(f"draws is {draws}: at least one is needed")
         where = images.device if generator is None else generator.device
@@ -133,6 +136,14 @@ class DensityModel(nn.Module, ABC):
             raise InputError(f"n is {n!r}: give the number of images, 0 or more")
         if not isinstance(temperature, SupportsFloat) or not 0 <= float(temperature) < math.inf:
             raise InputError(f"temperature is {temperature!r}: give a finite number, 0 or above")
+
+    def check_levels(self, images: Tensor) -> None:
+        """Refuse what `check` refuses, and values that are not the model's (InputError); waits for the device."""
+        self.check(images)
+        if images.numel() and int(images.max()) >= self.levels:
+            raise InputError(
+                f"images reach {int(images.max())}, but the model has {self.levels} levels (0 … levels − 1)"
+            )
 
     def check(self, images: Tensor) -> None:
         """Refuse images of another dtype (TypeError) or shape (InputError); costs no synchronization."""

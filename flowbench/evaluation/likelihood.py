@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,8 @@ class Values:
     """log p of each image under each draw of noise, in nats, (k, max(draws, K))."""
     terms: NDArray[np.float64]
     """Prior, log_det, preprocessing and quantization, means over `draws`, in nats, (k, 4)."""
+    shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Of each image the part of log p that an approximation stands for (`DensityModel.terms_and_shares`), (k,)."""
 
 
 @dataclass(frozen=True)
@@ -265,25 +267,34 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
         terms = np.zeros((len(indices), len(Terms._fields)))
         for draw in range(draws):
             noise = evaluation_noise(setting.seed, images.split, places[indices], draw, model.image_shape)
-            drawn = _terms_that_fit(model, batch, noise.to(device)).double().cpu().numpy()
+            fitting, approximated = _terms_that_fit(model, batch, noise.to(device))
+            drawn = fitting.double().cpu().numpy()
             log_prob[:, draw] = drawn.sum(1)
             if draw < setting.draws:
                 terms += drawn / (1 if exact else setting.draws)
-        parts.append(Values(indices, log_prob, terms))
+        shares = {name: share.double().cpu().numpy() for name, share in approximated.items()}
+        parts.append(Values(indices, log_prob, terms, shares))
     if not parts:
         return Values(np.empty(0, np.int64), np.empty((0, draws)), np.empty((0, len(Terms._fields))))
+    return _together(parts)
+
+
+def _together(parts: list[Values]) -> Values:
+    names = {name: None for part in parts for name in part.shares}
     return Values(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "log_prob", "terms"))
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "log_prob", "terms")),
+        {name: np.concatenate([part.shares[name] for part in parts if len(part.indices)]) for name in names},
     )
 
 
-def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> Tensor:
-    """Return the terms of each image, (k, 4), halving the batch where it does not fit into memory.
+def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the terms of each image, (k, 4), and its shares, halving the batch where it does not fit into memory.
 
     Nobody chose this batch's size, and no result depends on it.
     """
     try:
-        return torch.stack(list(model.terms(images, noise)), dim=1)
+        terms, shares = model.terms_and_shares(images, noise)
+        return torch.stack(list(terms), dim=1), shares
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -291,18 +302,20 @@ def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> Tenso
             raise WorkFailedError("out of memory: not even one image can be evaluated: take another machine") from error
     # Outside the handler: the error's traceback holds the tensors that did not fit.
     half = len(images) // 2
-    return torch.cat([_terms_that_fit(model, images[part], noise[part]) for part in (slice(half), slice(half, None))])
+    first, second = (_terms_that_fit(model, images[part], noise[part]) for part in (slice(half), slice(half, None)))
+    return torch.cat([first[0], second[0]]), {name: torch.cat([first[1][name], second[1][name]]) for name in first[1]}
 
 
 def _summarize(
     parts: list[Values], model: DensityModel, images: Images, setting: Setting, normalized: bool
 ) -> Measured:
     """Merge what all processes measured, check that it is everything, and put labels on it."""
-    indices = np.concatenate([part.indices for part in parts])
+    values = _together(parts)
+    indices = values.indices
     order = np.argsort(indices)
     if not np.array_equal(indices[order], np.arange(len(images))) or len(images) == 0:
         raise WorkFailedError(f"{images.name} {images.split}: {len(indices)} of {len(images)} images were measured")
-    log_prob = np.concatenate([part.log_prob for part in parts])[order]
+    log_prob = values.log_prob[order]
     broken = np.flatnonzero(~np.isfinite(log_prob).all(1))
     if len(broken):
         named = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
@@ -320,8 +333,12 @@ def _summarize(
         **images.choices,
     }
     bits = per_nat * log_prob[:, : setting.draws].mean(1)
-    terms = per_nat * np.concatenate([part.terms for part in parts])[order].mean(0)
+    terms = per_nat * values.terms[order].mean(0)
     plain = {**_mean(bits), "draws": 1 if exact else setting.draws, **labels}
+    for name, share in values.shares.items():
+        plain[f"{name}_share"] = float(share.mean())
+        if plain[f"{name}_share"] > 0:
+            plain["bound"] = name
     plain["terms"] = dict(zip(Terms._fields, terms.tolist(), strict=True))
     metrics = {"bits_per_dim": plain}
     if setting.importance is not None:

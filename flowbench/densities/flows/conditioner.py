@@ -1,7 +1,7 @@
-"""The networks inside couplings: they alone may compute in reduced precision."""
+"""The networks inside couplings, and blocks of other networks: they alone may compute in reduced precision."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ Precision = Literal[32, "bf16"]
 
 
 class Conditioner(nn.Module, ABC):
-    """A network that maps what a coupling passes to the parameters of what it transforms.
+    """A network that maps what a coupling passes to the parameters of what it transforms, or a block of a larger one.
 
     Its arithmetic may run in bfloat16 (`set_precision`); its output always has its input's type, so that
     log-determinants, normalizers and prior never leave float32.
@@ -24,34 +24,35 @@ class Conditioner(nn.Module, ABC):
     precision: Precision = 32
     recompute: bool = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the net's output for x, (batch, channels, height, width), in x's type."""
+    def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        """Return the net's output for x, (batch, channels, height, width), and what else it takes, in x's type."""
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return self._output(x)
+            return self._output(x, *others)
         # Not `checkpoint`, which imports torch's compiler: 124 MB (2026-11). A result has a gradient only where an
         # argument asks for one, and x may not: hence a parameter.
-        out: Tensor = CheckpointFunction.apply(self._output_again, True, x, next(self.parameters()))
+        out: Tensor = CheckpointFunction.apply(self._output_again, True, x, *others, next(self.parameters()))
         return out
 
-    def _output_again(self, x: Tensor, _: Tensor) -> Tensor:
+    def _output_again(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        others = others[:-1]  # the last one is the parameter
         if torch.is_grad_enabled():
             # In the backward pass: the moving averages have seen the batch the first time.
             with unrecorded():
-                return self._output(x)
+                return self._output(x, *others)
         # Networks may round otherwise where no gradients are asked for.
         with torch.enable_grad():
-            return self._output(x).detach()
+            return self._output(x, *others).detach()
 
-    def _output(self, x: Tensor) -> Tensor:
+    def _output(self, x: Tensor, *others: Tensor | None) -> Tensor:
         if self.precision == 32:
-            return self.net(x)
+            return self.net(x, *others)
         with torch.autocast(x.device.type, torch.bfloat16):
-            out = self.net(x)
+            out = self.net(x, *others)
         return out.to(x.dtype)
 
     @abstractmethod
-    def net(self, x: Tensor) -> Tensor:
-        """Return the output for x, (batch, channels, height, width)."""
+    def net(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return the output for x, (batch, channels, height, width), the first of the inputs."""
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
