@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from flowbench.config.schema import Optim
 from flowbench.densities.bases import StandardNormal, standard_normal_log_prob
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.glow import Glow
 from flowbench.densities.flows.real_nvp import RealNVP
 from flowbench.densities.model import FlowDensity
 from flowbench.densities.preprocessing import Center, Logit
+from flowbench.training.optimization import learning_rate, make_optimizer
+from tests.densities.autoregressive.authors_pixelcnn import Authors, watched
+from tests.densities.autoregressive.authors_pixelcnn import stored as authors_layout
 from tests.golden_files import golden_files
 
 REAL_NVP = golden_files("realnvp_*.npz")
@@ -405,3 +409,198 @@ def test_glow_compiled_without_graph_breaks(golden):
     with fresh_compiler():
         z, _ = torch.compile(flow, fullgraph=True)(golden["pert/x_in"])
     close(flow.unpack(z)[1], golden["pert/z_top"], GLOW_Z_TOLERANCE)
+
+
+PIXELCNN = golden_files("pixelcnn_*.npz")
+
+pixelcnn_files = pytest.mark.parametrize("golden", PIXELCNN)
+
+
+def block_of(tensor, stored):
+    """The leading images and rows that a file holds of a map, both as (batch, channels, height, width, ...)."""
+    return tensor[: stored.shape[0], :, : stored.shape[2]]
+
+
+@pixelcnn_files
+def test_pixelcnn_has_the_authors_variables_in_their_order(golden):
+    model = Authors(golden).model()
+    assert list(model.authors_variables()) == golden.json("var_names")
+    assert sum(parameter.numel() for parameter in model.parameters()) == int(golden.json("n_params"))
+
+
+@pixelcnn_files
+def test_pixelcnn_data_dependent_initialization(golden):
+    authors = Authors(golden)
+    model, outputs = authors.initialized()
+    for name, value in golden.under("var_init/").items():
+        close(model.authors_variables()[name], authors_layout(name, value), 1e-5)
+    close(block_of(outputs, golden["init/l"]), golden["init/l"], 3e-5)
+    sums = outputs.abs().double().sum((1, 2, 3))
+    torch.testing.assert_close(sums, golden["init/l_abs_sum"].double(), rtol=1e-6, atol=0)
+
+
+@pixelcnn_files
+def test_pixelcnn_every_activation(golden):
+    authors = Authors(golden)
+    model = authors.model()
+    close(model.mixture.scaled(authors.images, torch.float32), golden["x_in"], 1e-7)
+    with watched(model) as found, torch.no_grad():
+        outputs = model.outputs(authors.images, authors.labels)
+    names = golden.json("act_names")
+    assert found.keys() == set(names)
+    sums = torch.stack([found[name].abs().double().sum((1, 2, 3)) for name in names])
+    torch.testing.assert_close(sums, golden["act_abs_sum"], rtol=1e-6, atol=0)
+    for name, value in golden.under("act/").items():
+        close(found[name], torch.from_numpy(value).permute(0, 3, 1, 2), 3e-5)
+    close(block_of(outputs, golden["l"]), golden["l"], 3e-5)
+    sums = outputs.abs().double().sum((1, 2, 3))
+    torch.testing.assert_close(sums, golden["l_abs_sum"].double(), rtol=1e-6, atol=0)
+
+
+@pixelcnn_files
+def test_pixelcnn_log_likelihood(golden):
+    authors = Authors(golden)
+    model = authors.model()
+    with torch.no_grad():
+        log_prob = model.log_prob(authors.images, labels=authors.labels)
+    torch.testing.assert_close(log_prob, golden["log_likelihood"], rtol=2e-5, atol=5e-2)
+    torch.testing.assert_close(-log_prob.sum(), golden["loss_sum"], rtol=2e-5, atol=0.2)
+    close(authors.bits(model).float(), golden["bits_per_dim"], 1e-4)
+
+
+@pixelcnn_files
+def test_pixelcnn_terms_of_the_mixture_and_their_branches(golden):
+    authors = Authors(golden)
+    model = authors.model()
+    with torch.no_grad():
+        outputs = model.outputs(authors.images, authors.labels)
+        by_component = model.mixture.by_component(outputs, authors.images)
+        branches = model.mixture.branches(model.mixture.parameters(outputs), authors.images)
+        _, shares = model.terms_and_shares(authors.images, authors.images, authors.labels)
+    expected = golden["loss/log_probs_mix"]
+    torch.testing.assert_close(block_of(by_component, expected), expected, rtol=1e-4, atol=5e-2)
+    # (batch, height, width, channels, components) there, (batch, channels, components, height, width) here.
+    theirs = golden["loss/branch"].permute(0, 3, 4, 1, 2)
+    assert int((branches.branch != theirs).sum()) <= 20
+    if "loss/log_probs_channel" in golden:
+        expected = golden["loss/log_probs_channel"].permute(0, 3, 4, 1, 2)
+        torch.testing.assert_close(branches.log_probs, expected, rtol=1e-4, atol=5e-2)
+    assert 0 < float(shares["density_branch"].mean()) < 1
+
+
+@pixelcnn_files
+def test_pixelcnn_gradients(golden):
+    authors = Authors(golden)
+    gradients = authors.gradients(authors.model())
+    errors = {}
+    for name, value in golden.under("grad_mean/").items():
+        expected = authors_layout(name, value)
+        errors[name] = float((gradients[name] - expected).norm() / expected.norm())
+    assert errors.keys() == set(golden.json("selected"))
+    assert max(errors.values()) < 5e-3
+    assert np.median(list(errors.values())) < 5e-4
+    norms = torch.stack([gradients[name].double().norm() for name in authors.names])
+    torch.testing.assert_close(norms, golden["grad_norms/l2"].double(), rtol=5e-3, atol=0)
+    totals = torch.stack([gradients[name].double().sum() for name in authors.names])
+    # A sum is off by at most the norm of the error times the root of the number of values.
+    roots = torch.tensor([gradients[name].numel() for name in authors.names]).double().sqrt()
+    assert bool(((totals - golden["grad_norms/sum"]).abs() <= 5e-3 * roots * norms).all())
+
+
+@pixelcnn_files
+def test_pixelcnn_gradient_of_the_loss_by_the_outputs(golden):
+    if "grad_mean_l" not in golden:
+        pytest.skip("the file has no gradient by the outputs")
+    authors = Authors(golden)
+    outputs = authors.model().outputs(authors.images, authors.labels).detach().requires_grad_()
+    model = authors.model()
+    (-model.mixture.log_prob(outputs, authors.images).mean()).backward()
+    expected = golden["grad_mean_l"]
+    assert float((outputs.grad - expected).norm() / expected.norm()) < 1e-3
+
+
+@pixelcnn_files
+def test_pixelcnn_two_steps_of_the_authors_adam(golden):
+    authors = Authors(golden)
+    model = authors.model()
+    optimizer, config = authors.optimizer(model)
+    seen = golden["train_bits_per_dim_seen_by_step"]
+    close(authors.bits(model).float(), seen[0], 1e-4)
+    before = {name: value.detach().clone() for name, value in model.authors_variables().items()}
+    gradients = authors.step(model, optimizer, config, 0)
+    ours, clear = model.authors_variables(), {}
+    for name, value in golden.under("adam_step1/").items():
+        clear[name] = gradients[name].abs() > 1e-3 * gradients[name].abs().max()
+        close(ours[name][clear[name]], authors_layout(name, value)[clear[name]], 2e-6)
+    moved = torch.stack([(ours[name].detach() - before[name]).double().norm() for name in authors.names])
+    # Of all variables together: an element whose gradient is rounding noise may step the other way.
+    torch.testing.assert_close(moved.norm(), golden["adam_step1_delta_sum/l2"].double().norm(), rtol=1e-3, atol=0)
+    whole = golden.under("adam_step1/").keys() == set(authors.names)
+    if whole:
+        # Restarted from the stored first step, with moments of the stored gradients.
+        with torch.no_grad():
+            for name, value in ours.items():
+                value.copy_(authors_layout(name, golden.arrays[f"adam_step1/{name}"]))
+                gradient = authors_layout(name, golden.arrays[f"grad_mean/{name}"])
+                state = optimizer.state[value]
+                state["exp_avg"].copy_((1 - config.betas[0]) * gradient)
+                state["exp_avg_sq"].copy_((1 - config.betas[1]) * gradient.square())
+    close(authors.bits(model).float(), seen[1], 1e-4 if whole else 5e-4)
+    second = authors.step(model, optimizer, config, 1)
+    for name, value in golden.under("adam_step2/").items():
+        large = clear[name] & (second[name].abs() > 1e-3 * second[name].abs().max())
+        close(ours[name][large], authors_layout(name, value)[large], 1e-5 if whole else 2e-4)
+    close(authors.bits(model).float(), golden["after_step2/bits_per_dim"], 1e-4 if whole else 5e-4)
+
+
+@pixelcnn_files
+def test_pixelcnn_moving_averages(golden):
+    authors = Authors(golden)
+    averages = {name: value.detach() for name, value in authors.uninitialized().authors_variables().items()}
+    selected = golden.json("selected")
+    for number in (1, 2):
+        after = golden.under(f"adam_step{number}/")
+        averages = authors.averages(
+            {name: averages[name] for name in selected},
+            {name: authors_layout(name, after[name]) for name in selected},
+        )
+        for name, value in golden.under(f"ema_step{number}/").items():
+            close(averages[name], authors_layout(name, value), 5e-6)
+    if set(selected) == set(authors.names):
+        model = authors.model("ema_step2/")
+        close(authors.bits(model).float(), golden["after_step2/bits_per_dim_test_ema"], 1e-4)
+
+
+@pixelcnn_files
+def test_pixelcnn_adam_alone(golden):
+    if "unit/adam_grad" not in golden:
+        pytest.skip("the file has no steps of Adam alone")
+    authors = Authors(golden)
+    parameters = torch.from_numpy(golden.arrays["unit/adam_param"])
+    weight = nn.Parameter(parameters[0].clone())
+    hp = authors.hparams
+    config = Optim(
+        name="adam-inside",
+        lr=hp["learning_rate"],
+        betas=(hp["mom1"], hp["mom2"]),
+        schedule="exponential-steps",
+        decay=hp["lr_decay"],
+    )
+    optimizer = make_optimizer([weight], config)
+    for number, gradient in enumerate(golden.arrays["unit/adam_grad"]):
+        weight.grad = torch.from_numpy(gradient).clone()
+        optimizer.param_groups[0]["lr"] = learning_rate(config, 0.0, 0, number)
+        optimizer.step()
+        close(weight, parameters[number + 1], 1e-6)
+
+
+@pixelcnn_files
+def test_pixelcnn_sampler(golden):
+    authors = Authors(golden)
+    model = authors.model()
+    noise = golden["sample/u_mix"], golden["sample/u_logistic"]
+    with torch.no_grad():
+        outputs = model.outputs(authors.images, authors.labels)
+    close(model.mixture.draw(outputs, *noise, rounded=False), golden["sample/x_from_l"], 5e-5)
+    drawn = model.ancestral(*noise, authors.labels, rounded=False)
+    close(drawn, golden["sample/ancestral"], 1e-4 if model.image_shape[1] <= 16 else 1e-3)

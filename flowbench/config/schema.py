@@ -115,7 +115,8 @@ class Optim(Section):
 
     added = frozenset({"hold"})
 
-    name: Literal["adam", "adamw", "adamax"] = "adam"
+    name: Literal["adam", "adamw", "adamax", "adam-inside"] = "adam"
+    """adam-inside: `eps` inside the square root, as in PixelCNN++; there of gradients of the sum over a batch."""
     lr: PositiveFloat = 1e-3
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
@@ -124,11 +125,11 @@ class Optim(Section):
     """Coefficient of the sum of squares of the weight-normalization scales (Dinh et al. 2017, section 4.1)."""
     clip_norm: PositiveFloat | None = None
     """Global gradient norm at which gradients are clipped; the loss is in nats per image."""
-    schedule: Literal["constant", "cosine", "exponential"] = "constant"
+    schedule: Literal["constant", "cosine", "exponential", "exponential-steps"] = "constant"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the whole training (steps, epochs or time budget) over which the rate rises linearly from 0."""
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor on the rate after each epoch, under `schedule: exponential`."""
+    """Factor on the rate after each epoch under `schedule: exponential`, before each step under `exponential-steps`."""
     hold: NonNegativeInt = 0
     """Epochs after the first one that keep the full rate before `decay` begins (1 in LTSF-Linear's code)."""
 

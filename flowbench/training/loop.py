@@ -183,7 +183,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     config, optimizer = session.experiment.optim, session.optimizer
     assert optimizer is not None
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, session.progress, session.epoch)
+        group["lr"] = learning_rate(config, session.progress, session.epoch, session.step)
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowbench.config.schema import Optim
+from flowbench.training.authors_adam import InsideAdam
 
 __all__ = ["learning_rate", "make_optimizer", "take_step"]
 
@@ -33,6 +34,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.o
             # counts the steps itself, and not one that is undone (`_step_if`).
             on_gpu = any(parameter.is_cuda for parameter in parameters)
             kind, way = torch.optim.Adamax, {"foreach": True, "capturable": on_gpu}
+        case "adam-inside":
+            kind, way = InsideAdam, {}
     optimizer = _uncompiled(kind)(parameters, config.lr, config.betas, config.eps, config.weight_decay, **way)
     # A checkpoint may come from the other kind of device, and says how that one computed.
     optimizer.register_load_state_dict_pre_hook(lambda _, state: _computed(state, way))
@@ -56,13 +59,14 @@ def _uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.
     return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
-def learning_rate(config: Optim, progress: float, epoch: int) -> float:
+def learning_rate(config: Optim, progress: float, epoch: int, step: int = 0) -> float:
     """Return the rate at `progress` (0 to 1, of all steps or of the time budget): linear warm-up, then the schedule.
 
     Args:
         config: the `optim:` section.
         progress: part of the training that is done.
         epoch: full passes done, for `exponential`: lr · decay^max(epoch − hold, 0).
+        step: steps done, for `exponential-steps`: lr · decay^(step + 1), the first step decayed too.
     """
     if progress < config.warmup:
         # Half a promille of the rate at the very first step: a rate of 0 would waste it.
@@ -75,6 +79,8 @@ def learning_rate(config: Optim, progress: float, epoch: int) -> float:
             return config.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         case "exponential":
             return config.lr * config.decay ** max(epoch - config.hold, 0)
+        case "exponential-steps":
+            return float(config.lr * config.decay ** (step + 1))
 
 
 def take_step(

@@ -90,7 +90,7 @@ class Scale(nn.Module):
         return u, ul
 
     def in_order(self) -> Iterator[Normed | GatedResnet]:
-        """Yield the layers in the order in which the authors' program creates them; a `GatedResnet` stands for its own."""
+        """Yield the layers, a `GatedResnet` for all of its own, in the order of the authors' program."""
         for pair in self.down:
             yield from pair
         if self.inner is not None:
