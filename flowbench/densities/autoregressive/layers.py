@@ -202,7 +202,9 @@ class GatedResnet(Conditioner):
             a: (batch, beside, height, width).
             h: one-hot classes, (batch, classes).
         """
-        return self.through(self.first, self.second, x, a, h)
+        # What the block adds to x's gradient is summed here, before what others add: so it rounds alike whether the block
+        # is computed again for it (`recompute`) or not.
+        return self.through(self.first, self.second, x.view_as(x), None if a is None else a.view_as(a), h)
 
     def through(
         self,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from flowbench.config.registry import density_models
 from flowbench.densities.autoregressive.layers import Nonlinearity
@@ -112,7 +111,7 @@ class PixelCNN(DensityModel):
 
         Args:
             images, noise: see `DensityModel.terms`.
-            labels: of a model with classes, integers (batch,).
+            labels: of a model with classes, integers (batch,), below `classes` (`log_prob` and `sample` check that).
         """
         return _only(self.mixture.log_prob(self.outputs(images, labels), images))
 
@@ -134,6 +133,7 @@ class PixelCNN(DensityModel):
     ) -> Tensor:
         """Return log p in nats, (batch,); nothing is drawn. Arguments as in `DensityModel.log_prob` and `terms`."""
         self.check_levels(images)
+        self._check_labels(labels)
         return self.terms(images, images, labels).log_prob
 
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -178,6 +178,7 @@ class PixelCNN(DensityModel):
             InputError: see `DensityModel.sample`; labels are missing, or not the model's.
         """
         self.check_sampling(n, temperature)
+        self._check_labels(labels)
         device = self.net.out.b.device
         where = device if generator is None else generator.device
 
@@ -256,6 +257,12 @@ class PixelCNN(DensityModel):
         _load(model.authors_variables(), variables)
         return model
 
+    def _check_labels(self, labels: Tensor | None) -> None:
+        if labels is not None and labels.numel() and self.classes:
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.classes:
+                raise InputError(f"labels reach {low if low < 0 else high}, but the model has {self.classes} classes")
+
     def _one_hot(self, labels: Tensor | None, n: int) -> Tensor | None:
         if (labels is None) != (self.classes == 0):
             raise InputError(
@@ -267,7 +274,8 @@ class PixelCNN(DensityModel):
             return None
         if labels.shape != (n,):
             raise InputError(f"labels have shape {tuple(labels.shape)}, but there are {n} images")
-        return F.one_hot(labels.long(), self.classes).to(self.net.out.b)
+        one_hot = labels[:, None] == torch.arange(self.classes, device=labels.device)
+        return one_hot.to(self.net.out.b)
 
 
 def _only(log_prob: Tensor) -> Terms:
