@@ -23,7 +23,7 @@ SIZES = {1: 6, 2: 3, 3: 2}
 
 
 def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Decoded:
-    """Return n samples: of a flow, the same white latents, scaled, at any temperature."""
+    """Return n samples of the same random numbers at any temperature: of a flow, white latents, scaled."""
     # The generator lives on the CPU, so that every device draws the same latents.
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(model, FlowDensity):
@@ -33,7 +33,7 @@ def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Decode
 
 @figure_kind("samples", "density")
 def draw_samples(subject: Subject) -> Path:
-    """Draw a grid of samples for each temperature, side by side: the same latents, scaled."""
+    """Draw a grid of samples for each temperature, side by side, of the same random numbers."""
     model = density_of(subject)
     inches = 3.2
     with themed():
@@ -44,7 +44,8 @@ def draw_samples(subject: Subject) -> Path:
             axes.set_title(f"temperature {temperature:g}{drawn.note}")
         title = subject.title("samples")
         entitle(figure, title)
-        return save(figure, subject.file("samples.png"), f"{title}. The same latents at each temperature.")
+        same = "latents" if isinstance(model, FlowDensity) else "random numbers"
+        return save(figure, subject.file("samples.png"), f"{title}. The same {same} at each temperature.")
 
 
 @figure_kind("extrapolation", "density")

@@ -39,6 +39,7 @@ _MODELS = {
     "glow": 1,
     "nice": 2,
     "independent": 7,
+    "pixelcnn": 4,
     "published": 3,
     "linear": 0,
     "nlinear": 1,

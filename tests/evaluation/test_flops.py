@@ -117,12 +117,28 @@ def glow(shape: tuple[int, int, int], model: Any) -> int:
     return total
 
 
+def pixelcnn(shape: tuple[int, int, int], model: Any) -> int:
+    channels, height, width = shape
+    wide = model.filters**2 * (2 if model.nonlinearity == "concat_elu" else 1)
+    # Kernels of 2x3 and 2x2, from f(x) to F and from f(c) to 2 F channels, and what comes in from elsewhere: once F
+    # channels on the way down, F and 2 F on the way up.
+    down, up = (18 + 12 + 1) * wide, (18 + 12 + 3) * wide
+    outputs = model.components * (1 + 2 * channels + channels * (channels - 1) // 2)
+    total = height * width * (11 * (channels + 1) * model.filters + model.filters * outputs)
+    for scale in range(3):
+        pixels = height * width // 4**scale
+        total += pixels * (model.blocks * down + (model.blocks + (scale < 2)) * up)
+        # To this scale and back from it: 2x3 and 2x2 kernels each.
+        total += 2 * pixels * 10 * model.filters**2 if scale else 0
+    return total
+
+
 FORECASTERS = {
     "linear": linear, "nlinear": linear, "dlinear": dlinear, "patchtst": patchtst, "lstm2lstm": lstm2lstm,
     "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
 }  # fmt: skip
 FLOWS: dict[str, Callable[[tuple[int, int, int], Any], int]] = {
-    "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0,
+    "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0, "pixelcnn": pixelcnn,
 }  # fmt: skip
 
 
@@ -160,6 +176,7 @@ SMALL = {
     "glow": ["model.hidden=20", "model.steps=2"],
     "nice": ["model.features=4"],
     "independent": [],
+    "pixelcnn": ["model.filters=4", "model.blocks=1"],
 }
 
 
@@ -172,6 +189,7 @@ SMALL = {
         ("glow/digits", [*SMALL["glow"], "model.network=residual", "model.levels=3"]),
         ("glow/digits", [*SMALL["glow"], "model.permutation=reverse", "model.coupling=additive", "model.levels=1"]),
         ("glow/digits", [*SMALL["glow"], "model.permutation=plain", "model.hidden=4"]),
+        ("pixelcnn/digits", ["model.filters=5", "model.blocks=2", "model.nonlinearity=elu"]),
     ],
 )
 def test_flows_are_counted_as_by_hand(name: str, keys: list[str]) -> None:
@@ -186,7 +204,7 @@ def test_flows_at_shipped_settings_are_counted_as_by_hand(name: str) -> None:
     assert counted(experiment) == by_hand(experiment)
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "glow"])
+@pytest.mark.parametrize("name", ["real_nvp", "glow", "pixelcnn"])
 def test_comparison_dry_run_and_throughput_count_the_same(name: str) -> None:
     experiment = load_experiment(f"{name}/digits", SMALL[name])
     forward = flops_of(experiment, {"shape": [1, 8, 8], "levels": 17})

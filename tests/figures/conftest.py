@@ -16,6 +16,7 @@ TINY = {
     "real_nvp": ["real_nvp/digits", "model.features=2"],
     "nice": ["nice/digits", "model.features=2", "model.couplings=2", "model.residual_blocks=1"],
     "independent": ["independent/digits"],
+    "pixelcnn": ["pixelcnn/digits", "model.blocks=1", "model.filters=2", "model.components=2"],
 }
 SHORT = ["train.steps=3", "evaluate.draws=1", "data.batch_size=16"]
 

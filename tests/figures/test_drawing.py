@@ -46,7 +46,9 @@ def test_every_kind_is_drawn_of_a_flow_the_same_each_time_with_a_title_that_says
     assert all(path.read_bytes() == first[path] for path in again)
 
 
-@pytest.mark.parametrize(("model", "missing"), [("nice", {"compression", "extrapolation"}), ("independent", None)])
+@pytest.mark.parametrize(
+    ("model", "missing"), [("nice", {"compression", "extrapolation"}), ("independent", None), ("pixelcnn", None)]
+)
 def test_what_a_model_does_not_have_is_left_out_with_the_reason(trained, model, missing):
     drawn = draw_run(trained(model))
     names = {line.partition(":")[0] for line in drawn.left_out}

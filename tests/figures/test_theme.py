@@ -6,7 +6,7 @@ from flowbench.figures.theme import color_of, description_of, entitle, new_figur
 
 def test_a_model_keeps_its_colour_and_known_models_differ():
     assert color_of("real_nvp") == color_of("real_nvp")
-    assert len({color_of(model) for model in ("real_nvp", "glow", "nice", "independent")}) == 4
+    assert len({color_of(model) for model in ("real_nvp", "glow", "nice", "independent", "pixelcnn")}) == 5
     assert color_of("a new one") == color_of("a new one")
     assert color_of("a new one").startswith("#")
 
