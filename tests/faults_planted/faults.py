@@ -20,6 +20,12 @@ __all__ = ["FAULTS", "Fault"]
 
 BIJECTIONS = "tests/densities/flows/test_bijections.py::test_log_det_is_that_of_the_jacobian"
 _TESTS = "tests/evaluation/test_likelihood.py"
+_PIXELCNN = "tests/densities/autoregressive"
+_CAUSAL = (
+    f"{_PIXELCNN}/test_pixelcnn.py::"
+    "test_a_pixels_distribution_depends_on_pixels_before_it_its_neighbours_among_them_and_on_no_other[elu]"
+)
+_SHAPES = f"{_PIXELCNN}/test_pixelcnn.py::test_what_is_doubled_lies_over_what_it_comes_from"
 VALUE = f"{_TESTS}::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
 
 
@@ -369,6 +375,56 @@ def taken_anyhow(_: Any) -> Any:
     return wrong
 
 
+def seeing_the_pixel_itself(_: Any) -> Any:
+    return lambda x: x
+
+
+def one_column_further_right(cropped: Any) -> Any:
+    def wrong(self: Any, y: Tensor) -> Tensor:
+        return y[:, :, :-1, 1:] if self.left == 0 else y[:, :, :-1, 2 : y.shape[3]]
+
+    return wrong
+
+
+def coefficients_by_the_colour_that_they_follow(parameters: Any) -> Any:
+    def wrong(self: Any, outputs: Tensor) -> Any:
+        found = parameters(self, outputs)
+        order = [0, 2, 1] if self.channels == 3 else list(range(found.coefficients.shape[1]))
+        return found._replace(coefficients=found.coefficients[:, order])
+
+    return wrong
+
+
+def outermost_bins_as_narrow_as_others(branches: Any) -> Any:
+    def wrong(self: Any, parameters: Any, images: Tensor) -> Any:
+        inner = (images.int() + 1).to(torch.int16)
+        wider = type(self)(self.channels, self.components, self.levels + 2)
+        scale = (self.levels - 1) / (self.levels + 1)
+        moved = parameters._replace(means=parameters.means * scale, log_scales=parameters.log_scales + math.log(scale))
+        return branches(wider, moved, inner)
+
+    return wrong
+
+
+def constants_of_256_levels(init: Any) -> Any:
+    def wrong(self: Any, channels: int, components: int, levels: int) -> None:
+        init(self, channels, components, levels)
+        self.levels = 256
+
+    return wrong
+
+
+def epsilon_outside_the_root(_: Any) -> Any:
+    def wrong(self: Any, parameters: list[Any], group: Any) -> None:
+        torch.optim.Adam(parameters, group["lr"], group["betas"], group["eps"]).step()
+
+    return wrong
+
+
+def norm_of_an_input_channel(_: Any) -> Any:
+    return lambda self: self.V / self.V.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
     Fault(
@@ -661,12 +717,60 @@ FAULTS = [
         "a step of a non-finite gradient taken on a GPU",
         "flowbench.training.optimization._step_if",
         taken_anyhow,
-        "tests/training/test_optimization.py::test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit",
+        "tests/training/test_optimization.py::test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit[adamax]",
     ),
     Fault(
         "a throughput pass on images of another layout than training's",
         "flowbench.throughput.passes.channels_first",
         copied_by_channels,
         "tests/throughput/test_measurement.py::test_images_lie_in_memory_as_training_is_fed",
+    ),
+    Fault(
+        "a pixel that sees itself: the first column not shifted",
+        "flowbench.densities.autoregressive.network.right_shift",
+        seeing_the_pixel_itself,
+        _CAUSAL,
+    ),
+    Fault(
+        "a pixel that sees itself: the first row not shifted",
+        "flowbench.densities.autoregressive.network.down_shift",
+        seeing_the_pixel_itself,
+        _CAUSAL,
+    ),
+    Fault(
+        "a doubled map cropped one column too far right",
+        "flowbench.densities.autoregressive.layers.ShiftedDeconv.cropped",
+        one_column_further_right,
+        _SHAPES,
+    ),
+    Fault(
+        "a transposed kernel normalized for each input channel",
+        "flowbench.densities.autoregressive.layers.Normed._directions",
+        norm_of_an_input_channel,
+        f"{_PIXELCNN}/test_pixelcnn.py::test_transposed_kernels_are_normalized_for_each_output_channel",
+    ),
+    Fault(
+        "the coefficients of blue swapped",
+        "flowbench.densities.autoregressive.mixture.LogisticMixture.parameters",
+        coefficients_by_the_colour_that_they_follow,
+        f"{_PIXELCNN}/test_mixture.py::test_a_later_channel_knows_the_channels_before_it_by_its_own_coefficients",
+    ),
+    Fault(
+        "outermost bins that end where the others' width would",
+        "flowbench.densities.autoregressive.mixture.LogisticMixture.branches",
+        outermost_bins_as_narrow_as_others,
+        f"{_PIXELCNN}/test_mixture.py::test_the_probabilities_of_a_pixel_sum_to_one[1-17]",
+    ),
+    Fault(
+        "bins of 256 levels at 17",
+        "flowbench.densities.autoregressive.mixture.LogisticMixture.__init__",
+        constants_of_256_levels,
+        f"{_PIXELCNN}/test_mixture.py::test_the_probabilities_of_a_pixel_sum_to_one[1-17]",
+    ),
+    Fault(
+        "epsilon outside the root",
+        "flowbench.training.authors_adam.InsideAdam._move",
+        epsilon_outside_the_root,
+        "tests/training/test_optimization.py::test_epsilon_inside_the_root_slows_small_gradients",
     ),
 ]

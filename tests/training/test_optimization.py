@@ -29,7 +29,22 @@ def test_warm_up_rises_and_cosine_falls_to_nothing() -> None:
     assert rates == pytest.approx([5e-4, 0.5, 1.0, 0.5, 0.0])
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_the_rate_may_fall_before_every_step() -> None:
+    config = Optim(lr=0.8, schedule="exponential-steps", decay=0.5)
+    assert [learning_rate(config, 0.5, 7, step) for step in range(3)] == pytest.approx([0.4, 0.2, 0.1])
+
+
+def test_epsilon_inside_the_root_slows_small_gradients() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = make_optimizer([weight], Optim(name="adam-inside", lr=0.1, betas=(0.95, 0.9995), eps=1e-8))
+    weight.grad.copy_(torch.tensor([1.0, 1e-4, 1e-6]))
+    for step in (1, 2):
+        optimizer.step()
+        # g / √(g² + ε), the same in each step of a constant gradient.
+        assert_close(weight.detach(), -0.1 * step * torch.tensor([1.0, 0.5**0.5, 0.01]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "adam-inside"])
 def test_on_a_cpu_gradients_keep_their_place_and_begin_at_zero(name) -> None:
     torch.manual_seed(0)
     used, unused = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.ones(2))
@@ -68,7 +83,7 @@ def test_a_step_is_the_one_of_torchs_own_optimizer_and_so_is_its_state(name, kin
     assert all(torch.equal(moments[key], value) for key, value in own.state_dict()["state"][0].items())
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "adam-inside"])
 def test_on_a_gpu_no_step_waits_for_the_device(name) -> None:
     # A fake tensor has no values: whoever asks for one gets an error.
     with FakeTensorMode():
@@ -85,7 +100,8 @@ def test_on_a_gpu_no_step_waits_for_the_device(name) -> None:
         assert all(tensor.is_cuda for tensor in state)
 
 
-def test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit() -> None:
+@pytest.mark.parametrize("name", ["adamax", "adam-inside"])
+def test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit(name) -> None:
     torch.manual_seed(0)
     weights = [
         torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
@@ -94,7 +110,7 @@ def test_a_device_undoes_a_step_that_was_not_to_be_taken_to_the_last_bit() -> No
     ]
     chosen, asked = ([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
     unused = nn.Parameter(torch.ones(2))
-    config = Optim(name="adamax", lr=0.1, weight_decay=0.01)
+    config = Optim(name=name, lr=0.1, weight_decay=0.01)
     choosing, asking = make_optimizer([*chosen, unused], config), make_optimizer(asked, config)
     unused.grad = None
     for bad in (float("nan"), 0.0, 0.0, float("inf"), 0.0):

@@ -202,8 +202,8 @@ class GatedResnet(Conditioner):
             a: (batch, beside, height, width).
             h: one-hot classes, (batch, classes).
         """
-        # What the block adds to x's gradient is summed here, before what others add: so it rounds alike whether or not the
-        # block is computed again for it (`recompute`).
+        # What the block adds to x's gradient is summed here, before what others add: so it rounds alike whether or not
+        # the block is computed again for it (`recompute`).
         return self.through(self.first, self.second, x.view_as(x), None if a is None else a.view_as(a), h)
 
     def through(

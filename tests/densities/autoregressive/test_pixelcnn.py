@@ -88,6 +88,18 @@ def test_transposed_kernels_are_normalized_for_each_output_channel():
     assert layer(torch.randn(2, 3, 4, 6)).shape == (2, 5, 8, 12)
 
 
+@pytest.mark.parametrize(("stream", "columns"), [("down", {1, 2, 3}), ("down_right", {2, 3})])
+def test_what_is_doubled_lies_over_what_it_comes_from(stream, columns):
+    layer = ShiftedDeconv(stream, 1, 1)
+    with torch.no_grad():
+        layer.V.fill_(1.0)
+    x = torch.zeros(1, 1, 3, 3)
+    x[0, 0, 1, 1] = 1.0
+    reached = layer(x)[0, 0].nonzero().tolist()
+    assert {column for _, column in reached} == columns
+    assert {row for row, _ in reached} == {2, 3}
+
+
 def test_dropout_acts_inside_the_residual_networks_alone_and_in_training_alone():
     model = small(dropout=0.5)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
