@@ -1,4 +1,4 @@
-"""PixelCNN++ draws 16 images of 32x32: keeping what it saw of earlier pixels, or by the whole network for each pixel."""
+"""PixelCNN++ draws 16 images of 32x32: keeping what it saw of earlier pixels, or by a whole pass for each pixel."""
 
 import time
 

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 from flowbench.system.version import __version__
 
 if TYPE_CHECKING:
+    from flowbench.densities.autoregressive.pixelcnn import PixelCNN
     from flowbench.densities.flows.glow import Glow
     from flowbench.densities.flows.real_nvp import RealNVP
     from flowbench.tasks.loading import load_run
 
-__all__ = ["Glow", "RealNVP", "__version__", "load_run"]
+__all__ = ["Glow", "PixelCNN", "RealNVP", "__version__", "load_run"]
 
 _HANDED_ON = {
     "Glow": "flowbench.densities.flows.glow",
+    "PixelCNN": "flowbench.densities.autoregressive.pixelcnn",
     "RealNVP": "flowbench.densities.flows.real_nvp",
     "load_run": "flowbench.tasks.loading",
 }
