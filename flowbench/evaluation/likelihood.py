@@ -282,7 +282,9 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
 def _together(parts: list[Values]) -> Values:
     names = {name: None for part in parts for name in part.shares}
     return Values(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "log_prob", "terms")),
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.log_prob for part in parts]),
+        np.concatenate([part.terms for part in parts]),
         {name: np.concatenate([part.shares[name] for part in parts if len(part.indices)]) for name in names},
     )
 

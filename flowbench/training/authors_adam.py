@@ -64,7 +64,7 @@ class InsideAdam(torch.optim.Optimizer):
         torch._foreach_add_(roots, group["eps"])
         torch._foreach_sqrt_(roots)
         torch._foreach_mul_(roots, _corrections(first, steps))
-        torch._foreach_addcdiv_(parameters, means, roots, -group["lr"])
+        torch._foreach_addcdiv_(cast(list[Tensor], parameters), means, roots, -group["lr"])
 
 
 def _corrections(beta: float, steps: list[Tensor]) -> list[Tensor]:

@@ -78,8 +78,8 @@ class LogisticMixture:
 
     def parameters(self, outputs: Tensor) -> Parameters:
         """Return what a network's outputs, (batch, `outputs`, height, width), mean."""
-        logits, others = outputs.split([self.components, self.outputs - self.components], dim=1)
-        rows = others.unflatten(1, (-1, self.components))
+        logits, others = outputs[:, : self.components], outputs[:, self.components :]
+        rows = others.view(len(others), self.outputs // self.components - 1, self.components, *others.shape[2:])
         return Parameters(
             logits,
             rows[:, self._rows["mean"]],

@@ -4,6 +4,7 @@ Salimans et al. 2017 (arXiv:1701.05517), sections 2.3 and 2.4, as in the authors
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Scale(nn.Module):
             h: one-hot classes, (batch, classes).
         """
         skips = [(u, ul)]
-        for block_u, block_ul in self.down:
+        for block_u, block_ul in self.pairs_down():
             u = block_u(u, None, h)
             ul = block_ul(ul, u, h)
             skips.append((u, ul))
@@ -83,21 +84,29 @@ class Scale(nn.Module):
             (shrink_u, shrink_ul), (grow_u, grow_ul) = self.shrink, self.grow
             u, ul = self.inner(shrink_u(u), shrink_ul(ul), h)
             u, ul = grow_u(u), grow_ul(ul)
-        for block_u, block_ul in self.up:
+        for block_u, block_ul in self.pairs_up():
             skip_u, skip_ul = skips.pop()
             u = block_u(u, skip_u, h)
             ul = block_ul(ul, torch.cat((u, skip_ul), dim=1), h)
         return u, ul
 
+    def pairs_down(self) -> list[tuple[GatedResnet, GatedResnet]]:
+        """Return the residual networks of the way down, those of the first and of the second stream."""
+        return [cast(tuple[GatedResnet, GatedResnet], tuple(cast(nn.ModuleList, pair))) for pair in self.down]
+
+    def pairs_up(self) -> list[tuple[GatedResnet, GatedResnet]]:
+        """Return those of the way up."""
+        return [cast(tuple[GatedResnet, GatedResnet], tuple(cast(nn.ModuleList, pair))) for pair in self.up]
+
     def in_order(self) -> Iterator[Normed | GatedResnet]:
         """Yield the layers, a `GatedResnet` for all of its own, in the order of the authors' program."""
-        for pair in self.down:
+        for pair in self.pairs_down():
             yield from pair
         if self.inner is not None:
-            yield from self.shrink
+            yield from cast(Iterator[Normed], iter(self.shrink))
             yield from self.inner.in_order()
-            yield from self.grow
-        for pair in self.up:
+            yield from cast(Iterator[Normed], iter(self.grow))
+        for pair in self.pairs_up():
             yield from pair
 
 

@@ -102,11 +102,10 @@ class _SeenScale:
     """A scale with what its layers have seen, its own pixels counted from the top left."""
 
     def __init__(self, scale: Scale, batch: int, width: int, h: Tensor | None) -> None:
-        def seen(pairs: object) -> list[tuple[_SeenBlock, _SeenBlock]]:
-            blocks = cast(list[tuple[GatedResnet, GatedResnet]], pairs)
-            return [(_SeenBlock(u, batch, width, h), _SeenBlock(ul, batch, width, h)) for u, ul in blocks]
+        def seen(pairs: list[tuple[GatedResnet, GatedResnet]]) -> list[tuple[_SeenBlock, _SeenBlock]]:
+            return [(_SeenBlock(u, batch, width, h), _SeenBlock(ul, batch, width, h)) for u, ul in pairs]
 
-        self.down, self.up = seen(scale.down), seen(scale.up)
+        self.down, self.up = seen(scale.pairs_down()), seen(scale.pairs_up())
         self.inner: _SeenScale | None = None
         if scale.inner is not None:
             self.shrink_u, self.shrink_ul = (_Seen(cast(ShiftedConv, one), batch, width) for one in scale.shrink)
