@@ -1,6 +1,6 @@
 """Names that experiment files use for models and data sets, each registered beside its definition.
 
-A new model or set is a new module in the registry's package: nothing else is edited.
+A new model or set is a new module in one of the registry's packages: nothing else is edited.
 """
 
 import importlib
@@ -18,11 +18,11 @@ E = TypeVar("E")
 
 
 class Registry(Generic[T]):
-    """A mapping from names to what the modules of one package register under them."""
+    """A mapping from names to what the modules of some packages register under them."""
 
-    def __init__(self, what: str, package: str, way_out: str = "") -> None:
+    def __init__(self, what: str, *packages: str, way_out: str = "") -> None:
         self._what = what
-        self._package = package
+        self._packages = packages
         self.way_out = way_out
         """What else an error about an unknown name can advise."""
         self._entries: dict[str, T] = {}
@@ -60,16 +60,19 @@ class Registry(Generic[T]):
     def _load(self) -> Mapping[str, T]:
         # Importing the package's modules lazily keeps `flowbench --help` free of torch.
         if not self._complete:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
-                importlib.import_module(module.name)
+            for name in self._packages:
+                package = importlib.import_module(name)
+                for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+                    importlib.import_module(module.name)
             self._complete = True
         return ChainMap(self._entries, *cast(list[dict[str, T]], self._living))
 
 
 # Values are the classes' own types one floor up (density.DensityConfig, forecasting.ForecasterConfig, data.ImageSet
 # and data.SeriesSet; figures.kinds.FigureKind two floors up).
-density_models: Registry[Any] = Registry("density model", "flowbench.densities.flows")
+density_models: Registry[Any] = Registry(
+    "density model", "flowbench.densities.flows", "flowbench.densities.variational"
+)
 forecasters: Registry[Any] = Registry("forecaster", "flowbench.forecasting.models")
 image_sets: Registry[Any] = Registry(
     "image data set",

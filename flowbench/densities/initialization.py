@@ -5,17 +5,13 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from flowbench.densities.bijection import Bijection
-
 __all__ = ["DataInitialized", "initializing"]
 
 
-class DataInitialized(Bijection):
-    """A bijection whose forward pass inside `initializing` sets its parameters from what it is given."""
+class DataInitialized(nn.Module):
+    """A layer whose forward pass inside `initializing` sets its parameters from what it is given."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.initializing = False
+    initializing = False
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from flowbench.densities.bijection import Bijection
 from flowbench.densities.flows.normalization import batch_moments
 from flowbench.densities.initialization import DataInitialized
 
@@ -12,7 +13,7 @@ LOG_SCALE_FACTOR = 3.0
 """The authors' code learns log-scales divided by 3: they move three times as fast."""
 
 
-class ActNorm(DataInitialized):
+class ActNorm(DataInitialized, Bijection):
     """y = (x + b) · exp(3 logs), per channel (Kingma & Dhariwal 2018, section 3.1, as in the authors' code).
 
     The identity at first; inside `initializing`, a forward pass sets b and logs so that its output has mean 0 and
