@@ -580,7 +580,7 @@ def test_iafvae_gradients(golden, dtype):
 
 @iafvae_files
 def test_iafvae_adamax_steps_and_averages(golden):
-    # The authors' Adamax corrects no bias and adds ε inside the maximum, so it is written out; torch's trains our models.
+    # The authors' Adamax corrects no bias and adds ε inside the maximum: written out here; torch's trains our models.
     model, images, noise = iafvae_at(golden, "float32")
     hparams = golden.json("hparams")
     variables = model.authors_variables()

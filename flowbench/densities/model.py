@@ -55,7 +55,7 @@ class Terms(NamedTuple):
 
 
 class Elbo(NamedTuple):
-    """The summands of a lower bound of log p(image) under one draw z of the posterior, each (batch,), in nats per image."""
+    """The summands of a lower bound of log p(image) at one draw z of a posterior, each (batch,), in nats per image."""
 
     reconstruction: Tensor
     """log p(image | z)."""

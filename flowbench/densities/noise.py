@@ -1,4 +1,4 @@
-"""Noise, of dequantization or of latents, that is a function of names and numbers alone, never of what was drawn before."""
+"""Noise, of dequantization or of latents: a function of names and numbers alone, never of what was drawn before."""
 
 import hashlib
 import math
@@ -62,10 +62,10 @@ def training_noise(
 ) -> Tensor:
     """Return the noise of one step's global batch, drawn where it is used.
 
-    On the CPU, uniform: multiples of 2^-16, the words of SFC64 (Doty-Humphrey, PractRand) under numpy's seeding, cut in four.
-    Finer noise is lost where it is used: pixel + noise fills the 24 bits of a float32 already, is exact, and stays
-    below the number of levels, where 255 + (1 - 2^-23) is 256. In training, torch's own generator takes 5 times as
-    long (2026-11). Normal: numpy's ziggurat over the same words.
+    On the CPU, uniform: multiples of 2^-16, the words of SFC64 (Doty-Humphrey, PractRand) under numpy's seeding, cut in
+    four. Finer noise is lost where it is used: pixel + noise fills the 24 bits of a float32 already, is exact, and
+    stays below the number of levels, where 255 + (1 - 2^-23) is 256. In training, torch's own generator takes 5 times
+    as long (2026-11). Normal: numpy's ziggurat over the same words.
 
     Args:
         seed: of the run.

@@ -116,7 +116,7 @@ class MaskedConv(Conv):
 class TransposedConv(Conv):
     """The adjoint of a convolution with stride 2, which doubles the sides.
 
-    ‖V‖ is over the kernels and outputs of each *input* channel, as in the authors' code; exp(g) and b are of the outputs.
+    ‖V‖ is over the kernels and outputs of each *input* channel, as in the authors' code; exp(g) and b are by output.
 
     Args:
         channels_in, channels_out, size: as in `Conv`.

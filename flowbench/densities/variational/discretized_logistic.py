@@ -45,7 +45,7 @@ def log_prob(images: Tensor, location: Tensor, log_scale: Tensor, levels: int) -
 def authors_log_prob(images: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Tensor:
     """Return log(P(x) + 1e-7) with bins of one width, as the authors' code has it: what their figures are made of.
 
-    Sums to less than 1 over the levels by the mass outside ±½, and to more by levels · 1e-7. Arguments as in `log_prob`.
+    Over the levels it sums to 1 less the mass outside ±½, and levels · 1e-7. Arguments as in `log_prob`.
     """
     above, below, width = _bins(images, location, log_scale, levels)
     return torch.log(torch.exp(above + below + width) + AUTHORS_FLOOR)

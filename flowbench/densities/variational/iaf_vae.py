@@ -148,9 +148,8 @@ class IAFVAE(LatentDensity):
 
     def location(self, images: Tensor, noise: Tensor) -> Tensor:
         """Return the decoder's location, in [−½, ½], at one draw of the posterior; arguments as in `terms`."""
-        for down in self._downs(images, noise):
-            h = down.h
-        return self._read_out(h)
+        *_, last = self._downs(images, noise)
+        return self._read_out(last.h)
 
     def decoded_location(self, white: Tensor) -> Tensor:
         """Return the decoder's location, in [−½, ½], of white latents, (batch, *latent_shape)."""
@@ -188,7 +187,7 @@ class IAFVAE(LatentDensity):
 
     @torch.no_grad()
     def decode(self, white: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the grey levels nearest to the decoder's location, without the logistic's noise; see `LatentDensity`."""
+        """Return the grey levels nearest to the decoder's location: no logistic noise; see `LatentDensity`."""
         with evaluating(self):
             location = self.decoded_location(white)
         broken = torch.isnan(location).flatten(1).any(1)
@@ -273,9 +272,10 @@ class IAFVAE(LatentDensity):
 
     def _bound(self, images: Tensor, noise: Tensor) -> tuple[Elbo, list[Tensor]]:
         divergences = []
-        for h, _, _, _, posterior in self._downs(images, noise):
-            divergences.append(posterior.divergence)
-        location = self._read_out(h)
+        for down in self._downs(images, noise):
+            assert down.posterior is not None  # it has gone up
+            divergences.append(down.posterior.divergence)
+        location = self._read_out(down.h)
         log_prob = logistic.log_prob if self.likelihood == "proper" else logistic.authors_log_prob
         reconstruction = log_prob(images, location, self.dec_log_stdv, self.levels).flatten(1).sum(1)
         return Elbo(reconstruction, -sum(divergence.sum(1) for divergence in divergences)), divergences
@@ -303,7 +303,7 @@ class IAFVAE(LatentDensity):
         return logistic.clamp_location(self.x_dec(h), self.levels)
 
     def _authors_name(self, name: str) -> str:
-        """Translate layers.3.flow.ar_multiconv2d.layer_0.V to model/IAF_1_1/ar_multiconv2d/layer_0/V, for two blocks."""
+        """Translate layers.3.flow.ar_multiconv2d.layer_0.V to model/IAF_1_1/ar_multiconv2d/layer_0/V (two blocks)."""
         parts = [part for part in name.split(".") if part not in ("conv", "flow")]
         if parts[0] == "layers":
             number = int(parts[1])

@@ -1,4 +1,4 @@
-"""The authors' figures of the IAF-VAE: arrays as their files hold them, NCHW, and our model at their images and noise."""
+"""The authors' figures of the IAF-VAE: arrays as their files hold them, NCHW, and our model at their inputs."""
 
 import math
 from typing import Any
@@ -71,7 +71,7 @@ def intermediates(golden: GoldenFile, model: IAFVAE, pictures: Tensor, drawn: Te
 
 
 def initialization(golden: GoldenFile, model: IAFVAE, pictures: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-    """The activations of the pass that initializes the model, by the files' names; the model is initialized after it."""
+    """The activations of the pass that initializes the model, by the files' names."""
     found: dict[str, Tensor] = {}
     up_hooked = {}
     for name, layer in zip(golden.json("up_order"), model.layers, strict=True):
