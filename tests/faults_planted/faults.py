@@ -399,6 +399,24 @@ def mask_off_by_one(mask: Any) -> Any:
     return wrong
 
 
+_EVALUATION = "flowbench.evaluation.likelihood"
+_WINDOWS = "tests/forecasting/test_windows.py"
+_METRICS = "tests/forecasting/test_metrics.py"
+_SAME = "tests/runs/test_same_data.py"
+_LEVEL = "tests/evaluation/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
+
+
+def copied_by_channels(channels_first: Any) -> Any:
+    return lambda batch: channels_first(batch).contiguous()
+
+
+def taken_anyhow(_: Any) -> Any:
+    def wrong(finite: Tensor, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> None:
+        optimizer.step()
+
+    return wrong
+
+
 FAULTS = [
     Fault("sign of a log-determinant", f"{_COUPLING}._forward", negative_log_det, f"{BIJECTIONS}[checkerboard]"),
     Fault(
