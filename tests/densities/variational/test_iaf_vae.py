@@ -238,7 +238,7 @@ def test_samples_have_the_moments_that_importance_weights_say():
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("cifar10", 41_557_927), ("cifar10-small", 868_535), ("digits", 354_467)]
+    ("name", "parameters"), [("cifar10", 41_557_927), ("cifar10-small", 868_535), ("digits", 0)]
 )
 def test_presets_have_the_sizes_that_are_published_and_planned(name, parameters):
     experiment = load_experiment(f"iafvae/{name}")
@@ -248,6 +248,21 @@ def test_presets_have_the_sizes_that_are_published_and_planned(name, parameters)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     if name == "cifar10":
         assert (experiment.preset, experiment.train.ema, experiment.optim.lr) == ("paper", 0.999, 2e-3)
+
+
+def test_a_free_location_goes_beyond_the_outermost_bins_and_a_clamped_one_does_not():
+    images, noise = batch(small(), 3)
+    ends = {}
+    for clamp in (True, False):
+        model = small(clamp=clamp)
+        with torch.no_grad():
+            model.x_dec.conv.b.fill_(-3.0)
+            ends[clamp] = model.location(images, noise).min().item()
+            assert (model.sample(3) == 0).all() == (not clamp)
+            elbo = model.terms(images.clamp(max=0), noise)
+            assert (elbo.reconstruction.abs().max().item() < 0.01) == (not clamp)
+    assert ends[True] == pytest.approx(-0.5 + 0.5 / LEVELS)
+    assert ends[False] < -2
 
 
 def test_the_authors_defaults_have_as_many_parameters_as_their_program():
