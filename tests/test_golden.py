@@ -16,9 +16,11 @@ from flowbench.densities.flows.glow import Glow
 from flowbench.densities.flows.real_nvp import RealNVP
 from flowbench.densities.model import FlowDensity
 from flowbench.densities.preprocessing import Center, Logit
+from flowbench.densities.variational.discretized_logistic import authors_log_prob
 from flowbench.training.optimization import learning_rate, make_optimizer
 from tests.densities.autoregressive.authors_pixelcnn import Authors, watched
 from tests.densities.autoregressive.authors_pixelcnn import stored as authors_layout
+from tests.densities.variational import golden_iafvae as iafvae
 from tests.golden_files import golden_files
 
 REAL_NVP = golden_files("realnvp_*.npz")
@@ -604,3 +606,208 @@ def test_pixelcnn_sampler(golden):
     close(model.mixture.draw(outputs, *noise, rounded=False), golden["sample/x_from_l"], 5e-5)
     drawn = model.ancestral(*noise, authors.labels, rounded=False)
     close(drawn, golden["sample/ancestral"], 1e-4 if model.image_shape[1] <= 16 else 1e-3)
+
+
+IAFVAE_FILES = golden_files("iafvae_*.npz")
+IAFVAE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# By what a value is: within float32, and within float64 where the page has a tighter one.
+IAFVAE_TOLERANCES = {
+    "activation": (1e-5, 1e-5),
+    "log-sd": (3e-6, 3e-6),
+    "log density": (1e-4, 1e-4),
+    "kl by channel": (2e-4, 2e-4),
+    "kl": (5e-4, 5e-4),
+    "log sum": (1e-3, 1e-3),
+    "nats": (5e-2, 1e-2),
+    "bits": (2e-4, 3e-5),
+    "relative objective": (2e-5, 3e-6),
+    "largest gradient": (1e-4, 2e-5),
+}
+IAFVAE_KINDS = {
+    "p_logsd": "log-sd",
+    "q_logsd": "log-sd",
+    "qz_logsd": "log-sd",
+    "logq": "log density",
+    "logp": "log density",
+    "kl_bc": "kl by channel",
+    "kl_cost": "kl",
+    "logq_sum": "log sum",
+    "logp_sum": "log sum",
+}
+
+iafvae_files = pytest.mark.parametrize("golden", IAFVAE_FILES)
+iafvae_dtypes = pytest.mark.parametrize("dtype", IAFVAE_DTYPES)
+
+
+def iafvae_close(actual, expected, kind, dtype):
+    tolerance = IAFVAE_TOLERANCES[kind][dtype == "float64"]
+    torch.testing.assert_close(actual.detach().double(), expected.double(), rtol=0, atol=tolerance)
+
+
+def iafvae_at(golden, dtype, stage="train", **options):
+    """The model, its images and its noise in one of the stages, train or iw."""
+    model = iafvae.model_of(golden, **options).to(IAFVAE_DTYPES[dtype])
+    samples = golden.json("hparams")["k" if stage == "train" else "K_iw"]
+    noise = iafvae.noise(golden, model, stage + "/{}/post").to(IAFVAE_DTYPES[dtype])
+    return model, iafvae.images(golden, samples), noise
+
+
+@iafvae_files
+def test_iafvae_parameters(golden):
+    model = iafvae.model_of(golden)
+    variables = model.authors_variables()
+    assert variables.keys() == set(golden.json("var_names"))
+    assert sum(value.numel() for value in variables.values()) == int(golden.arrays["num_trainable"])
+
+
+@iafvae_files
+def test_iafvae_data_dependent_initialization(golden):
+    model = iafvae.model_of(golden, "var_init/")
+    variables = model.authors_variables()
+    with torch.no_grad():
+        for name, value in variables.items():
+            if name.endswith(("/g", "/b")):
+                value.fill_(0.3)
+    images = iafvae.images(golden, golden.json("hparams")["k"], "img_init_uint8")
+    found = iafvae.initialization(golden, model, images, iafvae.noise(golden, model, "init/{}/prior"))
+    for name, value in golden.under("init/").items():
+        close(found[name], torch.from_numpy(value), 1e-5)
+    for name, value in golden.under("var_init/").items():
+        expected = transposed(value)
+        close(variables[name], expected, 3e-6 * max(1.0, float(expected.abs().max())))
+
+
+@iafvae_dtypes
+@iafvae_files
+def test_iafvae_every_layer(golden, dtype):
+    model, images, noise = iafvae_at(golden, dtype)
+    with torch.no_grad():
+        found = iafvae.intermediates(golden, model, images, noise)
+    names = [key for key in golden.under("train/") if "/" in key and not key.endswith(("kl_obj", "kl_free"))]
+    assert {name.partition("/")[0] for name in names} == set(golden.json("down_order"))
+    for name in [*names, "x_rec"]:
+        kind = IAFVAE_KINDS.get(name.rpartition("/")[2], "activation")
+        iafvae_close(found[name], iafvae.array(golden, f"train/{name}"), kind, dtype)
+
+
+@iafvae_dtypes
+@iafvae_files
+def test_iafvae_free_bits_and_objective(golden, dtype):
+    model, images, noise = iafvae_at(golden, dtype)
+    k = golden.json("hparams")["k"]
+    elbo, surplus = model.training_terms(images, noise)
+    iafvae_close(elbo.reconstruction, iafvae.array(golden, "train/log_pxz"), "nats", dtype)
+    iafvae_close(-elbo.divergence, iafvae.array(golden, "train/kl_cost_total"), "kl", dtype)
+    free = (
+        [golden.arrays[f"train/{name}/kl_free"].sum() for name in golden.json("down_order")] if model.free_bits else []
+    )
+    assert (surplus is None) == (not free)
+    counted = -elbo.divergence.mean() + (0 if surplus is None else surplus)
+    objectives = [iafvae.array(golden, f"train/{name}/kl_obj") for name in golden.json("down_order")]
+    iafvae_close(counted, sum(objectives).mean(), "kl", dtype)
+    if free:
+        iafvae_close(counted, torch.tensor(sum(free)), "kl", dtype)
+    objective = len(images) * (-elbo.log_prob.mean() + (0 if surplus is None else surplus))
+    expected = iafvae.array(golden, "train/obj")
+    relative = IAFVAE_TOLERANCES["relative objective"][dtype == "float64"]
+    assert objective.item() == pytest.approx(float(expected), rel=relative)
+    loss = iafvae.mean_bound(elbo.log_prob, k)
+    iafvae_close(loss, iafvae.array(golden, "train/loss_per_image"), "nats", dtype)
+    bits = loss.mean() / (model.dimensions * math.log(2))
+    iafvae_close(bits, iafvae.array(golden, "train/bits_per_dim"), "bits", dtype)
+
+
+@iafvae_files
+def test_iafvae_pixels(golden):
+    if "train/logp_pixel" not in golden:
+        pytest.skip("the file has no single pixels")
+    model, images, noise = iafvae_at(golden, "float32")
+    log_prob = authors_log_prob(images, model.location(images, noise), model.dec_log_stdv, model.levels)
+    close(log_prob.exp(), iafvae.array(golden, "train/logp_pixel").exp(), 5e-7)
+
+
+@iafvae_dtypes
+@iafvae_files
+def test_iafvae_importance_weighted_bound(golden, dtype):
+    model, images, noise = iafvae_at(golden, dtype, "iw")
+    k = golden.json("hparams")["K_iw"]
+    with torch.no_grad():
+        elbo = model.eval().terms(images, noise)
+    iafvae_close(elbo.reconstruction, iafvae.array(golden, "iw/log_pxz"), "nats", dtype)
+    iafvae_close(-elbo.divergence, iafvae.array(golden, "iw/kl_cost_total"), "kl", dtype)
+    loss = iafvae.mean_bound(elbo.log_prob, k)
+    iafvae_close(loss, iafvae.array(golden, "iw/loss_per_image"), "nats", dtype)
+    bits = loss.mean() / (model.dimensions * math.log(2))
+    iafvae_close(bits, iafvae.array(golden, "iw/bits_per_dim"), "bits", dtype)
+
+
+@iafvae_files
+def test_iafvae_samples(golden):
+    model = iafvae.model_of(golden).eval()
+    noise = iafvae.noise(golden, model, "sample/{}/prior")
+    with torch.no_grad():
+        found = iafvae.intermediates(golden, model, torch.empty(0), noise)
+    expected = golden.under("sample/")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        close(found[name], torch.from_numpy(value), 1e-5)
+
+
+def iafvae_gradients(model, images, noise):
+    """By the authors' names, the gradients of their objective: the sum over the batch."""
+    elbo, surplus = model.training_terms(images, noise)
+    model.zero_grad()
+    (len(images) * (-elbo.log_prob.mean() + (0 if surplus is None else surplus))).backward()
+    return elbo, {name: parameter.grad for name, parameter in model.authors_variables().items()}
+
+
+@iafvae_dtypes
+@iafvae_files
+def test_iafvae_gradients(golden, dtype):
+    _, gradients = iafvae_gradients(*iafvae_at(golden, dtype))
+    assert {name for name, value in gradients.items() if value is None} == set(golden.json("no_grad_names"))
+    errors = []
+    for name, value in golden.under("grad/").items():
+        expected = transposed(value).double()
+        errors.append(float((gradients[name].double() - expected).abs().max() / max(float(expected.abs().max()), 1e-3)))
+    assert np.median(errors) < 2e-6
+    assert max(errors) < IAFVAE_TOLERANCES["largest gradient"][dtype == "float64"]
+    names = golden.json("grad_norms/names")
+    norms = torch.tensor([float(gradients[name].double().norm()) for name in names], dtype=torch.float64)
+    torch.testing.assert_close(norms, iafvae.array(golden, "grad_norms/l2"), rtol=1e-4, atol=0)
+
+
+@iafvae_files
+def test_iafvae_adamax_steps_and_averages(golden):
+    # The authors' Adamax corrects no bias and adds ε inside the maximum: written out here; torch's trains our models.
+    model, images, noise = iafvae_at(golden, "float32")
+    hparams = golden.json("hparams")
+    variables = model.authors_variables()
+    kept = golden.json("hparams")["posterior"] == "diag_by_weights"
+    moved = {n: p for n, p in variables.items() if not (kept and "ar_multiconv2d" in n)}
+    momenta = {name: torch.zeros_like(value) for name, value in variables.items()}
+    largest = {name: torch.zeros_like(value) for name, value in variables.items()}
+    shadows = {name: value.detach().clone() for name, value in variables.items()}
+    clear = {}
+    for step in (1, 2):
+        elbo, gradients = iafvae_gradients(model, images, noise)
+        k = hparams["k"]
+        bits = iafvae.mean_bound(elbo.log_prob, k).mean() / (model.dimensions * math.log(2))
+        iafvae_close(bits, iafvae.array(golden, f"adamax_step{step}/bits_per_dim_seen"), "bits", "float32")
+        with torch.no_grad():
+            for name, variable in moved.items():
+                if (gradient := gradients[name]) is not None:
+                    clear.setdefault(name, gradient.abs() > 1e-3 * gradient.abs().max())
+                    momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
+                    largest[name] = torch.maximum(0.999 * largest[name] + 1e-8, gradient.abs())
+                    variable -= hparams["learning_rate"] * momenta[name] / largest[name]
+                shadows[name] -= (1 - hparams["ema_decay"]) * (shadows[name] - variable)
+        for prefix, ours in ((f"adamax_step{step}/", variables), (f"ema_step{step}/", shadows)):
+            stored = {name: value for name, value in golden.under(prefix).items() if name.startswith("model/")}
+            assert stored
+            for name, value in stored.items():
+                where = clear.get(name, torch.ones_like(ours[name], dtype=torch.bool))
+                close(ours[name][where], transposed(value)[where], 2e-6)
+    elbo = model.terms(images, noise)
+    bits = iafvae.mean_bound(elbo.log_prob, k).mean() / (model.dimensions * math.log(2))
+    iafvae_close(bits, iafvae.array(golden, "after_step2/bits_per_dim"), "bits", "float32")

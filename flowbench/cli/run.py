@@ -102,7 +102,7 @@ def evaluate(
     run: RUN,
     split: Annotated[str | None, typer.Option(help="Which part [default: the set's report split].")] = None,
     data: Annotated[str | None, typer.Option(help="Another data set (or CSV file, for forecasts).")] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Draws of dequantization noise per image.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws of noise per image.")] = None,
     importance: Annotated[int | None, typer.Option(min=2, help="Samples of the importance-weighted bound.")] = None,
     batch_norm: Annotated[Literal["running", "population"] | None, typer.Option(help="Statistics to use.")] = None,
     weights: Annotated[Literal["raw", "ema"] | None, typer.Option(help="Weights to use.")] = None,

@@ -45,7 +45,7 @@ def _count(experiment: Experiment[Any, Any], data: Mapping[str, Any]) -> int | N
         images = torch.zeros(MOST_COUNTED, *data["shape"], dtype=torch.uint8)
 
         def forward(size: int) -> object:
-            return model.terms(images[:size], torch.full(images[:size].shape, 0.5))
+            return model.terms(images[:size], torch.full((size, *model.noise_shape), 0.5))
 
     else:
         history = torch.zeros(MOST_COUNTED, experiment.data.lookback, len(data["inputs"]))

@@ -1,6 +1,6 @@
 """Names that experiment files use for models and data sets, each registered beside its definition.
 
-A new model or set is a new module in the registry's package: nothing else is edited.
+A new model or set is a new module in one of the registry's packages: nothing else is edited.
 """
 
 import importlib
@@ -71,7 +71,10 @@ class Registry(Generic[T]):
 # Values are the classes' own types one floor up (density.DensityConfig, forecasting.ForecasterConfig, data.ImageSet
 # and data.SeriesSet; figures.kinds.FigureKind two floors up).
 density_models: Registry[Any] = Registry(
-    "density model", "flowbench.densities.flows", "flowbench.densities.autoregressive"
+    "density model",
+    "flowbench.densities.flows",
+    "flowbench.densities.autoregressive",
+    "flowbench.densities.variational",
 )
 forecasters: Registry[Any] = Registry("forecaster", "flowbench.forecasting.models")
 image_sets: Registry[Any] = Registry(

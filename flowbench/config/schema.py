@@ -173,7 +173,7 @@ class Evaluate(Section):
     """The `evaluate:` section: what the reported figure is made of."""
 
     draws: PositiveInt = 1
-    """Draws of dequantization noise per image."""
+    """Draws of noise per image: of dequantization, or of a posterior."""
     batch_norm: Literal["running", "population"] = "population"
     """Statistics of batch normalization: moving averages, or re-estimated over training batches."""
     weights: Literal["raw", "ema"] | None = None

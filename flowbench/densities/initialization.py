@@ -11,9 +11,7 @@ __all__ = ["DataInitialized", "initializing"]
 class DataInitialized(nn.Module):
     """A layer whose forward pass inside `initializing` sets its parameters from what it is given."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.initializing = False
+    initializing = False
 
 
 @contextmanager

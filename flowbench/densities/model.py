@@ -3,7 +3,7 @@
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal, NamedTuple, SupportsFloat, SupportsIndex, cast
 
@@ -15,12 +15,25 @@ from flowbench.config.schema import ModelConfig
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.initialization import initializing
+from flowbench.densities.noise import Distribution
 from flowbench.densities.preprocessing import Center, Logit, Preprocessing, dequantize
 from flowbench.errors import InputError, WorkFailedError
 
-__all__ = ["DensityConfig", "DensityModel", "FlowConfig", "FlowDensity", "Terms", "evaluating"]
+__all__ = [
+    "Bound",
+    "DensityConfig",
+    "DensityModel",
+    "Elbo",
+    "FlowConfig",
+    "FlowDensity",
+    "LatentDensity",
+    "Terms",
+    "evaluating",
+]
 
 ImageShape = tuple[int, int, int]
+Bound = Literal["exact", "uniform", "elbo"]
+"""What a figure is: the likelihood itself, or a bound by dequantization, or by an approximate posterior."""
 
 
 class Terms(NamedTuple):
@@ -41,6 +54,20 @@ class Terms(NamedTuple):
         return self.prior + self.log_det + self.preprocessing + self.quantization
 
 
+class Elbo(NamedTuple):
+    """The summands of a lower bound of log p(image) at one draw z of a posterior, each (batch,), in nats per image."""
+
+    reconstruction: Tensor
+    """log p(image | z)."""
+    divergence: Tensor
+    """log p(z) − log q(z | image): in expectation minus the Kullback-Leibler divergence of the posterior."""
+
+    @property
+    def log_prob(self) -> Tensor:
+        """The sum of both, (batch,): log of the importance weight p(image, z) / q(z | image)."""
+        return self.reconstruction + self.divergence
+
+
 class DensityModel(nn.Module, ABC):
     """A probability model of uint8 images with values 0 … levels − 1.
 
@@ -50,7 +77,12 @@ class DensityModel(nn.Module, ABC):
     """
 
     dequantization: Literal["uniform", "none"] = "uniform"
-    """uniform: log_prob is of image + noise, a lower bound in expectation (Theis et al. 2016); none: exact."""
+    """uniform: log_prob is of image + noise, a lower bound in expectation (Theis et al. 2016); none: of the
+    grey levels themselves."""
+    noise: Distribution = "uniform"
+    """Of the noise that `terms` takes."""
+    summands: tuple[str, ...] = Terms._fields
+    """Names of what `terms` returns."""
 
     def __init__(self, image_shape: ImageShape, levels: int) -> None:
         super().__init__()
@@ -62,21 +94,38 @@ class DensityModel(nn.Module, ABC):
         """D, the number of values of an image."""
         return math.prod(self.image_shape)
 
+    @property
+    def bound(self) -> Bound:
+        """What `terms` sum to: log p of the images, or a lower bound of it."""
+        return "exact" if self.dequantization == "none" else "uniform"
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise that `terms` takes, of one image."""
+        return self.image_shape
+
     @abstractmethod
-    def terms(self, images: Tensor, noise: Tensor) -> Terms:
+    def terms(self, images: Tensor, noise: Tensor) -> Terms | Elbo:
         """Return the terms of log p; gradients flow. Nothing here waits for the device: values are not inspected.
 
         Args:
             images: uint8, (batch, channels, height, width), below `levels` (checked when data are opened).
-            noise: in [0, 1), same shape; its dtype is that of the computation.
+            noise: of `noise`, (batch, *noise_shape); its dtype is that of the computation.
         """
 
-    def terms_and_shares(self, images: Tensor, noise: Tensor) -> tuple[Terms, dict[str, Tensor]]:
+    def terms_and_shares(self, images: Tensor, noise: Tensor) -> tuple[Terms | Elbo, dict[str, Tensor]]:
         """Return `terms`, and by name what part of them is an approximation that makes a bound of them, (batch,) each.
 
         The names are those of the bounds (`density_branch` of PixelCNN++); by default nothing is approximated.
         """
         return self.terms(images, noise), {}
+
+    def training_terms(self, images: Tensor, noise: Tensor) -> tuple[Terms | Elbo, Tensor | None]:
+        """Return the terms, and what a training adds to −mean log p, a scalar in nats per image (free bits, say).
+
+        None: nothing. No figure holds it. Arguments as in `terms`.
+        """
+        return self.terms(images, noise), None
 
     @abstractmethod
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -92,7 +141,7 @@ class DensityModel(nn.Module, ABC):
         """
 
     def log_prob(self, images: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Return log p of discrete images in nats, (batch,): the mean over draws of dequantization noise.
+        """Return log p of discrete images in nats, (batch,): the mean over draws of noise.
 
         Args:
             images: uint8, (batch, channels, height, width).
@@ -107,11 +156,13 @@ class DensityModel(nn.Module, ABC):
         if draws < 1:
             raise InputError(f"draws is {draws}: at least one is needed")
         where = images.device if generator is None else generator.device
+        drawn = torch.randn if self.noise == "normal" else torch.rand
+        draws = 1 if self.bound == "exact" else draws
         total = torch.zeros((), device=images.device)
-        for _ in range(draws if self.dequantization == "uniform" else 1):
-            noise = torch.rand(images.shape, generator=generator, device=where).to(images.device)
+        for _ in range(draws):
+            noise = drawn((len(images), *self.noise_shape), generator=generator, device=where).to(images.device)
             total = total + self.terms(images, noise).log_prob
-        return total / (draws if self.dequantization == "uniform" else 1)
+        return total / draws
 
     def bits_per_dim(self, images: Tensor, *, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Return −log p / (D log 2), (batch,); arguments as in `log_prob`."""
@@ -156,7 +207,39 @@ class DensityModel(nn.Module, ABC):
             raise InputError(f"images have shape {tuple(images.shape)}, but the model takes (batch, {expected})")
 
 
-class FlowDensity(DensityModel):
+class LatentDensity(DensityModel):
+    """A density model with latents that are white, N(0, 1) in every dimension, under the model."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one image's latents."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return the white latents of images, (batch, *latent_shape), in evaluation mode; arguments as in `terms`."""
+
+    @abstractmethod
+    def decode(self, white: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what white latents stand for, in evaluation mode.
+
+        Args:
+            white: (batch, *latent_shape).
+
+        Returns:
+            uint8 images, (batch, channels, height, width), and which are not numbers, bool (batch,): those are white.
+        """
+
+    @abstractmethod
+    def by_scale(self, latents: Tensor) -> list[Tensor]:
+        """Return the parts of latents, finest scale first, (batch, channels, height, width) each."""
+
+    @abstractmethod
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the latents that `by_scale` takes apart into `parts`, as `decode` takes them."""
+
+
+class FlowDensity(LatentDensity):
     """log p(image) = log p_base(z) + log|det ∂z/∂y| + log|det ∂y/∂x| − D log(levels).
 
     x = (image + noise) / levels, y = preprocessing(x), z = flow(y) (Dinh et al. 2017, eq. 3 and section 4.1).
@@ -207,6 +290,19 @@ class FlowDensity(DensityModel):
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         z = self.base.sample((n, *self.image_shape), temperature, generator, device)
         return self.images_of(z)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(channels, height, width): the flow keeps the number of values."""
+        return self.image_shape
+
+    def by_scale(self, latents: Tensor) -> list[Tensor]:
+        """Return the latents that leave the flow at each scale."""
+        return self.flow.by_scale(latents)
+
+    def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
+        """Undo `by_scale`."""
+        return self.flow.from_scales(parts)
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowbench.data import Images
 from flowbench.data.feed import Feed, batches_in_order
 from flowbench.densities.flows.normalization import BatchStatistics, population_statistics
-from flowbench.densities.model import DensityModel, Terms, evaluating
+from flowbench.densities.model import DensityModel, evaluating
 from flowbench.densities.noise import evaluation_noise, training_noise
 from flowbench.errors import InputError, WorkFailedError, is_out_of_memory
 from flowbench.evaluation.measuring import stem_of
@@ -46,7 +46,7 @@ class Setting:
     """Everything that a figure depends on beside the model and the images."""
 
     seed: int = 0
-    """Of the dequantization noise."""
+    """Of the noise."""
     draws: int = 1
     """Draws of noise per image."""
     importance: int | None = None
@@ -72,7 +72,7 @@ class Values:
     log_prob: NDArray[np.float64]
     """log p of each image under each draw of noise, in nats, (k, max(draws, K))."""
     terms: NDArray[np.float64]
-    """Prior, log_det, preprocessing and quantization, means over `draws`, in nats, (k, 4)."""
+    """The model's `summands`, means over `draws`, in nats, (k, len(summands))."""
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Of each image the part of log p that an approximation stands for (`DensityModel.terms_and_shares`), (k,)."""
 
@@ -102,8 +102,9 @@ def evaluate(
 ) -> Measured:
     """Measure every image of a split; the model comes out as it went in.
 
-    −log p(x + u) / (D log 2) with u uniform noise is an upper bound of the bits/dim in expectation (Theis et al. 2016,
-    section 3.1); −log (1/K Σ_k p(x + u_k)) / (D log 2) is a tighter one (Burda et al. 2016, eq. 8).
+    −log w / (D log 2) is an upper bound of the bits/dim in expectation, with w = p(x + u), u uniform noise (Theis et
+    al. 2016, section 3.1), or w = p(x, z) / q(z | x), z a draw of a posterior (Kingma & Welling 2014, eq. 3);
+    −log (1/K Σ_k w_k) / (D log 2) is a tighter one (Burda et al. 2016, eq. 8).
 
     Args:
         model: its raw weights.
@@ -120,7 +121,7 @@ def evaluate(
         WorkFailedError: some figure is not finite; the message names the images.
     """
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
-    if setting.importance is not None and model.dequantization == "none":
+    if setting.importance is not None and model.bound == "exact":
         raise InputError("importance: this model's likelihood is exact: there is no bound to tighten")
     if normalized and setting.weights == "ema" and setting.batch_norm == "running":
         raise InputError("batch_norm: running statistics belong to the raw weights: use population with weights ema")
@@ -168,7 +169,9 @@ def estimate_population(model: DensityModel, training: Images, batch_size: int, 
         steps = min(feed.steps_per_epoch, POPULATION_BATCHES)
         for step in counted(range(steps), "batch-norm statistics", steps):
             batch = feed.batch(step)
-            noise = training_noise(seed, step, (size, *batch.shape[1:]), device, stream="population")
+            noise = training_noise(
+                seed, step, (size, *model.noise_shape), device, stream="population", distribution=model.noise
+            )
             model.terms(batch, noise[rank * len(batch) : (rank + 1) * len(batch)])
 
 
@@ -257,16 +260,16 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
     # The noise belongs to an image's place in the whole split, also where only a part of it is measured.
     places = np.arange(len(images)) if images.rows is None else images.rows
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    exact = model.dequantization == "none"
+    exact = model.bound == "exact"
     draws = 1 if exact else max(setting.draws, setting.importance or 0)
     parts: list[Values] = []
     batches = batches_in_order(images, setting.batch_size, device, rank=rank, ranks=ranks)
     count = -(-len(images) // (setting.batch_size * ranks))
     for indices, batch in counted(batches, f"evaluating {images.name} {images.split}", count):
         log_prob = np.empty((len(indices), draws))
-        terms = np.zeros((len(indices), len(Terms._fields)))
+        terms = np.zeros((len(indices), len(model.summands)))
         for draw in range(draws):
-            noise = evaluation_noise(setting.seed, images.split, places[indices], draw, model.image_shape)
+            noise = evaluation_noise(setting.seed, images.split, places[indices], draw, model.noise_shape, model.noise)
             fitting, approximated = _terms_that_fit(model, batch, noise.to(device))
             drawn = fitting.double().cpu().numpy()
             log_prob[:, draw] = drawn.sum(1)
@@ -275,7 +278,7 @@ def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, r
         shares = {name: share.double().cpu().numpy() for name, share in approximated.items()}
         parts.append(Values(indices, log_prob, terms, shares))
     if not parts:
-        return Values(np.empty(0, np.int64), np.empty((0, draws)), np.empty((0, len(Terms._fields))))
+        return Values(np.empty(0, np.int64), np.empty((0, draws)), np.empty((0, len(model.summands))))
     return _together(parts)
 
 
@@ -290,7 +293,7 @@ def _together(parts: list[Values]) -> Values:
 
 
 def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the terms of each image, (k, 4), and its shares, halving the batch where it does not fit into memory.
+    """Return each image's terms, (k, len(summands)), and its shares, halving a batch that does not fit into memory.
 
     Nobody chose this batch's size, and no result depends on it.
     """
@@ -324,12 +327,12 @@ def _summarize(
         raise WorkFailedError(
             f"{images.name} {images.split}: bits/dim is not finite for {len(broken)} of {len(images)} images ({named})"
         )
-    exact = model.dequantization == "none"
+    exact = model.bound == "exact"
     per_nat = -1 / (model.dimensions * math.log(2))
     labels = {
         "levels": model.levels,
         "dequantization": model.dequantization,
-        "bound": "exact" if exact else "uniform",
+        "bound": model.bound,
         "batch_norm": setting.batch_norm if normalized else None,
         "weights": setting.weights,
         **images.choices,
@@ -341,7 +344,7 @@ def _summarize(
         plain[f"{name}_share"] = float(share.mean())
         if plain[f"{name}_share"] > 0:
             plain["bound"] = name
-    plain["terms"] = dict(zip(Terms._fields, terms.tolist(), strict=True))
+    plain["terms"] = dict(zip(model.summands, terms.tolist(), strict=True))
     metrics = {"bits_per_dim": plain}
     if setting.importance is not None:
         weighted, errors = _importance(log_prob[:, : setting.importance])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowbench.data import Images
 from flowbench.densities.bijection import Bijection
-from flowbench.figures.encoded import encode, flow_of, report_images
+from flowbench.figures.encoded import encode, flow_of, latents_of, report_images
 from flowbench.figures.kinds import Subject, figure_kind
 from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
 
@@ -28,7 +28,7 @@ def draw_latents(subject: Subject) -> Path:
 
     images = _some(report_images(subject))
     _, latents = encode(subject, images)
-    scales = [part.flatten().numpy() for part in flow_of(subject).flow.by_scale(latents)]
+    scales = [part.flatten().numpy() for part in latents_of(subject).by_scale(latents)]
     color = color_of(subject.experiment.model.name)
     title = subject.title(f"latents of {len(images):,} {images.split} images")
     with themed():

@@ -1,4 +1,4 @@
-"""What pictures of a flow are made from: its run's images, their white latents and the way back."""
+"""What pictures of a model with latents are made from: its run's images, their white latents and the way back."""
 
 from typing import NamedTuple, cast
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from flowbench.config.registry import image_sets
 from flowbench.data import Images, open_images, training_parts
-from flowbench.densities.model import DensityModel, FlowDensity
+from flowbench.densities.model import DensityModel, FlowDensity, LatentDensity
 from flowbench.densities.noise import evaluation_noise
 from flowbench.figures.kinds import NotDrawableError, Subject
 
-__all__ = ["Decoded", "decode", "density_of", "encode", "flow_of", "images_to_show", "report_images"]
+__all__ = ["Decoded", "decode", "density_of", "encode", "flow_of", "images_to_show", "latents_of", "report_images"]
 
 AT_ONCE = 64
 """Images that pass through a model at once: pictures must not need more memory than the training."""
@@ -40,7 +40,14 @@ def density_of(subject: Subject) -> DensityModel:
 def flow_of(subject: Subject) -> FlowDensity:
     """Return the subject's model; NotDrawableError where it is no flow."""
     if not isinstance(subject.model, FlowDensity):
-        raise NotDrawableError(f"{subject.experiment.model.name} is no flow: it has no latents")
+        raise NotDrawableError(f"{subject.experiment.model.name} is no flow: it has no log-determinant")
+    return subject.model
+
+
+def latents_of(subject: Subject) -> LatentDensity:
+    """Return the subject's model; NotDrawableError where it has no latents."""
+    if not isinstance(subject.model, LatentDensity):
+        raise NotDrawableError(f"{subject.experiment.model.name} has no latents")
     return subject.model
 
 
@@ -65,18 +72,18 @@ def encode(subject: Subject, images: Images) -> tuple[Tensor, Tensor]:
 
     The noise is that of the evaluation's first draw.
     """
-    flow = flow_of(subject)
+    model = latents_of(subject)
     pixels = torch.from_numpy(images.array.transpose(0, 3, 1, 2).copy())
     rows = np.arange(len(images)) if images.rows is None else images.rows
-    noise = evaluation_noise(subject.experiment.seed, images.split, rows, 0, flow.image_shape)
+    noise = evaluation_noise(subject.experiment.seed, images.split, rows, 0, model.noise_shape, model.noise)
     batches = zip(torch.split(pixels, AT_ONCE), torch.split(noise, AT_ONCE), strict=True)
-    latents = [flow.encode(some.to(subject.device), its.to(subject.device)).cpu() for some, its in batches]
+    latents = [model.encode(some.to(subject.device), its.to(subject.device)).cpu() for some, its in batches]
     return pixels, torch.cat(latents)
 
 
-def decode(flow: FlowDensity, latents: Tensor) -> Decoded:
+def decode(model: LatentDensity, latents: Tensor) -> Decoded:
     """Return the images of white latents, on the CPU."""
-    device = next(flow.parameters()).device
-    parts = [flow.decode(some.to(device)) for some in torch.split(latents, AT_ONCE)]
+    device = next(model.parameters()).device
+    parts = [model.decode(some.to(device)) for some in torch.split(latents, AT_ONCE)]
     images, broken = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
     return Decoded(images, int(broken.sum()))

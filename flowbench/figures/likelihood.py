@@ -93,7 +93,7 @@ def bits_per_dim_of(subject: Subject, array: NDArray[np.uint8], name: str) -> ND
     for start in range(0, len(array), AT_ONCE):
         some = array[start : start + AT_ONCE]
         places = range(start, start + len(some))
-        noise = evaluation_noise(subject.experiment.seed, name, places, 0, model.image_shape)
+        noise = evaluation_noise(subject.experiment.seed, name, places, 0, model.noise_shape, model.noise)
         pixels = torch.from_numpy(np.ascontiguousarray(some.transpose(0, 3, 1, 2)))
         with torch.no_grad():
             terms = model.terms(pixels.to(subject.device), noise.to(subject.device))

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowbench.figures.encoded import decode, encode, flow_of, images_to_show
+from flowbench.figures.encoded import decode, encode, images_to_show, latents_of
 from flowbench.figures.grids import image_grid, rows_height, show_rows
 from flowbench.figures.kinds import Subject, figure_kind
 from flowbench.figures.theme import entitle, new_figure, save, themed
@@ -25,12 +25,12 @@ def draw_manifold(subject: Subject) -> Path:
     _, corners = encode(subject, images_to_show(subject, 4))
     angles = 2 * math.pi * torch.arange(ANGLES) / ANGLES
     points = manifold(corners, angles, angles)
-    decoded = decode(flow_of(subject), points.flatten(0, 1))
+    decoded = decode(latents_of(subject), points.flatten(0, 1))
     title = subject.title("latent manifold of four images (eq. 19)") + decoded.note
     with themed():
         figure = new_figure(6.4, 7)
         axes = figure.subplots()
-        grid = image_grid(decoded.images, ANGLES, flow_of(subject).levels)
+        grid = image_grid(decoded.images, ANGLES, latents_of(subject).levels)
         axes.imshow(grid, interpolation="nearest")
         centres = [grid.shape[0] / ANGLES * (place + 0.5) for place in range(ANGLES)]
         names = [_in_pi(place) for place in range(ANGLES)]
@@ -54,13 +54,13 @@ def draw_interpolation(subject: Subject) -> Path:
     rows, labels = [], []
     for start, end in zip(latents[:PAIRS], latents[PAIRS:], strict=True):
         for word, way in (("linear", on_the_line), ("spherical", on_the_sphere)):
-            decoded = decode(flow_of(subject), way(start, end, places))
+            decoded = decode(latents_of(subject), way(start, end, places))
             rows.append(decoded.images)
             labels.append(word + decoded.note)
     title = subject.title("interpolation between pairs of images")
     with themed():
         figure = new_figure(9, rows_height(len(rows), STEPS))
-        show_rows(figure.subplots(), rows, labels, flow_of(subject).levels)
+        show_rows(figure.subplots(), rows, labels, latents_of(subject).levels)
         entitle(figure, title)
         text = "Each pair twice, an image at either end: on the straight line between its latents and on the sphere"
         return save(figure, subject.file("interpolation.png"), f"{title}. {text}.")

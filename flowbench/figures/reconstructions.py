@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from flowbench.densities.bijection import Bijection
-from flowbench.figures.encoded import decode, density_of, encode, flow_of, images_to_show
+from flowbench.densities.model import LatentDensity
+from flowbench.figures.encoded import decode, density_of, encode, images_to_show, latents_of
 from flowbench.figures.grids import rows_height, show_rows
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import entitle, new_figure, save, themed
@@ -21,9 +22,9 @@ COLUMNS = 10
 def draw_reconstructions(subject: Subject) -> Path:
     """Draw images, what comes back from their latents, and where the two differ."""
     images, latents = encode(subject, images_to_show(subject, COLUMNS))
-    back = decode(flow_of(subject), latents).images
+    back = decode(latents_of(subject), latents).images
     differing = back != images
-    levels = flow_of(subject).levels
+    levels = latents_of(subject).levels
     marked = (levels - 1) * differing.any(1, keepdim=True).to(torch.uint8).expand_as(images)
     amount = int(differing.sum())
     text = "no value differs" if amount == 0 else f"{amount:,} of {images.numel():,} values differ"
@@ -31,7 +32,7 @@ def draw_reconstructions(subject: Subject) -> Path:
         subject,
         {"image": images, "reconstruction": back, "differs": marked},
         subject.title(f"reconstructions ({text})"),
-        "Images that were not trained on, what the inverse of the flow makes of their latents, and in white the pixels "
+        "Images that were not trained on, what the model makes of their latents, and in white the pixels "
         "in which the two differ",
         "reconstructions.png",
     )
@@ -43,9 +44,9 @@ def draw_compression(subject: Subject) -> Path:
 
     The semantic levels of Dinh et al. 2017, figure 9 (appendix D).
     """
-    flow = flow_of(subject)
+    model = latents_of(subject)
     images, latents = encode(subject, images_to_show(subject, COLUMNS))
-    parts = flow.flow.by_scale(latents)
+    parts = model.by_scale(latents)
     if len(parts) == 1:
         raise NotDrawableError(f"{subject.experiment.name} has a single scale: there are no finer latents to drop")
     generator = torch.Generator().manual_seed(subject.experiment.seed)
@@ -54,27 +55,27 @@ def draw_compression(subject: Subject) -> Path:
     for dropped in range(1, len(parts)):
         kept = sum(part[0].numel() for part in parts[dropped:]) / latents[0].numel()
         for word, others in (("zero", torch.zeros_like(latents)), ("drawn", fresh)):
-            mixed = keep_coarser(flow.flow, latents, others, dropped)
-            decoded = decode(flow, mixed)
+            mixed = keep_coarser(model, latents, others, dropped)
+            decoded = decode(model, mixed)
             rows[f"{kept:.0%} of the latents,\nothers {word}{decoded.note}"] = decoded.images
     return _draw_rows(
         subject,
         rows,
         subject.title("coarser latents kept", temperature=1),
-        "Images, and what the flow makes of the latents of their coarser scales when the others are zero or drawn anew",
+        "Images, and what the model makes of their coarser scales' latents when the others are zero or drawn anew",
         "compression.png",
     )
 
 
-def keep_coarser(flow: Bijection, latents: Tensor, others: Tensor, dropped: int) -> Tensor:
-    """Return latents whose `dropped` finest scales are those of `others`, as `flow.inverse` takes them.
+def keep_coarser(model: Bijection | LatentDensity, latents: Tensor, others: Tensor, dropped: int) -> Tensor:
+    """Return latents whose `dropped` finest scales are those of `others`.
 
     Args:
-        flow: knows the scales.
+        model: or its flow: knows the scales.
         latents, others: (batch, ...).
-        dropped: number of scales, less than the flow has.
+        dropped: number of scales, less than the model has.
     """
-    return flow.from_scales([*flow.by_scale(others)[:dropped], *flow.by_scale(latents)[dropped:]])
+    return model.from_scales([*model.by_scale(others)[:dropped], *model.by_scale(latents)[dropped:]])
 
 
 def _draw_rows(subject: Subject, rows: Mapping[str, Tensor], title: str, text: str, name: str) -> Path:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from flowbench.densities.model import DensityModel, FlowDensity
-from flowbench.figures.encoded import Decoded, decode, density_of, flow_of
+from flowbench.densities.model import DensityModel, LatentDensity
+from flowbench.figures.encoded import Decoded, decode, density_of, latents_of
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import entitle, new_figure, save, themed
@@ -23,12 +23,12 @@ SIZES = {1: 6, 2: 3, 3: 2}
 
 
 def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Decoded:
-    """Return n samples of the same random numbers at any temperature: of a flow, white latents, scaled."""
+    """Return n samples of the same random numbers at any temperature: of a model with latents, white ones, scaled."""
     # The generator lives on the CPU, so that every device draws the same latents.
     generator = torch.Generator().manual_seed(seed)
-    if not isinstance(model, FlowDensity):
+    if not isinstance(model, LatentDensity):
         return Decoded(model.sample(n, temperature, generator).cpu(), 0)
-    return decode(model, temperature * torch.randn((n, *model.image_shape), generator=generator))
+    return decode(model, temperature * torch.randn((n, *model.latent_shape), generator=generator))
 
 
 @figure_kind("samples", "density")
@@ -44,14 +44,14 @@ def draw_samples(subject: Subject) -> Path:
             axes.set_title(f"temperature {temperature:g}{drawn.note}")
         title = subject.title("samples")
         entitle(figure, title)
-        same = "latents" if isinstance(model, FlowDensity) else "random numbers"
+        same = "latents" if isinstance(model, LatentDensity) else "random numbers"
         return save(figure, subject.file("samples.png"), f"{title}. The same {same} at each temperature.")
 
 
 @figure_kind("extrapolation", "density")
 def draw_extrapolation(subject: Subject) -> Path:
     """Draw samples at the size of the training images and at larger ones (Dinh et al. 2017, appendix B)."""
-    flow_of(subject)
+    latents_of(subject)
     models = {factor: resized(subject, factor) for factor in SIZES}
     inches = 3.2
     with themed():

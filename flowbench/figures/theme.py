@@ -38,6 +38,7 @@ _MODELS = {
     "real_nvp": 0,
     "glow": 1,
     "nice": 2,
+    "iafvae": 6,
     "independent": 7,
     "pixelcnn": 4,
     "published": 3,

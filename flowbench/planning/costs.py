@@ -72,7 +72,8 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     shape, levels = image_format(experiment)
     model = build_density(experiment, {"shape": list(shape), "levels": levels})
     known, data, config = image_sets[experiment.data.name], experiment.data, experiment.train
-    images, noise = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8), torch.rand(MOST_COUNTED, *shape)
+    images = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8)
+    noise = torch.rand(MOST_COUNTED, *model.noise_shape)
     closed_form = bool(model.fit([images]))
     if not closed_form:
         model.initialize(images, noise)
@@ -84,7 +85,7 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
     modes = 2 if normalized and experiment.weights == "raw" else 1
     measured = known.counts[known.report_split] + min(TRAIN_FIGURE_IMAGES, trained)
-    draws = 1 if model.dequantization == "none" else experiment.evaluate.draws
+    draws = 1 if model.bound == "exact" else experiment.evaluate.draws
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
     populations = (3 + (validations if data.holdout else 0)) if normalized else 0
     pixels = trained * shape[0] * shape[1] * shape[2]

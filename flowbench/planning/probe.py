@@ -111,7 +111,7 @@ def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:
     some = channels_first(torch.from_numpy(values[:size]).to(device))
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return some, training_noise(experiment.seed, step, tuple(some.shape), device)
+        return some, training_noise(experiment.seed, step, (size, *model.noise_shape), device, distribution=model.noise)
 
     def evaluation() -> None:
         setting = Setting(batch_norm="running", other_mode=False)

@@ -63,7 +63,10 @@ def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Sett
 
 
 class NegativeLogLikelihood(nn.Module):
-    """The loss of a batch: −mean log p in nats per image + coefficient · sum of squared weight-norm scales."""
+    """The loss of a batch: −mean log p in nats per image + coefficient · sum of squared weight-norm scales.
+
+    And what else the model trains on (`training_terms`), which the bits/dim do not hold.
+    """
 
     def __init__(self, model: DensityModel, coefficient: float, *, compiled: bool) -> None:
         super().__init__()
@@ -71,12 +74,13 @@ class NegativeLogLikelihood(nn.Module):
         self._coefficient = coefficient
         self._to_bits = 1 / (model.dimensions * math.log(2))
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self._terms = as_compiled(model.terms, device) if compiled else model.terms
+        self._terms = as_compiled(model.training_terms, device) if compiled else model.training_terms
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss in nats per image and what is logged of it, bits/dim among them; images as in `terms`."""
-        nats = -self._terms(images, noise).log_prob.mean()
-        loss = nats
+        terms, surplus = self._terms(images, noise)
+        nats = -terms.log_prob.mean()
+        loss = nats if surplus is None else nats + surplus
         if self._coefficient:
             loss = loss + self._coefficient * self.model.regularization()
         return loss, {"bits_per_dim": nats * self._to_bits}
@@ -139,9 +143,15 @@ class DensityTask:
         return False
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's images of a step, and its rows of the global batch's dequantization noise."""
+        """Return this process's images of a step, and its rows of the global batch's noise."""
         images = self._feed.batch(step)
-        noise = training_noise(self._experiment.seed, step, (self.batch_size, *images.shape[1:]), self._device)
+        noise = training_noise(
+            self._experiment.seed,
+            step,
+            (self.batch_size, *self.model.noise_shape),
+            self._device,
+            distribution=self.model.noise,
+        )
         return images, noise[self._rank * len(images) : (self._rank + 1) * len(images)]
 
     def validate(self, average: WeightAverage | None) -> dict[str, float] | None:

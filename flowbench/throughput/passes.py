@@ -46,8 +46,9 @@ class Subject:
         return self.model.eval()
 
     def noise(self, step: int) -> Tensor:
-        """Return the dequantization noise of a step, drawn as training draws it."""
-        return training_noise(self.experiment.seed, step, tuple(self.images.shape), self.images.device)
+        """Return the noise of a step, drawn as training draws it."""
+        shape = (len(self.images), *self.model.noise_shape)
+        return training_noise(self.experiment.seed, step, shape, self.images.device, distribution=self.model.noise)
 
 
 def image_shape(data: DensityData) -> tuple[int, int, int]:

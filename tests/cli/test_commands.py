@@ -88,7 +88,7 @@ def test_figures_are_chosen_by_kind_and_reach_mlflow_where_the_run_is_there(
     write_state(Path("a"), MirrorState("0" * 32, "sqlite:///mlflow.db", "1", 1))
     code, out, errors = run("figures", "a")
     assert (code, len(out.splitlines())) == (0, 3)
-    assert "left out: manifold: independent is no flow" in errors
+    assert "left out: manifold: independent has no latents" in errors
     assert Follower.followed == [Path("a")]
     assert "did you mean samples" in mistake(run, "figures", "a", "--kind", "sample")
     assert "no latents" in mistake(run, "figures", "a", "--kind", "manifold")

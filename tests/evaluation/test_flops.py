@@ -133,12 +133,27 @@ def pixelcnn(shape: tuple[int, int, int], model: Any) -> int:
     return total
 
 
+def iafvae(shape: tuple[int, int, int], model: Any) -> int:
+    """By maps, where the way up's last convolution reads nothing and a transposed one is counted at its input."""
+    channels, height, width = shape
+    z, h = model.latents, model.features
+    total = 2 * 25 * channels * h * (height // 2) * (width // 2)  # into the network and out of it
+    for scale in range(model.depth):
+        places = (height >> scale + 1) * (width >> scale + 1)
+        up = 2 * (z + h) * h + h * h
+        down = h * (4 * z + 2 * h) + (z + h) * h
+        masked = z * h + h * h + 2 * h * z
+        total += 9 * places * model.blocks * (up + down + masked)
+    return total - 9 * places * h * h
+
+
 FORECASTERS = {
     "linear": linear, "nlinear": linear, "dlinear": dlinear, "patchtst": patchtst, "lstm2lstm": lstm2lstm,
     "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
 }  # fmt: skip
 FLOWS: dict[str, Callable[[tuple[int, int, int], Any], int]] = {
     "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0, "pixelcnn": pixelcnn,
+    "iafvae": iafvae,
 }  # fmt: skip
 
 
@@ -175,6 +190,7 @@ SMALL = {
     "real_nvp": ["model.features=4", "model.residual_blocks=2"],
     "glow": ["model.hidden=20", "model.steps=2"],
     "nice": ["model.features=4"],
+    "iafvae": ["model.depth=3", "model.latents=4", "model.features=8"],
     "independent": [],
     "pixelcnn": ["model.filters=4", "model.blocks=1"],
 }
@@ -204,7 +220,7 @@ def test_flows_at_shipped_settings_are_counted_as_by_hand(name: str) -> None:
     assert counted(experiment) == by_hand(experiment)
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "glow", "pixelcnn"])
+@pytest.mark.parametrize("name", ["real_nvp", "glow", "pixelcnn", "iafvae"])
 def test_comparison_dry_run_and_throughput_count_the_same(name: str) -> None:
     experiment = load_experiment(f"{name}/digits", SMALL[name])
     forward = flops_of(experiment, {"shape": [1, 8, 8], "levels": 17})

@@ -26,6 +26,7 @@ SMALL = {
     "glow": ["model.hidden=8", "model.steps=2", "model.dropout=0.2"],
     "nice": ["model.features=8", "model.dropout=0.2"],
     "pixelcnn": ["model.filters=4", "model.blocks=1", "optim.name=adam-inside"],
+    "iafvae": ["model.features=8", "model.latents=4", "model.blocks=1"],
     "lstm2lstm": ["model.hidden=8"],
     "patchtst": ["model.width=8", "model.hidden=8", "model.dropout=0.2"],
 }

@@ -26,6 +26,7 @@ _CAUSAL = (
     "test_a_pixels_distribution_depends_on_pixels_before_it_its_neighbours_among_them_and_on_no_other[elu]"
 )
 _SHAPES = f"{_PIXELCNN}/test_pixelcnn.py::test_what_is_doubled_lies_over_what_it_comes_from"
+_IAF_VAE = "tests/densities/variational/test_iaf_vae.py"
 VALUE = f"{_TESTS}::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
 
 
@@ -357,6 +358,53 @@ def spread_known_exactly(over_seeds: Any) -> Any:
 
 _COUPLING = "flowbench.densities.flows.coupling"
 _DENSITY = "flowbench.densities.model.FlowDensity"
+
+
+def free_bits_in_every_figure(terms: Any) -> Any:
+    def wrong(self: Any, images: Tensor, noise: Tensor) -> Any:
+        elbo, surplus = self.training_terms(images, noise)
+        return elbo._replace(divergence=elbo.divergence - (0 if surplus is None else surplus))
+
+    return wrong
+
+
+def free_bits_on_top(training_terms: Any) -> Any:
+    def wrong(self: Any, images: Tensor, noise: Tensor) -> Any:
+        elbo, surplus = training_terms(self, images, noise)
+        return elbo, None if surplus is None else surplus * len(images)
+
+    return wrong
+
+
+def bins_of_one_width(_: Any) -> Any:
+    from flowbench.densities.variational.discretized_logistic import authors_log_prob
+
+    return authors_log_prob
+
+
+def flow_scaled_the_wrong_way(forward: Any) -> Any:
+    def wrong(self: Any, z0: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        z, s = forward(self, z0, context)
+        return z, -s
+
+    return wrong
+
+
+def bins_of_256_levels(bins: Any) -> Any:
+    def wrong(images: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Any:
+        return bins(images, location, log_scale, 256)
+
+    return wrong
+
+
+def mask_off_by_one(mask: Any) -> Any:
+    def wrong(channels_in: int, channels_out: int, strict: bool) -> Tensor:
+        loose: Tensor = mask(channels_in, channels_out, False)
+        return loose
+
+    return wrong
+
+
 _EVALUATION = "flowbench.evaluation.likelihood"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
@@ -772,5 +820,41 @@ FAULTS = [
         "flowbench.training.authors_adam.InsideAdam._move",
         epsilon_outside_the_root,
         "tests/training/test_optimization.py::test_epsilon_inside_the_root_slows_small_gradients",
+    ),
+    Fault(
+        "free bits counted in the figure",
+        "flowbench.densities.variational.iaf_vae.IAFVAE.terms",
+        free_bits_in_every_figure,
+        f"{_IAF_VAE}::test_free_bits_are_what_a_channels_divergence_lacks_and_enter_no_figure",
+    ),
+    Fault(
+        "free bits over the images' sum beside the likelihood's mean",
+        "flowbench.densities.variational.iaf_vae.IAFVAE.training_terms",
+        free_bits_on_top,
+        f"{_IAF_VAE}::test_free_bits_are_what_a_channels_divergence_lacks_and_enter_no_figure",
+    ),
+    Fault(
+        "a decoder without edge bins",
+        "flowbench.densities.variational.discretized_logistic.log_prob",
+        bins_of_one_width,
+        "tests/densities/variational/test_discretized_logistic.py::test_over_the_levels_the_likelihood_sums_to_one",
+    ),
+    Fault(
+        "a decoder's bins of 256 levels at any number",
+        "flowbench.densities.variational.discretized_logistic._bins",
+        bins_of_256_levels,
+        "tests/densities/variational/test_discretized_logistic.py::test_a_level_has_the_logistics_mass_between_its_edges",
+    ),
+    Fault(
+        "the sign of the inverse autoregressive flow's log-scale",
+        "flowbench.densities.variational.inverse_autoregressive.InverseAutoregressiveFlow.forward",
+        flow_scaled_the_wrong_way,
+        f"{_IAF_VAE}::test_the_log_determinant_of_the_flow_is_that_of_its_jacobian",
+    ),
+    Fault(
+        "an autoregressive mask that lets a latent see itself",
+        "flowbench.densities.variational.convolutions._mask",
+        mask_off_by_one,
+        f"{_IAF_VAE}::test_the_log_determinant_of_the_flow_is_that_of_its_jacobian",
     ),
 ]

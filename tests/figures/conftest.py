@@ -15,6 +15,7 @@ TINY = {
     "glow": ["glow/digits", "model.steps=1", "model.hidden=4"],
     "real_nvp": ["real_nvp/digits", "model.features=2"],
     "nice": ["nice/digits", "model.features=2", "model.couplings=2", "model.residual_blocks=1"],
+    "iafvae": ["iafvae/digits", "model.blocks=1", "model.latents=2", "model.features=4"],
     "independent": ["independent/digits"],
     "pixelcnn": ["pixelcnn/digits", "model.blocks=1", "model.filters=2", "model.components=2"],
 }

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from flowbench.config.registry import density_models
+from flowbench.densities.authors import load_variables
 from flowbench.densities.bases import Base, StandardNormal, standard_normal_log_prob
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.densities.flows.actnorm import ActNorm
@@ -239,7 +240,7 @@ class Glow(Bijection):
             mixing=_MIXINGS[hparams["flow_permutation"]],
             learn_top=bool(hparams["learntop"]),
         )
-        _load(flow.authors_variables(), variables)
+        load_variables(flow.authors_variables(), variables)
         return flow
 
 
@@ -324,19 +325,3 @@ def _authors_name(name: str) -> str:
         return _LEAVES[name]
     name = name.removeprefix("bijections.2.").replace("actnorm.b", "actnorm_center.b")
     return name.replace("actnorm.logs", "actnorm_scale.logs").replace(".", "/")
-
-
-@torch.no_grad()
-def _load(ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    for name, tensor in ours.items():
-        if name not in theirs:
-            raise InputError(f"variables: {name} is missing; do the hparams belong to these variables?")
-        value = torch.from_numpy(np.array(theirs[name]))
-        # Kernels are HWIO; vectors carry dimensions of size 1 before them.
-        value = value.permute(3, 2, 0, 1) if tensor.ndim == 4 else value.flatten() if tensor.ndim == 1 else value
-        if value.shape != tensor.shape:
-            raise InputError(f"variables: {name} has shape {theirs[name].shape}, which the hparams do not ask for")
-        tensor.copy_(value)
-    unused = sorted(name for name in theirs if name not in ours)
-    if unused:
-        raise InputError(f"variables: {unused[0]} (of {len(unused)}) belongs to nothing that the hparams describe")

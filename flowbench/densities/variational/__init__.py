@@ -1,0 +1,1 @@
+"""Variational autoencoders: the layers they are made of and one module per architecture."""
