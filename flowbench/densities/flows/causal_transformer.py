@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.densities.flows.conditioner import Conditioner
+from flowbench.densities.flows.products import Linear
 
 __all__ = ["Cache", "CausalTransformer"]
 
@@ -53,8 +54,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.head = head
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         """Return what the branch adds to h, (batch, tokens, width): each token attends to itself and earlier ones."""
@@ -81,11 +82,13 @@ class _MLP(nn.Module):
     def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.main = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        self.main = nn.Sequential(Linear(width, expansion * width), nn.GELU(), Linear(expansion * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return what the branch adds to h, (batch, tokens, width)."""
-        out: Tensor = self.main(self.norm(h))
+        first, _, last = self.main
+        assert isinstance(first, Linear)
+        out: Tensor = last(first.then_gelu(self.norm(h)))
         return out
 
 
@@ -126,7 +129,7 @@ class CausalTransformer(Conditioner):
     def __init__(self, width: int, outputs: int, *, layers: int, head: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.attn_blocks = nn.ModuleList(_Layer(width, head, expansion, dropout) for _ in range(layers))
-        self.proj_out = nn.Linear(width, outputs)
+        self.proj_out = Linear(width, outputs)
         # Its bias keeps torch's default, as the authors' does: the flow starts as a constant map, not as the identity.
         nn.init.zeros_(self.proj_out.weight)
 
