@@ -14,10 +14,13 @@ from flowbench.densities.bases import StandardNormal, standard_normal_log_prob
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.glow import Glow
 from flowbench.densities.flows.real_nvp import RealNVP
+from flowbench.densities.flows.tarflow import TarFlow, images_of, patches_of
+from flowbench.densities.flows.tarflow_block import Guidance
+from flowbench.densities.flows.tarflow_density import NoisyFlowDensity, denoised
 from flowbench.densities.model import FlowDensity
-from flowbench.densities.preprocessing import Center, Logit
+from flowbench.densities.preprocessing import Center, Logit, Symmetric
 from flowbench.densities.variational.discretized_logistic import authors_log_prob
-from flowbench.training.optimization import learning_rate, make_optimizer
+from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 from tests.densities.autoregressive.authors_pixelcnn import Authors, watched
 from tests.densities.autoregressive.authors_pixelcnn import stored as authors_layout
 from tests.densities.variational import golden_iafvae as iafvae
@@ -811,3 +814,349 @@ def test_iafvae_adamax_steps_and_averages(golden):
     elbo = model.terms(images, noise)
     bits = iafvae.mean_bound(elbo.log_prob, k).mean() / (model.dimensions * math.log(2))
     iafvae_close(bits, iafvae.array(golden, "after_step2/bits_per_dim"), "bits", "float32")
+
+
+TARFLOW = golden_files("tarflow_*.npz")
+TARFLOW_LIKELIHOODS = {"eval": "x_uniform", "eval_y": "x_uniform", "eval_dropped": "x_uniform", "train": "x_gauss"}
+tarflow_files = pytest.mark.parametrize("golden", TARFLOW)
+
+
+def tarflow(golden):
+    variables = golden.under("param/") | {"var": golden.arrays["buffer/var"]}
+    return TarFlow.from_authors(variables, golden.json("hparams"))
+
+
+def tarflow_array(golden, key):
+    """An array as it lies in the file: these images are NCHW already."""
+    return torch.from_numpy(np.array(golden.arrays[key]))
+
+
+def tarflow_labels(golden, group):
+    """The labels under which a group was computed; None: without."""
+    if "y" not in golden:
+        return None
+    key = {"eval_y": "y", "plain": "y", "eval_dropped": "y_dropped", "train": "y_dropped"}.get(group)
+    return None if key is None else tarflow_array(golden, key).long()
+
+
+def tarflow_loss(golden, flow, group):
+    """The authors' loss of each image, whose prior is N(0, 1) whatever the variances are, without its constant."""
+    z, log_det = flow(tarflow_array(golden, TARFLOW_LIKELIHOODS[group]), tarflow_labels(golden, group))
+    return 0.5 * z.square().flatten(1).mean(1) - log_det / z[0].numel(), z, log_det
+
+
+def related(actual, expected, tolerance):
+    """Compare as the files' page does: with the error over the largest entry."""
+    assert float((actual.detach() - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+@tarflow_files
+def test_tarflow_input(golden):
+    model = NoisyFlowDensity(tarflow(golden), Symmetric(), None, tuple(golden.arrays["img_uint8"].shape[1:]), 256, 0)
+    images = tarflow_array(golden, "img_uint8")
+    y, jacobian = model.flow_input(images, tarflow_array(golden, "dequant_u"))
+    close(y, tarflow_array(golden, "x_uniform"), 1e-6)
+    close(patches_of(y, model.flow.patch), tarflow_array(golden, "patches"), 1e-6)
+    close(jacobian, torch.full((len(y),), model.dimensions * math.log(2)), 1e-3)
+    assert torch.equal(images_of(patches_of(y, model.flow.patch), model.image_shape, model.flow.patch), y)
+    # Training for samples: no dequantization, and a grid of 2/255.
+    model.noise_std = golden.json("hparams")["noise_std"]
+    uniform = torch.special.ndtr(tarflow_array(golden, "gauss_eps").double())
+    noise = (uniform - 2.0**-17) / (1 - 2.0**-16)
+    assert model.training
+    near = (noise >= 0) & (noise < 1)
+    noisy, _ = model.flow_input(images, noise.clamp(0, 1 - 2.0**-40))
+    assert near.double().mean() > 0.99
+    close(noisy[near].float(), tarflow_array(golden, "x_gauss")[near], 1e-6)
+    clean, _ = model.flow_input(images, torch.full_like(noise, 0.5))
+    close(clean.float(), tarflow_array(golden, "x_norm"), 1e-6)
+
+
+@pytest.mark.parametrize("group", TARFLOW_LIKELIHOODS)
+@tarflow_files
+def test_tarflow_likelihood(golden, group):
+    if f"{group}/z" not in golden:
+        pytest.skip("the file has no labels")
+    flow = tarflow(golden)
+    blocks = []
+    for block in flow.layers():
+        block.register_forward_hook(lambda _module, _input, output: blocks.append(output))
+    with torch.no_grad():
+        loss, z, log_det = tarflow_loss(golden, flow, group)
+    size = z[0].numel()
+
+    def held(key, actual, tolerance):
+        expected = tarflow_array(golden, f"{group}/{key}")
+        close(actual.to(expected.dtype), expected, tolerance)
+
+    held("z", z, 1e-5)
+    held("logdets", log_det / size, 1e-6)
+    held("loss_per_image", loss, 1e-6)
+    held("loss", loss.mean(), 1e-6)
+    for number, (out, increment) in enumerate(blocks):
+        if f"{group}/block/{number}/out" in golden:
+            held(f"block/{number}/out", out, 1e-5)
+            held(f"block/{number}/logdet", increment / size, 1e-6)
+    if group == "train":
+        norms = torch.stack([out.square().mean() for out, _ in blocks]).double()
+        torch.testing.assert_close(norms, tarflow_array(golden, "train/layer_norms"), rtol=1e-5, atol=0)
+    # The authors' figures: prior N(0, 1), with or without learned variances.
+    prior = standard_normal_log_prob(z) - size * math.log(128)
+    torch.testing.assert_close(prior, tarflow_array(golden, f"{group}/prior_log_p"), rtol=1e-6, atol=0)
+    bits = -(prior + log_det) / (size * math.log(2))
+    held("nll_per_dim", bits * math.log(2), 5e-6)
+    held("bits_per_dim", bits, 5e-6)
+    held("bits_per_dim_mean", bits.mean(), 5e-6)
+    nats = tarflow_array(golden, f"{group}/log_likelihood_nats").float()
+    torch.testing.assert_close(prior + log_det, nats, rtol=1e-6, atol=0)
+    # Ours: the density of the flow, whose latents follow N(0, var).
+    proper = flow.eval().base.log_prob(z) - size * math.log(128) + log_det
+    expected = tarflow_array(golden, f"{group}/log_likelihood_nats_var").float()
+    torch.testing.assert_close(proper, expected, rtol=1e-6, atol=0)
+
+
+@tarflow_files
+def test_tarflow_reports_the_density_under_its_own_prior(golden):
+    flow = tarflow(golden)
+    shape = tuple(golden.arrays["img_uint8"].shape[1:])
+    model = NoisyFlowDensity(flow, Symmetric(), None, shape, 256, golden.json("hparams")["noise_std"]).eval()
+    images, noise = tarflow_array(golden, "img_uint8"), tarflow_array(golden, "dequant_u")
+    nats = model.terms(images, noise).log_prob
+    expected = tarflow_array(golden, "eval/log_likelihood_nats_var").float()
+    torch.testing.assert_close(nats.detach(), expected, rtol=1e-6, atol=0)
+    theirs = tarflow_array(golden, "eval/bits_per_dim")
+    ours = -nats.detach() / (model.dimensions * math.log(2))
+    assert bool(((ours - theirs).abs() > 1e-3).all()) is (not golden.json("hparams")["nvp"])
+
+
+@tarflow_files
+def test_tarflow_inside_a_block(golden):
+    if "inside0/hidden_in" not in golden:
+        pytest.skip("the file has no insides")
+    block = next(iter(tarflow(golden).layers()))
+    seen = {}
+
+    def keep(name):
+        return lambda _module, _input, output: seen.__setitem__(name, output)
+
+    for number, layer in enumerate(block.transformer.attn_blocks):
+        layer.register_forward_hook(keep(f"layer/{number}/out"))
+        for part in ("attention", "mlp"):
+            getattr(layer, part).register_forward_hook(keep(f"layer/{number}/{part}"))
+    block.transformer.register_forward_hook(keep("proj_out"))
+    block.transformer.register_forward_pre_hook(lambda _module, given: seen.__setitem__("hidden_in", given[0]))
+    labels = tarflow_labels(golden, "eval_dropped")
+    block(patches_of(tarflow_array(golden, "x_uniform"), golden.json("hparams")["patch_size"]), labels)
+    expected = golden.under("inside0/")
+    assert seen.keys() == expected.keys()
+    for name, value in expected.items():
+        close(seen[name], torch.from_numpy(value), 1e-5)
+
+
+@tarflow_files
+def test_tarflow_initial_values(golden):
+    hparams, init = golden.json("hparams"), golden.under("init/")
+    shape = (hparams["in_channels"], hparams["img_size"], hparams["img_size"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = TarFlow(
+            shape,
+            patch=hparams["patch_size"],
+            width=hparams["channels"],
+            blocks=hparams["num_blocks"],
+            layers=hparams["layers_per_block"],
+            head=hparams["head_dim"],
+            affine=hparams["nvp"],
+            classes=hparams["num_classes"],
+        )
+    ours = dict(flow.authors_variables())
+    ours.pop("var", None)
+    assert {name: list(value.shape) for name, value in ours.items()} == golden.json("param_shapes")
+    for name, (low, high) in golden.json("init_range").items():
+        value = ours[name].detach()
+        if low == high:
+            close(value, torch.full_like(value, low), 0)
+        elif name.endswith(("pos_embed", "class_embed")):
+            assert float(value.abs().max()) < 0.06
+            assert float(value.std()) == pytest.approx(0.01, rel=0.3)
+        else:
+            # Uniform within ±1/√fan_in on both sides; a bias has its weight's.
+            limit = 1 / math.sqrt(ours[name.removesuffix("bias").removesuffix("weight") + "weight"].shape[1])
+            assert max(float(value.abs().max()), -low, high) <= limit
+            assert min(float(value.abs().max()), max(-low, high)) >= limit * (1 - 20 / value.numel())
+    with torch.no_grad():
+        for number, block in enumerate(flow.layers()):
+            block.transformer.proj_out.bias.copy_(torch.from_numpy(init[f"proj_out_bias/{number}"]))
+        z, log_det = flow(tarflow_array(golden, "x_uniform"))
+    close(z, tarflow_array(golden, "init/z"), 1e-5)
+    close(log_det / z[0].numel(), tarflow_array(golden, "init/logdets"), 1e-6)
+    loss = 0.5 * z.square().mean() - log_det.mean() / z[0].numel()
+    close(loss, tarflow_array(golden, "init/loss"), 1e-6)
+    bits = (0.5 * z.square() + 0.5 * math.log(2 * math.pi)).flatten(1).mean(1) - log_det / z[0].numel()
+    close(bits / math.log(2) + 7, tarflow_array(golden, "init/bits_per_dim"), 5e-6)
+    close((bits / math.log(2) + 7).mean().double(), tarflow_array(golden, "init/bits_per_dim_mean"), 5e-6)
+
+
+def tarflow_gradients(golden, group="train"):
+    flow = tarflow(golden)
+    loss, _, _ = tarflow_loss(golden, flow, group)
+    loss.mean().backward()
+    parameters = {name: value for name, value in flow.authors_variables().items() if value.requires_grad}
+    assert list(parameters) == golden.json("param_names")
+    return flow, parameters
+
+
+def without_key_bias(name, value):
+    """Drop what softmax ignores: its gradient is 0, and what is stored of it is rounding."""
+    return torch.cat((value.chunk(3)[0], value.chunk(3)[2])) if name.endswith("qkv.bias") else value
+
+
+@tarflow_files
+def test_tarflow_gradients(golden):
+    _, parameters = tarflow_gradients(golden)
+    stored = golden.under("grad/")
+    assert sorted(stored) == sorted(golden.json("grad_names"))
+    for name, value in stored.items():
+        expected = without_key_bias(name, torch.from_numpy(value))
+        related(without_key_bias(name, parameters[name].grad), expected, 1e-5)
+    grads = [value.grad.double() for value in parameters.values()]
+    norms = torch.stack([grad.norm() for grad in grads])
+    torch.testing.assert_close(norms, tarflow_array(golden, "grad_norms/l2"), rtol=1e-5, atol=0)
+    sums = torch.stack([grad.sum() for grad in grads])
+    absolute = torch.stack([grad.abs().sum() for grad in grads])
+    assert bool(((sums - tarflow_array(golden, "grad_norms/sum")).abs() <= 1e-5 * absolute).all())
+
+
+@tarflow_files
+def test_tarflow_gradient_norms_on_dequantized_images(golden):
+    flow = tarflow(golden)
+    z, log_det = flow(tarflow_array(golden, "x_uniform"), tarflow_labels(golden, "train"))
+    (0.5 * z.square().mean() - log_det.mean() / z[0].numel()).backward()
+    norms = [p.grad.double().norm() for p in flow.authors_variables().values() if p.requires_grad]
+    torch.testing.assert_close(torch.stack(norms), tarflow_array(golden, "grad_norms_uniform/l2"), rtol=1e-5, atol=0)
+
+
+def tarflow_rate(settings, step):
+    """The authors' rate of a step, counted from 1: linear from a lowest one, then a cosine back to it."""
+    low, high = settings["sched_min_lr"], settings["sched_max_lr"]
+    warm, total, done = settings["sched_warmup_steps"], settings["sched_total_steps"], step - 1
+    if done <= warm:
+        return low + done / warm * (high - low)
+    return low + 0.5 * (1 + math.cos(math.pi * (done - warm) / (total - warm))) * (high - low)
+
+
+@pytest.mark.parametrize("mode", ["const", "sched"])
+@tarflow_files
+def test_tarflow_adamw_steps(golden, mode):
+    if f"adamw_{mode}/lr" not in golden:
+        pytest.skip("the file has no steps of this kind")
+    settings = golden.json("adamw_settings")
+    rates = [settings["const_lr"] if mode == "const" else tarflow_rate(settings, step) for step in (1, 2)]
+    np.testing.assert_allclose(golden.arrays[f"adamw_{mode}/lr"], rates, rtol=1e-6)
+    flow = tarflow(golden)
+    parameters = {name: value for name, value in flow.authors_variables().items() if value.requires_grad}
+    optim = Optim(
+        name="adamw", betas=tuple(settings["betas"]), eps=settings["eps"], weight_decay=settings["weight_decay"]
+    )
+    optimizer = make_optimizer(parameters.values(), optim)
+    losses = []
+    for step in (1, 2):
+        loss = tarflow_loss(golden, flow, "train")[0].mean()
+        losses.append(loss)
+        loss.backward()
+        before = {name: value.detach().clone() for name, value in parameters.items()}
+        gradients = {name: value.grad.clone() for name, value in parameters.items()}
+        optimizer.param_groups[0]["lr"] = rates[step - 1]
+        take_step(optimizer, list(parameters.values()), loss, None)
+        for name, value in golden.under(f"adamw_{mode}_step{step}/").items():
+            gradient = without_key_bias(name, gradients[name]).abs()
+            clear = (gradient > 1e-3 * gradient.max()) | (gradient == 0)
+            actual = without_key_bias(name, parameters[name].detach())
+            expected = without_key_bias(name, torch.from_numpy(value))
+            if mode == "const":
+                close(actual[clear], expected[clear], 1e-6)
+            else:
+                close(actual, expected, 2e-7)
+        # At a rate of 1e-6 the first step is near the spacing of the weights: its length is good to 3 %.
+        tolerance = 0.03 if (mode, step) == ("sched", 1) else 1e-4
+        lengths = golden.arrays[f"adamw_{mode}_step{step}_delta/l2"]
+        for name, length in zip(parameters, lengths, strict=True):
+            if not name.endswith("qkv.bias"):
+                moved = (parameters[name].detach() - before[name]).double().norm()
+                assert float(moved) == pytest.approx(float(length), rel=tolerance), name
+    losses.append(tarflow_loss(golden, flow, "train")[0].mean())
+    close(torch.stack(losses).double(), tarflow_array(golden, f"adamw_{mode}/loss_seen"), 1e-6)
+
+
+@tarflow_files
+def test_tarflow_schedule(golden):
+    rates = golden.arrays["schedule/lr"]
+    expected = [tarflow_rate(golden.json("adamw_settings"), step + 1) for step in range(len(rates))]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-12)
+
+
+@tarflow_files
+def test_tarflow_learned_variances(golden):
+    flow = tarflow(golden)
+    if "update_prior/var_after1" not in golden:
+        assert bool((tarflow_array(golden, "buffer/var") == 1).all())
+        return
+    z, _ = flow(tarflow_array(golden, "x_gauss"), tarflow_labels(golden, "train"))
+    for times in (1, 2):
+        flow.base.log_prob(z)
+        close(flow.base.var, tarflow_array(golden, f"update_prior/var_after{times}"), 1e-6)
+
+
+@tarflow_files
+def test_tarflow_samples(golden):
+    flow = tarflow(golden).eval()
+    latents = tarflow_array(golden, "sample/latent")
+    for name, given in golden.json("sample_settings").items():
+        guidance = Guidance(given["guidance"], given["guide_what"], given["attn_temp"], given["annealed_guidance"])
+        y = tarflow_array(golden, "y").long() if given["y"] == "y" else None
+        tolerance = 1e-4 if given["guidance"] else 3e-5
+        expected = tarflow_array(golden, f"sample/{name}/x")
+        # With a cache that is written in place, and with the one that autograd follows.
+        for recorded in (False, True):
+            with torch.set_grad_enabled(recorded):
+                x, _ = flow.inverse(flow.base.color(latents), y, guidance)
+            close(x, expected, tolerance)
+
+
+@tarflow_files
+def test_tarflow_undoes_block_by_block(golden):
+    flow = tarflow(golden).eval()
+    y = tarflow_labels(golden, "plain")
+    sequence = tarflow_array(golden, "sample/plain/sequence")
+    with torch.no_grad():
+        tokens = flow.base.color(patches_of(sequence[0], flow.patch))
+        for block, expected in zip(reversed(list(flow.layers())), sequence[1:], strict=True):
+            tokens, _ = block.inverse(tokens, y)
+            close(images_of(tokens, flow.image_shape, flow.patch), expected, 3e-5)
+
+
+@tarflow_files
+def test_tarflow_reconstruction(golden):
+    flow = tarflow(golden).eval()
+    group = "eval_y" if "eval_y/z" in golden else "eval"
+    z = tarflow_array(golden, f"{group}/z")
+    with torch.no_grad():
+        x, log_det = flow.inverse(flow.base.color(flow.base.whiten(z)), tarflow_labels(golden, group))
+    close(x, tarflow_array(golden, "reconstruction/x"), 1e-5)
+    close(x, tarflow_array(golden, "x_uniform"), 1e-5)
+    close(-log_det / z[0].numel(), tarflow_array(golden, f"{group}/logdets"), 1e-6)
+
+
+@tarflow_files
+def test_tarflow_denoising(golden):
+    flow = tarflow(golden).eval()
+    x, y = tarflow_array(golden, "sample/plain/x"), tarflow_labels(golden, "plain")
+    noise_std = golden.json("hparams")["noise_std"]
+    z, log_det = flow(x, y)
+    close(0.5 * z.square().mean() - log_det.mean() / z[0].numel(), tarflow_array(golden, "denoise/loss"), 1e-6)
+    assert float(tarflow_array(golden, "denoise/lr")) == pytest.approx(x.numel() * noise_std**2, rel=1e-6)
+    # The authors' prior here is N(0, 1), where variances are learned as well.
+    clean = denoised(flow, StandardNormal(), x, noise_std, y)
+    close(clean, tarflow_array(golden, "denoise/x"), 1e-5)
+    gradient = (x - clean) / tarflow_array(golden, "denoise/lr")
+    related(gradient, tarflow_array(golden, "denoise/grad"), 1e-4)

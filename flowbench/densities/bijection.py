@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ class Bijection(nn.Module, ABC):
     Both directions return the mapped batch and the log-determinant of their own Jacobian, one value per element of
     the batch, in nats: `inverse`'s is minus `forward`'s at the same point.
     """
+
+    inverse_compiles: ClassVar[bool] = True
+    """False: the inverse is a loop of so many steps that unrolling it would compile for hours."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -397,8 +397,11 @@ class FlowConfig(DensityConfig):
 
     def build(self, image_shape: ImageShape, levels: int) -> DensityModel:
         """Return the untrained flow over the images."""
-        preprocessing = Center() if self.logit is None else Logit(self.logit)
-        return FlowDensity(self.flow(image_shape), preprocessing, self.base(), image_shape, levels)
+        return FlowDensity(self.flow(image_shape), self.preprocessing(), self.base(), image_shape, levels)
+
+    def preprocessing(self) -> Preprocessing:
+        """Return what is done to the dequantized pixels before the flow."""
+        return Center() if self.logit is None else Logit(self.logit)
 
     def flow(self, image_shape: ImageShape) -> Bijection:
         """Return the untrained bijection for images of (channels, height, width)."""

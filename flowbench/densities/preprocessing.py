@@ -1,4 +1,4 @@
-"""What happens to dequantized pixels before the flow: the logit of Real NVP, the centring of Glow, or nothing."""
+"""What happens to dequantized pixels before the flow: a logit (Real NVP), a shift (Glow, TarFlow) or nothing."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Center", "Logit", "Preprocessing", "Unit", "dequantize"]
+__all__ = ["Center", "Logit", "Preprocessing", "Symmetric", "Unit", "dequantize"]
 
 
 def dequantize(images: Tensor, noise: Tensor, levels: int) -> Tensor:
@@ -78,6 +78,18 @@ class Center(Preprocessing):
     def inverse(self, y: Tensor) -> Tensor:
         """Return y + 1/2."""
         return y + 0.5
+
+
+class Symmetric(Preprocessing):
+    """y = 2x − 1, in [−1, 1] (TarFlow's code: apple/ml-tarflow)."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 2x − 1 and D log 2."""
+        return 2 * x - 1, x.new_full((len(x),), x[:1].numel() * math.log(2))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return (y + 1) / 2."""
+        return 0.5 * (y + 1)
 
 
 class Unit(Preprocessing):

@@ -96,8 +96,8 @@ def make_subject(
 
 
 def can_be_compiled(subject: Subject, name: str) -> bool:
-    """Say whether a pass of `PASSES` can be compiled: sampling from a model that is no flow is its own affair."""
-    return name != "inverse" or isinstance(subject.model, FlowDensity)
+    """Say whether a pass of `PASSES` can be compiled: sampling can where it is one pass of a flow's inverse."""
+    return name != "inverse" or (isinstance(subject.model, FlowDensity) and subject.model.flow.inverse_compiles)
 
 
 def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:

@@ -22,6 +22,7 @@ from flowbench.densities.flows.normalization import BatchStatistics, FlowBatchNo
 from flowbench.densities.flows.real_nvp import RealNVP
 from flowbench.densities.flows.resnet import ResidualNet
 from flowbench.densities.flows.squeeze import OrderedSqueeze, Squeeze
+from flowbench.densities.flows.tarflow import TarFlow
 
 Shape = tuple[int, int, int]
 net = partial(ResidualNet, features=3, blocks=1)
@@ -29,6 +30,7 @@ plain_net = partial(net, batch_norm=False)
 bottleneck_net = partial(net, bottleneck=True, skip=False)
 small_real_nvp = partial(RealNVP, residual_blocks=1, features=2)
 small_glow = partial(Glow, steps=2, hidden=4)
+small_tarflow = partial(TarFlow, patch=2, width=6, blocks=3, layers=2, head=3, expansion=2)
 
 
 class Case(NamedTuple):
@@ -99,6 +101,11 @@ BIJECTIONS = {
         lambda s: small_glow(s, levels=2, network="residual"), channels=(1,), sides=(4,), perturbation=0.1
     ),
     "diagonal scaling": Case(DiagonalScaling),
+    "tarflow": Case(small_tarflow, sides=EVEN, perturbation=0.1),
+    "tarflow, shifts alone": Case(partial(small_tarflow, affine=False), sides=EVEN, perturbation=0.1),
+    "tarflow, a token a pixel, classes": Case(
+        lambda s: small_tarflow(s, patch=1, classes=3), channels=(1,), sides=(2, 3), perturbation=0.1
+    ),
     "nice": Case(lambda s: NICEConfig(couplings=2, residual_blocks=1, features=2).flow(s)),
 }
 
