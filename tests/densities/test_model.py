@@ -174,6 +174,7 @@ BUILDERS = {
     "real_nvp": {"scales": 2, "residual_blocks": 1, "features": 2},
     "glow": {"levels": 2, "steps": 1, "hidden": 4},
     "nice": {"residual_blocks": 1, "features": 2},
+    "pixelcnn": {"blocks": 1, "filters": 2, "components": 2},
 }
 
 
