@@ -175,6 +175,7 @@ BUILDERS = {
     "glow": {"levels": 2, "steps": 1, "hidden": 4},
     "nice": {"residual_blocks": 1, "features": 2},
     "iafvae": {"depth": 2, "blocks": 1, "latents": 2, "features": 4},
+    "pixelcnn": {"blocks": 1, "filters": 2, "components": 2},
 }
 
 

@@ -93,3 +93,17 @@ def test_its_costs_are_counted_before_they_are_paid() -> None:
     assert planned.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert planned.evaluated == 360 + 1437  # one draw: nothing is dequantized
     assert planned.training_flops > 2.5 * planned.forward_flops
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_compiled_without_graph_breaks(training: bool) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = PixelCNN((1, 8, 8), 17, blocks=1, filters=2, components=2).train(training)
+    images = torch.randint(17, (2, 1, 8, 8), dtype=torch.uint8)
+    model.initialize(images, images)
+    with torch.set_grad_enabled(training):
+        compiled = torch.compile(model.terms, fullgraph=True, backend="aot_eager")(images, images)
+        torch.testing.assert_close(compiled.log_prob, model.terms(images, images).log_prob)
+    torch.compiler.reset()
