@@ -1,7 +1,7 @@
-"""The residual VAE with inverse autoregressive flow: bidirectional inference, free bits, a discretized logistic.
+"""The IAF-VAE (Kingma et al. 2016, arXiv:1606.04934), number for number the authors' program (openai/iaf).
 
-Kingma et al. 2016 (arXiv:1606.04934), section 4 and appendix C; everything the text leaves open follows the authors'
-code (openai/iaf, tf_train.py).
+A residual VAE with inverse autoregressive flow: bidirectional inference, free bits, a discretized logistic (section 4
+and appendix C of the paper); everything the text leaves open follows tf_train.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

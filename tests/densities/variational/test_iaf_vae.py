@@ -250,6 +250,18 @@ def test_presets_have_the_sizes_that_are_published_and_planned(name, parameters)
         assert (experiment.preset, experiment.train.ema, experiment.optim.lr) == ("paper", 0.999, 2e-3)
 
 
+@pytest.mark.slow
+def test_a_training_step_is_compiled_without_graph_breaks():
+    model = small(free_bits=0.4)
+    images, noise = batch(model, 4)
+    eager, surplus = model.training_terms(images, noise)
+    torch.compiler.reset()
+    compiled, its = torch.compile(model.training_terms, fullgraph=True, backend="aot_eager")(images, noise)
+    torch.compiler.reset()
+    torch.testing.assert_close(compiled.log_prob, eager.log_prob, rtol=1e-5, atol=0)
+    torch.testing.assert_close(its, surplus, rtol=1e-5, atol=0)
+
+
 def test_a_free_location_goes_beyond_the_outermost_bins_and_a_clamped_one_does_not():
     images, noise = batch(small(), 3)
     ends = {}
