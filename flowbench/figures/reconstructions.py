@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowbench.densities.bijection import Bijection
 from flowbench.densities.model import LatentDensity
 from flowbench.figures.encoded import decode, density_of, encode, images_to_show, latents_of
 from flowbench.figures.grids import rows_height, show_rows
@@ -67,11 +66,11 @@ def draw_compression(subject: Subject) -> Path:
     )
 
 
-def keep_coarser(model: Bijection | LatentDensity, latents: Tensor, others: Tensor, dropped: int) -> Tensor:
+def keep_coarser(model: LatentDensity, latents: Tensor, others: Tensor, dropped: int) -> Tensor:
     """Return latents whose `dropped` finest scales are those of `others`.
 
     Args:
-        model: or its flow: knows the scales.
+        model: knows the scales.
         latents, others: (batch, ...).
         dropped: number of scales, less than the model has.
     """

@@ -74,6 +74,13 @@ def test_two_processes_train_as_one_does(tmp_path: Path, recompute: str) -> None
     assert all(row["train/grad_norm"] > 15 for row in run.metrics() if "train/grad_norm" in row)
 
 
+@pytest.mark.slow
+def test_a_vae_trains_on_the_same_draws(tmp_path: Path) -> None:
+    # Without free bits: each process takes those of its own images, as the authors' devices do.
+    tiny = ["model.free_bits=0", "model.latents=4", "model.features=8", "optim.lr=0.005"]
+    compare(tmp_path, ["iafvae/digits", *tiny, *GLOW[6:]])
+
+
 @pytest.fixture
 def series(tmp_path: Path) -> str:
     rows = 600

@@ -6,10 +6,10 @@ from flowbench.figures.kinds import NotDrawableError
 from flowbench.figures.reconstructions import draw_compression, keep_coarser
 
 
-@pytest.mark.parametrize("model", ["glow", "real_nvp"])
+@pytest.mark.parametrize("model", ["glow", "real_nvp", "iafvae"])
 def test_only_the_finest_scales_are_replaced(subject, model):
     one = subject(model)
-    flow = one.model.flow
+    flow = one.model
     _, latents = encode(one, images_to_show(one, 3))
     mixed = keep_coarser(flow, latents, torch.zeros_like(latents), 1)
     kept, before = flow.by_scale(mixed), flow.by_scale(latents)

@@ -237,7 +237,9 @@ def test_samples_have_the_moments_that_importance_weights_say():
     assert ((shares - weights.mean(1)).abs() < 4 * errors).all()
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 41_557_927), ("cifar10-small", 868_535), ("digits", 0)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("cifar10", 41_557_927), ("cifar10-small", 868_535), ("digits", 178_083)]
+)
 def test_presets_have_the_sizes_that_are_published_and_planned(name, parameters):
     experiment = load_experiment(f"iafvae/{name}")
     shape = SHAPE if name == "digits" else (3, 32, 32)
@@ -246,6 +248,18 @@ def test_presets_have_the_sizes_that_are_published_and_planned(name, parameters)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     if name == "cifar10":
         assert (experiment.preset, experiment.train.ema, experiment.optim.lr) == ("paper", 0.999, 2e-3)
+
+
+@pytest.mark.slow
+def test_a_training_step_is_compiled_without_graph_breaks():
+    model = small(free_bits=0.4)
+    images, noise = batch(model, 4)
+    eager, surplus = model.training_terms(images, noise)
+    torch.compiler.reset()
+    compiled, its = torch.compile(model.training_terms, fullgraph=True, backend="aot_eager")(images, noise)
+    torch.compiler.reset()
+    torch.testing.assert_close(compiled.log_prob, eager.log_prob, rtol=1e-5, atol=0)
+    torch.testing.assert_close(its, surplus, rtol=1e-5, atol=0)
 
 
 def test_a_free_location_goes_beyond_the_outermost_bins_and_a_clamped_one_does_not():
