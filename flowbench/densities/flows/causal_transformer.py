@@ -86,9 +86,7 @@ class _MLP(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return what the branch adds to h, (batch, tokens, width)."""
-        first, _, last = self.main
-        assert isinstance(first, Linear)
-        out: Tensor = last(first.then_gelu(self.norm(h)))
+        out: Tensor = self.main(self.norm(h))
         return out
 
 
