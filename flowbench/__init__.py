@@ -8,13 +8,15 @@ from flowbench.system.version import __version__
 if TYPE_CHECKING:
     from flowbench.densities.flows.glow import Glow
     from flowbench.densities.flows.real_nvp import RealNVP
+    from flowbench.densities.flows.tarflow import TarFlow
     from flowbench.tasks.loading import load_run
 
-__all__ = ["Glow", "RealNVP", "__version__", "load_run"]
+__all__ = ["Glow", "RealNVP", "TarFlow", "__version__", "load_run"]
 
 _HANDED_ON = {
     "Glow": "flowbench.densities.flows.glow",
     "RealNVP": "flowbench.densities.flows.real_nvp",
+    "TarFlow": "flowbench.densities.flows.tarflow",
     "load_run": "flowbench.tasks.loading",
 }
 

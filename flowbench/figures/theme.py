@@ -38,6 +38,7 @@ _MODELS = {
     "real_nvp": 0,
     "glow": 1,
     "nice": 2,
+    "tarflow": 8,
     "independent": 7,
     "published": 3,
     "linear": 0,

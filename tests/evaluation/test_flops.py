@@ -117,12 +117,21 @@ def glow(shape: tuple[int, int, int], model: Any) -> int:
     return total
 
 
+def tarflow(shape: tuple[int, int, int], model: Any) -> int:
+    """Linear layers, and in attention a product of all pairs of tokens for the weights and one for the values."""
+    channels, height, width = shape
+    tokens, features = height * width // model.patch**2, channels * model.patch**2
+    out = features * (2 if model.coupling == "affine" else 1)
+    linear = tokens * (model.width * (features + out) + 12 * model.layers * model.width**2)
+    return model.blocks * (linear + 2 * tokens**2 * model.width * model.layers)
+
+
 FORECASTERS = {
     "linear": linear, "nlinear": linear, "dlinear": dlinear, "patchtst": patchtst, "lstm2lstm": lstm2lstm,
     "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
 }  # fmt: skip
 FLOWS: dict[str, Callable[[tuple[int, int, int], Any], int]] = {
-    "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0,
+    "real_nvp": real_nvp, "glow": glow, "nice": nice, "tarflow": tarflow, "independent": lambda shape, model: 0,
 }  # fmt: skip
 
 
@@ -159,6 +168,7 @@ SMALL = {
     "real_nvp": ["model.features=4", "model.residual_blocks=2"],
     "glow": ["model.hidden=20", "model.steps=2"],
     "nice": ["model.features=4"],
+    "tarflow": ["model.width=8", "model.head=4", "model.blocks=3"],
     "independent": [],
 }
 

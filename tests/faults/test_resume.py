@@ -25,6 +25,7 @@ SMALL = {
     "real_nvp": ["model.features=4", "model.batch_norm=true", "model.dropout=0.2"],
     "glow": ["model.hidden=8", "model.steps=2", "model.dropout=0.2"],
     "nice": ["model.features=8", "model.dropout=0.2"],
+    "tarflow": ["model.width=8", "model.head=4", "model.blocks=2", "model.dropout=0.2", "model.coupling=additive"],
     "lstm2lstm": ["model.hidden=8"],
     "patchtst": ["model.width=8", "model.hidden=8", "model.dropout=0.2"],
 }
