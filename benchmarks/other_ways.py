@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from plain_real_nvp import PlainRealNVP
+from plain_tarflow import PlainTarFlow
+from torch import nn
 
 from flowbench.config.experiments import load_experiment
 from flowbench.system.memory import keep_freed_memory
@@ -40,6 +42,23 @@ def plain(name: str, batch: int) -> tuple[Pass, int]:
         ),
         "forward": without_gradients(model, lambda: model.log_prob(x)),
         "inverse": without_gradients(model, lambda: model.sample(torch.randn(batch, *SHAPE))),
+    }
+    return passes[name](), sum(parameter.numel() for parameter in parameters)
+
+
+def plain_tarflow(name: str, batch: int) -> tuple[Pass, int]:
+    model = PlainTarFlow(SHAPE[1], patch=4, width=128, blocks=4, layers=2, head=64)
+    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8)
+    for block in model.blocks:
+        # So small that sampling, as from a trained model, stays among finite numbers.
+        nn.init.normal_(block.proj_out.weight, std=0.01)  # type: ignore[union-attr, arg-type]
+    parameters = trained(model)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
+    latents = torch.randn(batch, 64, 48)
+    passes = {
+        "train": stepper(model, lambda: model.loss(x), optimizer),
+        "forward": without_gradients(model, lambda: model.loss(x)),
+        "inverse": without_gradients(model, lambda: model.sample(latents)),
     }
     return passes[name](), sum(parameter.numel() for parameter in parameters)
 

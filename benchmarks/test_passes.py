@@ -24,6 +24,7 @@ ON_CPU = [
     ("real_nvp/digits", (), 64, 32),
     ("glow/digits", (), 64, 32),
     ("nice/digits", (), 64, 32),
+    ("tarflow/cifar10-small", (), 64, 32),
 ]
 PRESETS = [
     *(f"real_nvp/{name}" for name in ("cifar10", "cifar10-small", "imagenet32", "imagenet64", "celeba")),

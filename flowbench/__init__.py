@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from flowbench.densities.autoregressive.pixelcnn import PixelCNN
     from flowbench.densities.flows.glow import Glow
     from flowbench.densities.flows.real_nvp import RealNVP
+    from flowbench.densities.flows.tarflow import TarFlow
     from flowbench.tasks.loading import load_run
 
-__all__ = ["Glow", "PixelCNN", "RealNVP", "__version__", "load_run"]
+__all__ = ["Glow", "PixelCNN", "RealNVP", "TarFlow", "__version__", "load_run"]
 
 _HANDED_ON = {
     "Glow": "flowbench.densities.flows.glow",
     "PixelCNN": "flowbench.densities.autoregressive.pixelcnn",
     "RealNVP": "flowbench.densities.flows.real_nvp",
+    "TarFlow": "flowbench.densities.flows.tarflow",
     "load_run": "flowbench.tasks.loading",
 }
 

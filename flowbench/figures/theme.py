@@ -39,6 +39,7 @@ _MODELS = {
     "glow": 1,
     "nice": 2,
     "iafvae": 6,
+    "tarflow": 8,
     "independent": 7,
     "pixelcnn": 4,
     "published": 3,

@@ -130,7 +130,7 @@ def test_unknown_experiment_names_the_nearest() -> None:
 
 
 def test_the_last_part_of_a_name_offers_all_experiments_that_are_called_so() -> None:
-    assert "; there are glow/digits, independent/digits, " in refusal("digits")
+    assert "; there are glow/digits, iafvae/digits, independent/digits, " in refusal("digits")
 
 
 def test_another_models_name_over_a_file_is_told_whose_keys_those_are() -> None:

@@ -147,13 +147,22 @@ def iafvae(shape: tuple[int, int, int], model: Any) -> int:
     return total - 9 * places * h * h
 
 
+def tarflow(shape: tuple[int, int, int], model: Any) -> int:
+    """Linear layers, and in attention a product of all pairs of tokens for the weights and one for the values."""
+    channels, height, width = shape
+    tokens, features = height * width // model.patch**2, channels * model.patch**2
+    out = features * (2 if model.coupling == "affine" else 1)
+    linear = tokens * (model.width * (features + out) + 12 * model.layers * model.width**2)
+    return model.blocks * (linear + 2 * tokens**2 * model.width * model.layers)
+
+
 FORECASTERS = {
     "linear": linear, "nlinear": linear, "dlinear": dlinear, "patchtst": patchtst, "lstm2lstm": lstm2lstm,
     "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
 }  # fmt: skip
 FLOWS: dict[str, Callable[[tuple[int, int, int], Any], int]] = {
     "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0, "pixelcnn": pixelcnn,
-    "iafvae": iafvae,
+    "iafvae": iafvae, "tarflow": tarflow,
 }  # fmt: skip
 
 
@@ -191,6 +200,7 @@ SMALL = {
     "glow": ["model.hidden=20", "model.steps=2"],
     "nice": ["model.features=4"],
     "iafvae": ["model.depth=3", "model.latents=4", "model.features=8"],
+    "tarflow": ["model.width=8", "model.head=4", "model.blocks=3"],
     "independent": [],
     "pixelcnn": ["model.filters=4", "model.blocks=1"],
 }

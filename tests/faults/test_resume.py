@@ -27,6 +27,7 @@ SMALL = {
     "nice": ["model.features=8", "model.dropout=0.2"],
     "pixelcnn": ["model.filters=4", "model.blocks=1", "optim.name=adam-inside"],
     "iafvae": ["model.features=8", "model.latents=4", "model.blocks=1"],
+    "tarflow": ["model.width=8", "model.head=4", "model.blocks=2", "model.dropout=0.2", "model.coupling=additive"],
     "lstm2lstm": ["model.hidden=8"],
     "patchtst": ["model.width=8", "model.hidden=8", "model.dropout=0.2"],
 }

@@ -434,11 +434,49 @@ def one_column_further_right(cropped: Any) -> Any:
     return wrong
 
 
+_TARFLOW = "flowbench.densities.flows.tarflow_block"
+_TARFLOW_TESTS = "tests/densities/flows/test_tarflow.py"
+
+
+def output_used_at_its_own_token(pad: Any) -> Any:
+    """The mask off by one: what the transformer says at a token is used for it, not for the next one."""
+    return lambda given, _: pad(given, (0, 0, 0, 1))
+
+
+def in_the_order_of_forward(inverse: Any) -> Any:
+    def wrong(self: Any, z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        blocks = self.blocks
+        self.blocks = torch.nn.ModuleList(reversed(list(blocks)))
+        try:
+            return inverse(self, z, *arguments)
+        finally:
+            self.blocks = blocks
+
+    return wrong
+
+
 def coefficients_by_the_colour_that_they_follow(parameters: Any) -> Any:
     def wrong(self: Any, outputs: Tensor) -> Any:
         found = parameters(self, outputs)
         order = [0, 2, 1] if self.channels == 3 else list(range(found.coefficients.shape[1]))
         return found._replace(coefficients=found.coefficients[:, order])
+
+    return wrong
+
+
+def scale_of_the_other_sign(inverse: Any) -> Any:
+    def wrong(self: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        split = self._split
+
+        def negated(out: Tensor) -> tuple[Tensor | None, Tensor]:
+            log_scale, shift = split(out)
+            return (None if log_scale is None else -log_scale), shift
+
+        self._split = negated
+        try:
+            return inverse(self, *arguments)
+        finally:
+            del self._split
 
     return wrong
 
@@ -450,6 +488,16 @@ def outermost_bins_as_narrow_as_others(branches: Any) -> Any:
         scale = (self.levels - 1) / (self.levels + 1)
         moved = parameters._replace(means=parameters.means * scale, log_scales=parameters.log_scales + math.log(scale))
         return branches(wider, moved, inner)
+
+    return wrong
+
+
+def per_dimension(forward: Any) -> Any:
+    """As in the authors' program, whose log-determinants are means over the values of an image."""
+
+    def wrong(self: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        z, log_det = forward(self, x, *arguments)
+        return z, log_det / max(math.prod(x.shape[1:]), 1)
 
     return wrong
 
@@ -471,6 +519,11 @@ def epsilon_outside_the_root(_: Any) -> Any:
 
 def norm_of_an_input_channel(_: Any) -> Any:
     return lambda self: self.V / self.V.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
+def standard_normal_whatever_was_learned(_: Any) -> Any:
+    """As in the authors' evaluation, which leaves the learned variances out."""
+    return lambda self, z: standard_normal_log_prob(z)
 
 
 FAULTS = [
@@ -673,6 +726,36 @@ FAULTS = [
         "flowbench.densities.initialization.initializing",
         initialized_again,
         "tests/densities/flows/test_actnorm.py::test_outside_the_block_nothing_depends_on_the_data",
+    ),
+    Fault(
+        "TarFlow's mask off by one",
+        f"{_TARFLOW}.F.pad",
+        output_used_at_its_own_token,
+        f"{_TARFLOW_TESTS}::test_each_block_reads_earlier_tokens_alone_in_its_own_order",
+    ),
+    Fault(
+        "TarFlow's blocks undone in the order of forward",
+        "flowbench.densities.flows.tarflow.TarFlow.inverse",
+        in_the_order_of_forward,
+        f"{_TARFLOW_TESTS}::test_labels_and_guidance_reach_the_inverse[0]",
+    ),
+    Fault(
+        "TarFlow's scale undone with the other sign",
+        f"{_TARFLOW}.TarFlowBlock.inverse",
+        scale_of_the_other_sign,
+        f"{_TARFLOW_TESTS}::test_labels_and_guidance_reach_the_inverse[0]",
+    ),
+    Fault(
+        "TarFlow's log-determinant divided by the values of an image",
+        f"{_TARFLOW}.TarFlowBlock.forward",
+        per_dimension,
+        f"{_TARFLOW_TESTS}::test_the_density_of_an_image_is_that_of_its_dequantized_self[17-shape0-True]",
+    ),
+    Fault(
+        "TarFlow without scales scored under N(0, 1)",
+        "flowbench.densities.flows.tarflow.LearnedVariance.log_prob",
+        standard_normal_whatever_was_learned,
+        f"{_TARFLOW_TESTS}::test_the_density_of_an_image_is_that_of_its_dequantized_self[17-shape0-False]",
     ),
     Fault(
         "bits/dim divided by the wrong D",

@@ -1,3 +1,4 @@
+import math
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flowbench.densities.flows.tarflow import TarFlow
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
 
@@ -108,7 +110,28 @@ def test_on_a_gpu_what_a_floor_does_is_captured_once_and_replayed(graphs):
     assert Device(torch.device("cpu")).as_graph(run) is run
 
 
-def test_a_pass_without_convolutions_has_no_floor():
-    linear = nn.Linear(2, 2)
-    calls = record(lambda: linear(torch.randn(3, 2)))
+def test_a_pass_without_convolutions_and_matrix_products_has_no_floor():
+    scale = nn.Parameter(torch.ones(2))
+    calls = record(lambda: (scale * torch.randn(3, 2)).sum().backward())
     assert not Floor(calls, torch.device("cpu"), lambda: None)
+
+
+def test_without_convolutions_the_floor_is_the_matrix_products_attention_included():
+    torch.manual_seed(0)
+    flow = TarFlow((1, 4, 4), patch=1, width=8, blocks=1, layers=1, head=4)
+
+    def run():
+        z, log_det = flow(torch.zeros(3, 1, 4, 4))
+        (z.sum() - log_det.sum()).backward()
+
+    calls = record(run)
+    flops = 0
+    for (operator, arguments), count in calls.items():
+        (first, _), (second, _) = arguments[-2:] if operator is not torch.ops.aten.baddbmm.default else arguments[1:3]
+        flops += count * 2 * math.prod(first) * second[-1]
+    # Per image: see tests/evaluation/test_flops.py; the gradients cost twice as much, but for the first layer's input.
+    linear, first_layer, attention = 16 * (8 * 1 + 12 * 64 + 8 * 2), 16 * 8 * 1, 2 * 16 * 16 * 8
+    assert flops == 3 * 2 * (3 * (linear + attention) - first_layer)
+    floor = Floor(calls, torch.device("cpu"), lambda: None)
+    assert floor
+    assert record(floor) == calls

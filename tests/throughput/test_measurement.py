@@ -51,7 +51,7 @@ def test_a_result_file_holds_what_the_design_says(monkeypatch):
     json.dumps(content)
 
 
-@pytest.mark.parametrize("name", ["real_nvp/digits", "glow/digits", "nice/digits", "iafvae/digits"])
+@pytest.mark.parametrize("name", ["real_nvp/digits", "glow/digits", "nice/digits", "iafvae/digits", "tarflow/digits"])
 def test_passes_do_what_training_evaluation_and_sampling_do(name):
     subject = make_subject(load_experiment(name), 4, CPU)
     before = [parameter.detach().clone() for parameter in subject.model.parameters()]
