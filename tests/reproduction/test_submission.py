@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("submitit")
 
 from flowbench.config.experiments import dump_experiment, load_experiment
-from flowbench.reproduction.reproduce import failure, reproduce, run_path
+from flowbench.reproduction.agenda import run_path
+from flowbench.reproduction.reproduce import failure, reproduce
 from flowbench.reproduction.submission import Jobs
 from flowbench.runs.folder import RunFolder
 from tests.faults.commands import words
