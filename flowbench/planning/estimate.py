@@ -112,8 +112,14 @@ def stored_speed(path: Path, experiment: str) -> tuple[float, str]:
 
 
 def needed_memory(experiment: Experiment[Any, Any]) -> int:
-    """Return the bytes that a process needs at its height to train an experiment: computed, nothing is trained."""
-    return _computed(count(experiment))
+    """Return the bytes that a process needs at its height to train an experiment: computed, nothing is trained.
+
+    Without its data, which a training then says in its first second, it needs no more than any process.
+    """
+    try:
+        return _computed(count(experiment))
+    except InputError:
+        return PROCESS_BYTES
 
 
 def _affordable(experiment: Experiment[Any, Any], counted: Counted, computed: int) -> bool:

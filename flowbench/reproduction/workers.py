@@ -9,7 +9,7 @@ from typing import Any
 
 from flowbench.config.experiments import config_id, content_of
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import InputError, WorkFailedError
 from flowbench.planning.estimate import PROCESS_BYTES, needed_memory
 from flowbench.reproduction.agenda import Ended, Pair
 from flowbench.system.helpers import Helper, dismiss, heard
@@ -110,10 +110,7 @@ class Workers:
     def _needed(self, experiment: Experiment[Any, Any]) -> int:
         key = config_id(experiment)
         if key not in self._memory:
-            try:
-                self._memory[key] = needed_memory(experiment)
-            except FlowbenchError:  # without its data the run itself says so, and needs nothing
-                self._memory[key] = PROCESS_BYTES
+            self._memory[key] = needed_memory(experiment)
         return self._memory[key]
 
     def _listen(self, mirror: Mirror) -> Iterator[tuple[_Order, dict[str, str] | None]]:
