@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flowbench.config.schema import Experiment
 from flowbench.runs.folder import RunFolder
@@ -91,7 +92,7 @@ class Watch:
         if runs and self._live is not None:
             under_way = [one for one in runs if one.state not in ("done", "waiting")]
             done = sum(one.state == "done" for one in runs)
-            told = f"{done} of {len(runs)} done, {len(under_way)} under way"
+            told = Text(f"{done} of {len(runs)} done, {len(under_way)} under way")
             self._live.update(Group(as_table(under_way), told) if under_way else told, refresh=True)
 
 

@@ -80,4 +80,4 @@ def test_only_runs_under_way_are_drawn_and_the_others_counted(monkeypatch: pytes
         show()
     lines = Text.from_ansi(screen.getvalue()).plain.splitlines()
     assert sorted({line.split()[1] for line in lines if line.startswith("digits")}) == ["b", "c"]
-    assert "1 of 4 done, 2 under way" in screen.getvalue()
+    assert "1 of 4 done, 2 under way" in lines
