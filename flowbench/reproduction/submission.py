@@ -1,4 +1,4 @@
-"""Each run of a table as a job of its own, on a Slurm cluster or in processes of this machine, through submitit."""
+"""Each run of a table as a job of its own on a cluster, through submitit."""
 
 import ctypes
 import os
@@ -87,7 +87,7 @@ class Jobs:
     """Jobs on a cluster.
 
     Args:
-        cluster: `slurm`, or `local`: processes of this machine.
+        cluster: `slurm`, or `local`: submitit's rehearsal of one, in processes of this machine.
         folder: where submitit keeps what it must know, on a file system that all machines see.
         workers: jobs that run at the same time.
         parameters: of submitit's executor, for example `slurm_partition`.
