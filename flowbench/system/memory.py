@@ -32,7 +32,7 @@ def available_memory(container: Path = Path("/sys/fs/cgroup")) -> int:
     Args:
         container: the folder in which Linux says what a container may take and has taken.
     """
-    free = psutil.virtual_memory().available
+    free = int(psutil.virtual_memory().available)
     with suppress(OSError, ValueError, KeyError):  # no container, or "max": no limit
         limit = int((container / "memory.max").read_text(encoding="ascii"))
         taken = int((container / "memory.current").read_text(encoding="ascii"))
