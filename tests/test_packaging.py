@@ -73,5 +73,5 @@ def test_the_wheel_of_the_sdist_runs_the_quick_table_in_an_empty_environment(tmp
     assert run(command, "--version").strip() == f"flowbench {flowbench.__version__}"
     overrides = ["model.features=4", "train.steps=2", "evaluate.draws=1"]
     assert "bits_per_dim" in run(command, "train", "real_nvp/digits", *overrides)
-    run(command, "reproduce", "quick", "train.steps=0")
+    run(command, "reproduce", "quick", "--jobs", "2", "train.steps=0")
     assert "real_nvp/digits" in (elsewhere / "results" / "quick" / "report.html").read_text()

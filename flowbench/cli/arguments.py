@@ -13,6 +13,7 @@ __all__ = [
     "DATASET",
     "DRY_RUN",
     "EXPERIMENT",
+    "JOBS",
     "JSON",
     "OVERRIDES",
     "RUN",
@@ -76,6 +77,15 @@ DATASET = Annotated[
     str, typer.Argument(help="The data set's name: see `flowbench data list`.", autocompletion=complete("datasets"))
 ]
 
+JOBS = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "--workers",
+        min=1,
+        help="Trainings at a time, each a process of one thread [default: the cores; on a GPU 1].",
+    ),
+]
 OVERRIDES = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, e.g. model.features=32.")
 ]

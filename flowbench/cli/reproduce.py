@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, JSON, THROUGHPUT, complete, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, THROUGHPUT, complete, parse_seeds
 from flowbench.errors import CheckFailedError
+
+JOBS_ON_A_CLUSTER = 2
 
 
 @app.command()
@@ -26,10 +28,10 @@ def reproduce(
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: `results/<table>`].")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a figure lies outside its bounds.")] = False,
+    jobs: JOBS = None,
     submit: Annotated[
-        Literal["slurm", "local"] | None, typer.Option(help="Make each run a job: on Slurm, or here.")
+        Literal["slurm", "local"] | None, typer.Option(help="Where: on Slurm, each run a job; or here, as without it.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --submit: jobs at a time.")] = 2,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
     ] = False,
@@ -62,20 +64,20 @@ def reproduce(
         )
         return
     folder = out or Path("results") / Path(table).stem
-    jobs = None
-    if submit is not None:
+    cluster = None
+    if submit == "slurm":
         from flowbench.reproduction.submission import Jobs
 
-        jobs = Jobs(submit, folder / "jobs", workers)
+        cluster = Jobs(submit, folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
     results = reproduce_table(
         table,
         only=only or (),
         seeds=parse_seeds(seeds),
         out=folder,
         overrides=overrides or (),
-        progress=True,
         jobs=jobs,
-        shown=watch,
+        progress=watch or cluster is None,
+        cluster=cluster,
     )
     if as_json:
         typer.echo(json.dumps(results))

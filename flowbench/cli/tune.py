@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JSON, OVERRIDES, STORAGE, complete, parse_duration
+from flowbench.cli.arguments import JOBS, JSON, OVERRIDES, STORAGE, complete, parse_duration
+
+JOBS_ON_A_CLUSTER = 4
 
 
 @app.command()
@@ -27,8 +29,11 @@ def tune(
     processes: Annotated[
         int, typer.Option("--nproc-per-node", min=1, help="Train each trial by so many processes: one for each GPU.")
     ] = 1,
-    submit: Annotated[Literal["slurm", "local"] | None, typer.Option(help="Run workers as jobs.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Jobs to submit.")] = 4,
+    jobs: JOBS = None,
+    submit: Annotated[
+        Literal["slurm", "local"] | None,
+        typer.Option(help="Where: on Slurm, each worker a job; or here, as without it."),
+    ] = None,
     slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
     as_json: JSON = False,
 ) -> None:
@@ -36,14 +41,15 @@ def tune(
 
     Example: `flowbench tune real_nvp/cifar10-small --trials 30`
     """
-    if submit is not None:
-        command = ["tune", experiment, *(overrides or []), "--trials", str(trials)]
+    if submit == "slurm":
+        command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--jobs", "1"]
         command += ["--study", study] if study else []
         command += ["--time-budget", time_budget] if time_budget else []
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []
-        _submit(command, submit, workers, storage, slurm or [])
+        _submit(command, jobs or JOBS_ON_A_CLUSTER, storage, slurm or [])
         return
     from flowbench.comparison import outcome_of
+    from flowbench.planning.estimate import needed_memory
     from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study
 
@@ -56,6 +62,8 @@ def tune(
             storage=storage,
             time_budget=parse_duration(time_budget),
             processes=processes,
+            jobs=_trials_at_a_time(jobs, trials, processes),
+            memory=needed_memory,
             mirror=mirror,
             show=lambda line: print(line, file=sys.stderr),
         )
@@ -76,17 +84,17 @@ def tune(
         typer.echo(f"train it in full: {outcome.command}")
 
 
-def _submit(
-    command: list[str], cluster: Literal["slurm", "local"], workers: int, storage: str, slurm: list[str]
-) -> None:
+def _trials_at_a_time(jobs: int | None, trials: int, processes: int) -> int:
+    if jobs is None and (trials == 1 or processes > 1):
+        return 1
+    from flowbench.system.threads import processes_at_a_time
+
+    return jobs or processes_at_a_time()
+
+
+def _submit(command: list[str], workers: int, storage: str, slurm: list[str]) -> None:
     from flowbench.tuning.submit import submit_workers
 
-    jobs = submit_workers(command, cluster, workers, storage=storage, settings=slurm)
-    for job in jobs:
+    for job in submit_workers(command, "slurm", workers, storage=storage, settings=slurm):
         typer.echo(f"job {job.job_id}: {job.paths.stdout}")
-    if cluster == "slurm":
-        typer.echo("look at the study at any time: flowbench compare --study NAME --storage URL")
-        return
-    # Jobs of this machine end with the process that submitted them.
-    for job in jobs:
-        job.result()
+    typer.echo("look at the study at any time: flowbench compare --study NAME --storage URL")

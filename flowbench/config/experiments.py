@@ -21,6 +21,7 @@ from flowbench.errors import InputError, did_you_mean, one_line
 __all__ = [
     "config_id",
     "config_sha256",
+    "content_of",
     "dump_experiment",
     "experiment_folders",
     "experiment_names",
@@ -70,13 +71,18 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "experiments"
 
 
-def dump_experiment(experiment: Experiment[Any, Any]) -> str:
-    """Return the resolved experiment as YAML: a valid experiment file."""
+def content_of(experiment: Experiment[Any, Any]) -> dict[str, Any]:
+    """Return the resolved experiment as the content of a valid experiment file: `experiment_of` takes it back."""
     content = experiment.model_dump(mode="json", by_alias=True)
     content["tune"] = {
         key: space.model_dump(mode="json", by_alias=True, exclude_none=True) for key, space in experiment.tune.items()
     }
-    return dump(content)
+    return content
+
+
+def dump_experiment(experiment: Experiment[Any, Any]) -> str:
+    """Return the resolved experiment as YAML: a valid experiment file."""
+    return dump(content_of(experiment))
 
 
 def config_sha256(experiment: Experiment[Any, Any]) -> str:

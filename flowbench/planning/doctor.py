@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from flowbench.data import data_root
 from flowbench.data.preparing import list_sets
+from flowbench.system.cores import cores
 from flowbench.system.environment import device_name
 from flowbench.system.version import __version__
 from flowbench.tracking.probe import probe
@@ -72,10 +73,9 @@ def _device() -> Finding:
 
 
 def _threads() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    words = f"{threads} of torch on {cores} cores"
-    return Finding("threads", words, f"export OMP_NUM_THREADS={cores}" if threads > cores else None)
+    mine, threads = cores(), torch.get_num_threads()
+    words = f"{threads} of torch on {mine} cores"
+    return Finding("threads", words, f"export OMP_NUM_THREADS={mine}" if threads > mine else None)
 
 
 def _data() -> Iterator[Finding]:

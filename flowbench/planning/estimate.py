@@ -15,7 +15,7 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
 from flowbench.planning.costs import Counted, count, data_here
 
-__all__ = ["Plan", "plan", "stored_speed"]
+__all__ = ["PROCESS_BYTES", "Plan", "needed_memory", "plan", "stored_speed"]
 
 PROBE_SECONDS = 10.0
 SLOWEST_FLOPS = 5e9
@@ -69,7 +69,7 @@ def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = Non
         speed: images/s in training of a named device, from `stored_speed`; None: measured here.
     """
     counted = count(experiment)
-    computed = PROCESS_BYTES + counted.state_bytes + counted.activation_bytes + counted.resident_bytes
+    computed = _computed(counted)
     probe = _probe(experiment) if _affordable(experiment, counted, computed) else None
     if probe is None:
         memory, memory_how = computed, "computed: process, weights, optimizer, activations, training images"
@@ -111,6 +111,17 @@ def stored_speed(path: Path, experiment: str) -> tuple[float, str]:
     return max(speeds), device
 
 
+def needed_memory(experiment: Experiment[Any, Any]) -> int:
+    """Return the bytes that a process needs at its height to train an experiment: computed, nothing is trained.
+
+    Without its data, which a training then says in its first second, it needs no more than any process.
+    """
+    try:
+        return _computed(count(experiment))
+    except InputError:
+        return PROCESS_BYTES
+
+
 def _affordable(experiment: Experiment[Any, Any], counted: Counted, computed: int) -> bool:
     step = counted.training_flops * experiment.data.batch_size / SLOWEST_FLOPS
     return bool(step < PATIENCE and computed < 0.8 * psutil.virtual_memory().available)
@@ -146,3 +157,7 @@ def _time(
         return None, "a step here would take minutes: give --throughput FILE of a faster device"
     population = counted.normalized_steps * size * item
     return counted.steps * step + counted.evaluated * item + population, how
+
+
+def _computed(counted: Counted) -> int:
+    return PROCESS_BYTES + counted.state_bytes + counted.activation_bytes + counted.resident_bytes

@@ -1,4 +1,4 @@
-"""Each run of a table as a job of its own, on a Slurm cluster or in processes of this machine, through submitit."""
+"""Each run of a table as a job of its own on a cluster, through submitit."""
 
 import ctypes
 import os
@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal
 
 from flowbench.config.experiments import dump_experiment
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import InputError, WorkFailedError
+from flowbench.reproduction.agenda import Ended, Pair
 from flowbench.runs.folder import RunFolder
+from flowbench.system.threads import ONE_THREAD
 
 __all__ = ["Jobs", "RunJob"]
 
-Pair = tuple[Experiment[Any, Any], Path]
 ATTEMPTS = 5
 POLL_SECONDS = 1.0
 WAITING_FOR_LOCK = "another process is training"
@@ -61,7 +63,12 @@ class RunJob:
         if RunFolder(Path(self._run)).exists:
             command.append("--resume")
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_obey_parent
+            command,
+            env=os.environ | ONE_THREAD,  # as every run of a table
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_obey_parent,
         )
         _, errors = self._process.communicate()
         lines = errors.strip().splitlines() or [f"ended with code {self._process.returncode}"]
@@ -80,7 +87,7 @@ class Jobs:
     """Jobs on a cluster.
 
     Args:
-        cluster: `slurm`, or `local`: processes of this machine.
+        cluster: `slurm`, or `local`: submitit's rehearsal of one, in processes of this machine.
         folder: where submitit keeps what it must know, on a file system that all machines see.
         workers: jobs that run at the same time.
         parameters: of submitit's executor, for example `slurm_partition`.
@@ -97,35 +104,36 @@ class Jobs:
         self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         self._executor.update_parameters(timeout_min=24 * 60, name="flowbench", **(parameters or {}))
 
-    def run(
-        self, pairs: Sequence[Pair], show: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[Path, FlowbenchError | None]]:
-        """Submit the runs, at most `workers` at a time, and yield each when it has ended, with what went wrong.
+    def run(self, queue: deque[Pair], show: Callable[[], None] = lambda: None) -> Generator[Ended]:
+        """Submit the runs of the queue, which may grow meanwhile, and yield each that has ended, with what went wrong.
+
+        At most `workers` are submitted at a time.
 
         A job that dies without a word (SIGKILL, a node lost) is submitted again, up to five times.
         """
-        left = [(experiment, run, 1) for experiment, run in pairs]
-        live: dict[Path, tuple[Any, Experiment[Any, Any], int]] = {}
+        attempts: dict[Path, int] = {}
+        live: dict[Path, tuple[Any, Experiment[Any, Any]]] = {}
         try:
-            while left or live:
-                while left and len(live) < self._workers:
-                    experiment, run, attempt = left.pop(0)
-                    live[run] = (self._submit(experiment, run), experiment, attempt)
-                for run in [run for run, (job, _, _) in live.items() if job.done()]:
-                    job, experiment, attempt = live.pop(run)
+            while queue or live:
+                while queue and len(live) < self._workers:
+                    experiment, run = queue.popleft()
+                    attempts[run] = attempts.get(run, 0) + 1
+                    live[run] = (self._submit(experiment, run), experiment)
+                for run in [run for run, (job, _) in live.items() if job.done()]:
+                    job, experiment = live.pop(run)
                     code, words = _ending(job)
                     if code == 0:
                         yield run, None
                     elif code in (1, 2, 3):
                         yield run, (InputError if code == 2 else WorkFailedError)(words)
-                    elif attempt < ATTEMPTS:
-                        left.append((experiment, run, attempt + 1))
+                    elif attempts[run] < ATTEMPTS:
+                        queue.append((experiment, run))
                     else:
                         yield run, WorkFailedError(f"{run}: {words}, {ATTEMPTS} times")
                 show()
                 time.sleep(POLL_SECONDS)
         finally:
-            for job, _, _ in live.values():
+            for job, _ in live.values():
                 job.cancel()
 
     def _submit(self, experiment: Experiment[Any, Any], run: Path) -> Any:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flowbench.config.schema import Experiment
 from flowbench.runs.folder import RunFolder
@@ -17,6 +18,7 @@ __all__ = ["Watch", "Watched", "look", "watch_until_done"]
 
 QUIET_SECONDS = 120
 """A run that has logged nothing for so long is no longer called running."""
+BAR_WIDTH = 12
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _part(experiment: Experiment[Any, Any], row: dict[str, Any]) -> float:
 
 
 class Watch:
-    """Shows runs live on stderr while the block goes on: call it to draw them anew; silent where there is no terminal.
+    """Shows the runs under way on stderr while the block goes on: call it to draw anew; silent where no terminal is.
 
     Args:
         runs: gives what to show; an empty list shows nothing.
@@ -74,7 +76,7 @@ class Watch:
     def __init__(self, runs: Callable[[], Sequence[Watched]]) -> None:
         self._runs = runs
         console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Callable[[], None]:
         if self._live is not None:
@@ -88,7 +90,10 @@ class Watch:
     def _draw(self) -> None:
         runs = self._runs() if self._live is not None else []
         if runs and self._live is not None:
-            self._live.update(as_table(runs), refresh=True)
+            under_way = [one for one in runs if one.state not in ("done", "waiting")]
+            done = sum(one.state == "done" for one in runs)
+            told = Text(f"{done} of {len(runs)} done, {len(under_way)} under way")
+            self._live.update(Group(as_table(under_way), told) if under_way else told, refresh=True)
 
 
 def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str], None], poll: float = 2.0) -> None:
@@ -109,11 +114,15 @@ def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str],
 
 
 def as_table(runs: Sequence[Watched]) -> Table:
-    """Return the runs as a table, one a line."""
-    table = Table("row", "experiment", "seed", "state", "progress", "time left")
+    """Return the runs as a table, one a line; in a narrow terminal names are cut, never the figures."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, expand=True)
+    table.add_column("row", no_wrap=True, ratio=1)
+    table.add_column("experiment", no_wrap=True, ratio=2)
+    for name, width in (("seed", 4), ("state", 10), ("progress", BAR_WIDTH + 5), ("time left", 9)):
+        table.add_column(name, no_wrap=True, width=width)
     for one in runs:
-        filled = round(20 * one.progress)
-        bar = f"{'━' * filled}{'╌' * (20 - filled)} {one.progress:4.0%}"
+        filled = round(BAR_WIDTH * one.progress)
+        bar = f"{'━' * filled}{'╌' * (BAR_WIDTH - filled)} {one.progress:4.0%}"
         table.add_row(one.row, one.experiment, str(one.seed), one.state, bar, _duration(one.seconds_left))
     return table
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from flowbench.errors import InputError
 from flowbench.system.credentials import scrubbed, without_credentials
+from flowbench.system.helpers import own_module
 from flowbench.tracking.places import artifact_location, left_behind, local_folder, sqlite_path, tracking_uri
-from flowbench.tracking.process import own_module
 from flowbench.tracking.store import StoreError, explain, is_installed, open_client, patience
 
 __all__ = ["SECONDS", "look", "probe"]

@@ -5,17 +5,17 @@ import logging
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Self
 
 from flowbench.system.credentials import scrubbed, without_credentials
+from flowbench.system.helpers import own_module
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.state import read_state, recorded_bytes
 from flowbench.tracking.store import is_installed
 
-__all__ = ["Mirror", "own_module"]
+__all__ = ["Mirror"]
 
 _logger = logging.getLogger("flowbench.tracking")
 
@@ -151,15 +151,6 @@ class Mirror:
         if not self._warned:
             self._warned = True
             _logger.warning("%s", " ".join(message.split()))
-
-
-def own_module(name: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment that run a module of flowbench in a process of its own."""
-    # The working folder must not shadow modules (-P), and an uninstalled flowbench is found as it was found here.
-    root = Path(__file__).resolve().parents[2]
-    places = [str(root), os.environ.get("PYTHONPATH", "")] if "-packages" not in root.name else []
-    environment = os.environ | ({"PYTHONPATH": os.pathsep.join(filter(None, places))} if places else {})
-    return [sys.executable, "-P", "-m", name], environment
 
 
 def _is_missed(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.system.threads import one_thread
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
 from flowbench.tuning.objectives import objectives_of
@@ -22,6 +23,7 @@ from flowbench.tuning.space import check_space
 from flowbench.tuning.storage import DEFAULT_STORAGE, explained, open_storage
 from flowbench.tuning.tally import tallied
 from flowbench.tuning.trial import Trials
+from flowbench.tuning.workers import work_side_by_side
 
 if TYPE_CHECKING:
     from flowbench.tracking import Mirror
@@ -56,13 +58,16 @@ def tune(
     storage: str | BaseStorage = DEFAULT_STORAGE,
     time_budget: float | None = None,
     processes: int = 1,
+    jobs: int = 1,
+    memory: Callable[[Experiment[Any, Any]], int] = lambda _: 0,
     mirror: "Mirror",
     show: Callable[[str], None],
 ) -> Studied:
     """Run trials of the experiment's `tune:` space until `trials` of the study are complete or pruned.
 
     Any number of processes may join the same study; each goes on until that many are done (those running then finish).
-    As many failures end it too. A study that exists goes on.
+    As many failures end it too. A study that exists goes on. Each trial is trained with one thread, unless several
+    processes train it together: its figures depend neither on `jobs` nor on the machine's cores.
 
     Args:
         base: the experiment's name or file.
@@ -72,6 +77,8 @@ def tune(
         storage: a URL, see `open_storage`, or an open one.
         time_budget: seconds of each trial's steps.
         processes: that train each trial together, through torchrun; 1: this one.
+        jobs: trials at a time, each in a process of this machine; no more than trials are missing. 1: in this process.
+        memory: gives the bytes that training the experiment takes: another job is started only where they are free.
         mirror: brings the runs into MLflow.
         show: told what happens, line by line.
 
@@ -100,7 +107,17 @@ def tune(
         job = Trials(
             base, changes, experiment, folder, study_uid(joined), objectives, time_budget, mirror, show, stop, processes
         )  # fmt: skip
-        _work(joined, job, trials)
+        workers = min(jobs, trials - tallied(joined).done)
+        if workers > 1:
+            if not isinstance(storage, str):
+                raise InputError("tune: several jobs need a storage that processes can share: give its URL")
+            request = {"base": str(base), "trials": trials, "overrides": overrides, "study": joined.study_name}
+            request |= {"storage": storage, "time_budget": time_budget, "processes": processes}
+            work_side_by_side(workers, request, memory=memory(experiment), mirror=mirror, stop=stop)
+        if workers <= 1 or stop.signal is None:
+            # What the workers left: mostly nothing.
+            with one_thread():
+                _work(joined, job, trials)
         tally = tallied(joined)
         if stop.signal is not None:
             raise Interrupted(

@@ -1,4 +1,4 @@
-"""Workers of a study as jobs of a cluster, or of this machine, through submitit."""
+"""Workers of a study as jobs of a cluster, through submitit."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def submit_workers(
 
     Args:
         command: the arguments of `flowbench` but `--storage`, the same for every worker.
-        cluster: slurm, or this machine.
+        cluster: slurm, or submitit's rehearsal of one in processes of this machine.
         workers: how many.
         storage: the study's, which the workers share.
         settings: `KEY=VALUE` of sbatch, for example `partition=gpu` or `time=600`.
@@ -58,7 +58,7 @@ def submit_workers(
             "/NAME, or grpc://HOST:PORT"
         )
     if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise InputError("--submit slurm: there is no sbatch here: log in to the cluster, or use --submit local")
+        raise InputError("--submit slurm: there is no sbatch here: log in to the cluster, or use --jobs N here")
     executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
     executor.update_parameters(
         name="flowbench-tune", timeout_min=MINUTES, **(_slurm(settings) if cluster == "slurm" else {})

@@ -95,7 +95,7 @@ def test_figures_are_chosen_by_kind_and_reach_mlflow_where_the_run_is_there(
 
 
 def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) -> None:
-    command = ["reproduce", "quick", "--only", "digits", "train.steps=0", "evaluate.draws=1"]
+    command = ["reproduce", "quick", "--only", "digits", "--jobs", "1", "train.steps=0", "evaluate.draws=1"]
     code, out, _ = run(*command, "--json")
     assert code == 0
     rows = json.loads(out)["rows"]

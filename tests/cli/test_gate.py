@@ -25,7 +25,7 @@ def test_bounds_are_measured_written_and_checked(
     table.write_text(TABLE.replace(", real_nvp/digits]", "]"))
     assert flowbench(monkeypatch, "reproduce", "mine.yaml", "--gate") == 2
     assert "no row of table mine has bounds" in capsys.readouterr().err
-    assert flowbench(monkeypatch, "reproduce", "mine.yaml", "--seeds", "0,1,2", "--out", "seeds") == 0
+    assert flowbench(monkeypatch, "reproduce", "mine.yaml", "--seeds", "0,1,2", "--jobs", "1", "--out", "seeds") == 0
     assert flowbench(monkeypatch, "bounds", "seeds", "--table", "mine.yaml") == 0
     assert "independent/digits: 2.41" in capsys.readouterr().out
     assert flowbench(monkeypatch, "reproduce", "mine.yaml", "--gate") == 0

@@ -276,7 +276,7 @@ def test_pieces_of_another_size_are_not_gone_on_with(data_folder, source, monkey
 SMALL_PIECES = """
 from flowbench.__main__ import main
 from flowbench.data.preparing import preparation
-preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES, preparation._cores = 5, 0, lambda: 2
+preparation.MAX_PIECE_IMAGES, preparation.INLINE_IMAGES, preparation.cores = 5, 0, lambda: 2
 if __name__ == "__main__":
     main()
 """

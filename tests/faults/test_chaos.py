@@ -111,7 +111,7 @@ def test_the_comparison_sees_a_difference() -> None:
 
 @pytest.mark.slow
 def test_killed_reproduces_end_with_the_undisturbed_results(place: Path) -> None:
-    command = ["reproduce", "chaos.yaml", "--out"]
+    command = ["reproduce", "chaos.yaml", "--jobs", "1", "--out"]
     finish(start([*FLOWBENCH, *command, "straight"], cwd=place))
     straight = outcome(place / "straight")
     assert [row["status"] for row in straight["results"]["rows"]] == ["done"] * 4

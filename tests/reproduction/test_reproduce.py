@@ -11,8 +11,9 @@ from PIL import Image
 
 from flowbench.data.preparing import prepare
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.reproduction import reproduce as module
-from flowbench.reproduction.reproduce import failure, quick_download, reproduce, unfinished
+from flowbench.reproduction import agenda, downloading
+from flowbench.reproduction.downloading import quick_download
+from flowbench.reproduction.reproduce import failure, reproduce, unfinished
 from flowbench.tables.table import load_table
 from tests.faked_runs import FakeTrainer
 
@@ -42,7 +43,7 @@ def test_a_table_is_run_written_and_skipped_the_second_time(tmp_path: Path) -> N
 def test_a_kill_between_results_and_page_does_not_leave_the_page_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, build, left = FakeTrainer(), module.report.build, iter([True, True])
+    trainer, build, left = FakeTrainer(), agenda.report.build, iter([True, True])
 
     def dying(*arguments: Any, **options: Any) -> Path:
         if next(left, False):
@@ -50,7 +51,7 @@ def test_a_kill_between_results_and_page_does_not_leave_the_page_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.report, "build", dying)
+        patch.setattr(agenda.report, "build", dying)
         with pytest.raises(KeyboardInterrupt):
             reproduce("quick", only=["etth1"], out=tmp_path, trainer=trainer)
     assert [row["status"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]].count("done") == 2
@@ -235,7 +236,7 @@ def test_a_failed_quick_download_is_remembered(tmp_path: Path, monkeypatch: pyte
         calls.append(1)
         raise subprocess.TimeoutExpired(sys.executable, timeout)
 
-    monkeypatch.setattr(module.subprocess, "run", hang)
+    monkeypatch.setattr(downloading.subprocess, "run", hang)
     with pytest.raises(InputError, match="10 seconds: get it with"):
         quick_download("etth1")
     with pytest.raises(InputError, match="earlier quick download failed"):

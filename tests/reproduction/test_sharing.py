@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from flowbench.config.experiments import load_experiment
-from flowbench.reproduction import reproduce as module
-from flowbench.reproduction.reproduce import reproduce, run_path
+from flowbench.reproduction import in_turn
+from flowbench.reproduction.agenda import run_path
+from flowbench.reproduction.reproduce import reproduce
 from flowbench.reproduction.sharing import claim
 from tests.faked_runs import FakeTrainer
 
@@ -76,7 +77,7 @@ def test_a_run_claimed_elsewhere_is_left_and_taken_over_when_the_claim_is_free(
         calls.append(seconds)
         elsewhere.__exit__(None, None, None)
 
-    monkeypatch.setattr(module.time, "sleep", dies)
+    monkeypatch.setattr(in_turn.time, "sleep", dies)
     trainer = FakeTrainer()
     results = reproduce(table, out=out, trainer=trainer)
     assert trainer.calls == [(FLOW, 0), (BASELINE, 0)]

@@ -1,4 +1,4 @@
-"""`--submit local`: the figures of one process, also when a worker is killed in mid-run."""
+"""Jobs of a cluster, rehearsed by submitit's local executor: the figures of one process, also when one is killed."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("submitit")
 
 from flowbench.config.experiments import dump_experiment, load_experiment
-from flowbench.reproduction.reproduce import failure, reproduce, run_path
+from flowbench.reproduction.agenda import run_path
+from flowbench.reproduction.reproduce import failure, reproduce
 from flowbench.reproduction.submission import Jobs
 from flowbench.runs.folder import RunFolder
 from tests.faults.commands import words
@@ -64,7 +65,7 @@ def test_two_workers_give_the_same_figures_as_one_process_also_when_one_is_kille
             return super().run(pairs, kill_once)
 
     jobs = Killing("local", tmp_path / "jobs", 2)
-    together = reproduce(table, out=tmp_path / "jobs-out", seeds=[0, 1], jobs=jobs)
+    together = reproduce(table, out=tmp_path / "jobs-out", seeds=[0, 1], cluster=jobs)
     assert killed
     assert failure(together) is None
     assert figures(together) == figures(alone)

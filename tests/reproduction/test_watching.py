@@ -1,12 +1,15 @@
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import Experiment
-from flowbench.reproduction.watching import Watched, as_table, look, watch_until_done
+from flowbench.reproduction import watching
+from flowbench.reproduction.watching import Watch, Watched, as_table, look, watch_until_done
 from flowbench.runs.folder import RunFolder
 
 
@@ -51,3 +54,30 @@ def test_a_watcher_says_each_change_and_ends_when_all_are_done() -> None:
     text = console.export_text()
     assert "50%" in text
     assert "1:02:05" in text
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_every_run_under_way_has_its_bar_in_a_narrow_terminal(width: int) -> None:
+    names = ["real_nvp/lsun-church_outdoor", "etth/lstm2lstm-faithful", "real_nvp/digits"]
+    runs = [
+        Watched("LSUN church outdoor", name, 2, "evaluating", 0.25 * (place + 1), 3725.0)
+        for place, name in enumerate(names)
+    ]
+    console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
+    console.print(as_table(runs))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 1 + len(runs)
+    assert max(map(len, lines)) <= width
+    for line, part in zip(lines[1:], ("━━━╌╌╌╌╌╌╌╌╌  25%", "━━━━━━╌╌╌╌╌╌  50%", "━━━━━━━━━╌╌╌  75%"), strict=True):
+        assert f"2     evaluating  {part}  1:02:05" in line
+
+
+def test_only_runs_under_way_are_drawn_and_the_others_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(watching, "Console", lambda **_: Console(file=screen, width=80, force_terminal=True))
+    states = {"a": "done", "b": "running", "c": "evaluating", "d": "waiting"}
+    with Watch(lambda: [Watched("digits", name, 0, state, 0.5, 5.0) for name, state in states.items()]) as show:
+        show()
+    lines = Text.from_ansi(screen.getvalue()).plain.splitlines()
+    assert sorted({line.split()[1] for line in lines if line.startswith("digits")}) == ["b", "c"]
+    assert "1 of 4 done, 2 under way" in lines

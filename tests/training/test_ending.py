@@ -12,7 +12,7 @@ import pytest
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import Experiment
-from flowbench.reproduction.reproduce import _finished
+from flowbench.reproduction.agenda import finished
 from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.system.interruption import Interrupted
 from flowbench.training import loop
@@ -78,10 +78,10 @@ def test_a_run_that_was_stopped_while_drawing_says_so_and_is_drawn_by_the_next_c
     assert caught.value.exit_code == 143
     assert run.finished
     assert run.result["notes"][-1] == UNDRAWN
-    assert not _finished(run.path, experiment)  # `reproduce` does not leave it so
+    assert not finished(run.path, experiment)  # `reproduce` does not leave it so
     monkeypatch.setattr(loop, "draw_at_end", lambda _: [])
     train(experiment, run.path)
-    assert _finished(run.path, experiment)
+    assert finished(run.path, experiment)
     assert comparable(run) == comparable(straight)
 
 

@@ -63,7 +63,7 @@ def test_local_jobs_share_a_study(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     pytest.importorskip("submitit", reason="submitit is not installed")
     root = str(Path(flowbench.__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    command = ["tune", "searched.yaml", *TINY, "--trials", "4", "--study", "a"]
+    command = ["tune", "searched.yaml", *TINY, "--trials", "4", "--study", "a", "--jobs", "1"]
     jobs = submit_workers(command, "local", 2, storage="sqlite:///optuna.db")
     outputs = [job.result() for job in jobs]
     study = find_study("a", open_storage("sqlite:///optuna.db"))

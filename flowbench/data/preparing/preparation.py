@@ -23,6 +23,7 @@ from flowbench.data.preparing.conversion import Done, Task, convert, lay_out, lo
 from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.atomic import write_json
+from flowbench.system.cores import cores
 from flowbench.system.version import __version__
 
 __all__ = ["Progress", "build", "staging_folder"]
@@ -73,7 +74,7 @@ def build(
         try:
             tasks = {split: _tasks(folder, split, source, skip_broken) for split, source in sources.items()}
             files = sorted({path for source in sources.values() for path in source.reader.files})
-            processes = processes or _cores()
+            processes = processes or cores()
             hashes = _work(known.name, tasks, files, progress, processes)
             manifest = _finish(folder, known, sources, tasks, hashes, processes)
         except BaseException:
@@ -235,10 +236,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finish(

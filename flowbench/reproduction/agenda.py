@@ -1,0 +1,194 @@
+"""A table on its way: what each of its lines resolves to, what is done of it, and the files that show its state."""
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowbench import report
+from flowbench.config.experiments import config_id, config_sha256, load_experiment
+from flowbench.config.schema import Experiment
+from flowbench.errors import FlowbenchError, InputError
+from flowbench.reproduction.watching import Watched, look
+from flowbench.runs.folder import RunFolder
+from flowbench.system import atomic
+from flowbench.system.version import __version__
+from flowbench.tables.results import done_row, empty_row
+from flowbench.tables.table import Entry, Row, Table
+
+__all__ = ["Agenda", "Ended", "Line", "Pair", "finished", "run_path", "stored"]
+
+Pair = tuple[Experiment[Any, Any], Path]
+"""An experiment and its run's folder."""
+Ended = tuple[Path, FlowbenchError | None]
+"""The folder of a run that has ended, and what went wrong."""
+
+
+def run_path(out: Path, experiment: Experiment[Any, Any]) -> Path:
+    """Return the run folder of an experiment under `out`: a function of name, config and seed."""
+    name = experiment.name.replace("/", "-")
+    return out / "runs" / f"{name}--{config_sha256(experiment)[:12]}--seed{experiment.seed}"
+
+
+def finished(run: Path, experiment: Experiment[Any, Any]) -> bool:
+    """Return whether a run of this very config is at its end, pictures included."""
+    try:
+        folder = RunFolder(run)
+        # To train what only lacks its pictures is to draw them.
+        same = folder.finished and folder.result.get("config_sha256") == config_sha256(experiment)
+        return same and not folder.undrawn
+    except InputError:
+        return False
+
+
+def stored(folder: Path) -> Mapping[str, Any]:
+    """Return the content of a folder's results.json; empty where there is none, or a damaged or foreign one."""
+    # No reason to refuse: the run folders are the truth, this file is only their summary.
+    try:
+        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass
+class Line:
+    """One line of the table: an experiment in a row, with what it resolves to for each seed."""
+
+    row: Row
+    entry: Entry
+    experiments: list[Experiment[Any, Any]]
+    content: dict[str, Any]
+    selected: bool
+
+    def runs(self, out: Path) -> list[Path]:
+        """Return the folders of its runs, seed by seed."""
+        return [run_path(out, experiment) for experiment in self.experiments]
+
+    def pairs(self, out: Path) -> list[Pair]:
+        """Return its experiments with the folders of their runs."""
+        return list(zip(self.experiments, self.runs(out), strict=True))
+
+
+@dataclass
+class Agenda:
+    """A table on its way: the lines, and the files that show their state."""
+
+    table: Table
+    out: Path
+    command: str
+    seeds: Sequence[int] | None
+    overrides: Sequence[str]
+    lines: list[Line] = field(default_factory=list)
+
+    def plan(self, selected: Sequence[Row], stored: Mapping[str, Any]) -> None:
+        """Resolve and validate every experiment before anything runs; keep what is done already."""
+        for row in self.table.rows:
+            chosen = row in selected
+            for entry in row.experiments:
+                experiments = self._resolve(row, entry, chosen)
+                content = empty_row(
+                    row, entry, experiments[0], status="not_run", reason="not run yet" if chosen else "not asked for"
+                )
+                line = Line(row, entry, experiments, content, chosen)
+                line.content["command"] = self._command(row, chosen)
+                self._keep_done(line, stored)
+                self.lines.append(line)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "schema": 1,
+            "table": self.table.table,
+            "title": self.table.title,
+            "description": self.table.description,
+            "flowbench": __version__,
+            "rows": [line.content for line in self.lines],
+        }
+
+    @property
+    def shown(self) -> bool:
+        """Whether results.json and the page, which is written last, say what `results` does.
+
+        A kill may have come between the two.
+        """
+        results, page = self.out / "results.json", self.out / "report.html"
+        current = stored(self.out) == self.results
+        return current and page.is_file() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
+
+    def watched(self) -> list[Watched]:
+        """What the selected runs are doing."""
+        now = time.time()
+        return [
+            look(line.row.row, one, run, now)
+            for line in self.lines
+            if line.selected
+            for one, run in line.pairs(self.out)
+        ]
+
+    def write(self) -> None:
+        """Write results.json and everything that is made of it."""
+        try:
+            atomic.write_json(self.out / "results.json", self.results)
+        except OSError as error:
+            raise InputError(f"{self.out}: cannot be written: {error.strerror}: give another --out") from error
+        report.build(self.results, base=self.out, out=self.out, redraw=False)
+
+    @property
+    def waiting(self) -> list[Line]:
+        """The selected lines without an end; those that other processes have finished are taken first."""
+        lines = [line for line in self.lines if line.selected and line.content["status"] == "not_run"]
+        return [line for line in lines if not self.take_finished(line)]
+
+    @property
+    def unfinished(self) -> list[Pair]:
+        """The runs of the selected lines that are not at their end."""
+        pairs = [pair for line in self.lines if line.selected for pair in line.pairs(self.out)]
+        return [(experiment, run) for experiment, run in pairs if not finished(run, experiment)]
+
+    def take_finished(self, line: Line) -> bool:
+        """Enter the figures of a line if all its runs are finished, and say so."""
+        if not all(finished(run, one) for one, run in line.pairs(self.out)):
+            return False
+        line.content |= done_row(line.row, line.entry, line.experiments, line.runs(self.out), self.out)
+        return True
+
+    def _resolve(self, row: Row, entry: Entry, chosen: bool) -> list[Experiment[Any, Any]]:
+        overrides = [*entry.overrides, *(self.overrides if chosen else ())]
+        seeds = (self.seeds if chosen else None) or entry.seeds
+        try:
+            changes = [overrides] if seeds is None else [[*overrides, f"seed={seed}"] for seed in seeds]
+            experiments = [load_experiment(entry.name, change) for change in changes]
+            if chosen:
+                row.check_split(experiments[0])
+            return experiments
+        except InputError as error:
+            raise InputError(f"row {row.row}: {error}") from error
+
+    def _command(self, row: Row, chosen: bool) -> str:
+        words = ["--only", row.row]
+        if chosen and self.seeds:
+            words += ["--seeds", ",".join(map(str, self.seeds))]
+        return f"{self.command} {shlex.join([*words, *(self.overrides if chosen else ())])}"
+
+    def _keep_done(self, line: Line, stored: Mapping[str, Any]) -> None:
+        if self.take_finished(line):
+            return
+        earlier = [
+            row
+            for row in stored.get("rows", [])
+            if (row.get("row"), row.get("experiment"), row.get("status")) == (line.row.row, line.entry.name, "done")
+        ]
+        if not earlier or line.selected:
+            return
+        # A row that is not asked for keeps the figure of an earlier call with other overrides, and that of runs which
+        # did not come along (see `report --keep`) where today's config and seeds are the same.
+        same = earlier[0].get("config"), earlier[0].get("seeds")
+        if same == (config_id(line.experiments[0]), [one.seed for one in line.experiments]) or all(
+            RunFolder(self.out / run).finished for run in earlier[0]["runs"]
+        ):
+            line.content = {**earlier[0], "note": line.row.note}

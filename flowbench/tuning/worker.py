@@ -1,0 +1,39 @@
+"""A helper that takes trials of a study: `python -m flowbench.tuning.worker`, started by `flowbench.tuning.workers`.
+
+Its one request holds the arguments of `tune`; what becomes of the trials is in the study.
+"""
+
+import os
+import sys
+from typing import Any
+
+from flowbench.errors import WorkFailedError, in_words
+from flowbench.system.helpers import Served
+from flowbench.system.interruption import Interrupted
+from flowbench.tracking.relayed import RelayedMirror
+from flowbench.tuning.study import tune
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Take trials until the study has enough, or this process is told to stop; return the exit status."""
+    served = Served()
+    request: dict[str, Any] = next(iter(served))
+    try:
+        tune(**request, mirror=RelayedMirror(served.answer), show=lambda line: print(line, file=sys.stderr))
+    except Interrupted as stop:
+        return stop.exit_code
+    except WorkFailedError as error:  # too many trials failed, which the parent finds in the study and says once
+        return error.exit_code
+    except Exception as error:
+        print(f"flowbench: {in_words(error)}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    # The thread that reads stdin must not hold up the exit.
+    os._exit(status)
