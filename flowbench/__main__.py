@@ -47,6 +47,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "flowbench"
         what = error.format_message() or "name a command"  # without one the help was printed, and the error is empty
+        if getattr(getattr(error, "param", None), "name", None) in ("experiment", "experiments"):
+            what = f"{what.rstrip('.')}: flowbench list experiments shows what there is"
         return f"{what} (see {command} --help)", int(error.exit_code)
     if is_out_of_memory(error):
         return "out of memory: give a smaller data.batch_size, for example half of it (data.batch_size=32)", 3
