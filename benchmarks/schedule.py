@@ -2,9 +2,9 @@
 
     python benchmarks/schedule.py real_nvp/cifar10-fast --batch 256 model.residual_blocks=1
 
-The loss is traced on the CPU, as training compiles it. Its two graphs move to fake tensors on a card that is only
-described, and are lowered and scheduled for it; no code is generated and nothing runs. A region that is compiled once
-counts as often as it is called.
+The loss is traced on the CPU, as training compiles it for a GPU. Its two graphs move to fake tensors on a card that is
+only described, and are lowered and scheduled for it; no code is generated and nothing runs. A region that is compiled
+once counts as often as it is called.
 
 Traffic is the size of every buffer that a kernel reads or writes, once for each kernel: what caches save is in it, what
 a convolution reads twice is not. Kernels are those of Inductor's schedule that do anything: a convolution's backward
@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Annotated, Any
 from unittest import mock
@@ -40,6 +40,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
+from flowbench.tasks.compilation import as_compiled
 from flowbench.tasks.density import NegativeLogLikelihood, build_density
 from flowbench.throughput.passes import image_shape
 
@@ -134,6 +135,7 @@ def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step
 
     began = time.process_time()
     with (
+        mock.patch("flowbench.tasks.density.as_compiled", lambda function, _: as_compiled(function, GPU)),
         mock.patch("torch._inductor.compile_fx.fx_codegen_and_compile", lower),
         torch._functorch.config.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
         torch._inductor.config.patch(fx_graph_cache=False, cpp_wrapper=False),
@@ -186,7 +188,14 @@ def _described_card() -> Iterator[None]:
             for name in ("has_triton", "has_triton_package"):
                 if hasattr(owner, name):
                     believed.enter_context(mock.patch.object(owner, name, return_value=True))
+        believed.enter_context(mock.patch.object(torch._C, "_conv_determine_backend_memory_format", _cudnns_format))
         yield
+
+
+def _cudnns_format(x: Tensor, kernels: Tensor, _: Any) -> torch.memory_format:
+    """Return how a convolution's results lie: as cuDNN, which torch takes where there is a card, would choose."""
+    last = torch.channels_last
+    return last if last in map(torch._prims_common.suggest_memory_format, (x, kernels)) else torch.contiguous_format
 
 
 def _moved(graph: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
@@ -269,7 +278,9 @@ def _kind(node: inductor_scheduler.BaseSchedulerNode) -> str | None:
 
 
 def _as_json(step: Step) -> dict[str, Any]:
-    return {**asdict(step), "total": {"gigabytes": step.gigabytes, "kernels": step.kernels}}
+    # Not `asdict`: it makes a Counter anew of its pairs, and counts these.
+    directions = {name: vars(getattr(step, name)) for name in ("forward", "backward")}
+    return {**vars(step), **directions, "total": {"gigabytes": step.gigabytes, "kernels": step.kernels}}
 
 
 def _as_table(step: Step) -> Table:

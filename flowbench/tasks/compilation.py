@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -10,16 +11,43 @@ __all__ = ["as_compiled", "forget_compiled"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+GPU_OPTIONS = {
+    # The hundreds of small kernels of a pass are launched as one CUDA graph: what `mode="reduce-overhead"` sets.
+    "triton.cudagraphs": True,
+    # Small kernels that do not wait for each other are one: a step has 0.6 times as many.
+    "combo_kernels": True,
+    # Left to itself, the compiler takes networks of 64 channels or fewer for too narrow to be channels-last.
+    "force_layout_optimization": True,
+}
+"""Inductor's, on a GPU alone."""
+GPU_RECOMPUTATION = {
+    # What is cheap to compute is computed again for the gradients, not kept: reading it would take longer, and of eight
+    # residual blocks float32 copies were kept.
+    "ban_recompute_used_far_apart": False,
+    "ban_recompute_long_fusible_chains": False,
+}
+"""AOTAutograd's, on a GPU alone."""
+
 
 def as_compiled(function: Function, device: torch.device) -> Function:
     """Return a function compiled for each shape it is called with.
 
     Args:
         function: of a model, on tensors.
-        device: where they lie; on a GPU the hundreds of small kernels of a pass are launched as one CUDA graph.
+        device: where they lie; on a GPU memory and launches are what a pass waits for: `GPU_OPTIONS`,
+            `GPU_RECOMPUTATION`.
     """
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    return cast(Function, torch.compile(function, dynamic=False, mode=mode))
+    if device.type != "cuda":
+        return cast(Function, torch.compile(function, dynamic=False))
+    compiled = torch.compile(function, dynamic=False, options=GPU_OPTIONS)
+
+    # AOTAutograd takes no options: it looks at its settings whenever it compiles.
+    @wraps(function)
+    def set_up(*arguments: Any) -> object:
+        with torch._functorch.config.patch(GPU_RECOMPUTATION):
+            return compiled(*arguments)
+
+    return cast(Function, set_up)
 
 
 def forget_compiled() -> None:

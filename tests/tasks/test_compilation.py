@@ -3,11 +3,36 @@
 import pytest
 import torch
 
-from flowbench.tasks.compilation import as_compiled, forget_compiled
+from flowbench.tasks.compilation import GPU_OPTIONS, as_compiled, forget_compiled
 
 
 def shifted(x: torch.Tensor) -> torch.Tensor:
     return x + 1
+
+
+def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph_and_computes_again_what_is_cheap(monkeypatch) -> None:
+    import torch._functorch.config as aot
+
+    rules = ("ban_recompute_used_far_apart", "ban_recompute_long_fusible_chains")
+    asked = []
+
+    def compiled(function, *, dynamic, options=None):
+        def run(*arguments):
+            asked.append((dynamic, options, [getattr(aot, rule) for rule in rules]))
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for device in ("cuda", "cpu"):
+        assert as_compiled(shifted, torch.device(device))(torch.zeros(1)) == 1
+    assert asked == [(False, GPU_OPTIONS, [False, False]), (False, None, [True, True])]
+    assert GPU_OPTIONS["triton.cudagraphs"]
+
+
+@pytest.mark.slow
+def test_torch_knows_the_options_of_a_gpu() -> None:
+    assert set(GPU_OPTIONS) <= set(torch._inductor.list_options())
 
 
 @pytest.mark.slow
@@ -18,7 +43,7 @@ def test_torch_gives_up_on_the_ninth_version_of_a_function_unless_the_others_are
         graphs.append(inputs)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic, mode: plain(function, backend=backend))
+    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic: plain(function, backend=backend))
 
     def compiled_versions(between) -> int:
         torch.compiler.reset()

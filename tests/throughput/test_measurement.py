@@ -13,7 +13,6 @@ from flowbench.data.feed import Feed, batches_in_order
 from flowbench.data.images import FixedPixels
 from flowbench.densities.model import DensityModel, Terms
 from flowbench.errors import InputError
-from flowbench.tasks.compilation import as_compiled
 from flowbench.throughput import passes
 from flowbench.throughput.device import Device
 from flowbench.throughput.files import default_path, read_results
@@ -66,18 +65,18 @@ def test_passes_do_what_training_evaluation_and_sampling_do(name):
 
 @pytest.fixture
 def compile_calls(monkeypatch):
-    """What was compiled, as (function, mode); it runs uncompiled, and says that it did."""
+    """What was compiled, as (function, options); it runs uncompiled, and says that it did."""
     calls = []
 
-    def compiled(function, *, mode, dynamic):
+    def compiled(function, *, dynamic, options=None):
         assert not dynamic
 
         def run(*arguments):
-            calls[place] = (function.__qualname__, mode, True)
+            calls[place] = (function.__qualname__, options, True)
             return function(*arguments)
 
         place = len(calls)
-        calls.append((function.__qualname__, mode, False))
+        calls.append((function.__qualname__, options, False))
         return run
 
     monkeypatch.setattr(torch, "compile", compiled)
@@ -113,12 +112,6 @@ def test_the_compiled_inverse_is_one_graph_and_gives_the_same_images(monkeypatch
     eager = PASSES["inverse"](subject, compiled=False)()
     assert torch.equal(PASSES["inverse"](subject, compiled=True)(), eager)
     torch.compiler.reset()
-
-
-def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph(compile_calls):
-    as_compiled(torch.sin, torch.device("cuda"))
-    as_compiled(torch.sin, CPU)
-    assert [mode for _, mode, _ in compile_calls] == ["reduce-overhead", None]
 
 
 class Foreign(DensityModel):
