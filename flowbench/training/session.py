@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
+from flowbench.system.progress import is_quiet
 from flowbench.tasks.task import Task, Watch
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
@@ -171,5 +173,8 @@ class Session:
 
 
 def warn(message: str) -> None:
-    """Say something on stderr, in one line; stdout is for the result."""
+    """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
+    if is_quiet():
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
     print(f"flowbench: warning: {message}", file=sys.stderr)
