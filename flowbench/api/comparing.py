@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.api.frames import Frame
-from flowbench.api.runs import Run
+from flowbench.api.stored import StoredRun
 from flowbench.comparison import compare_many
 from flowbench.comparison.compared_runs import compare_runs
 from flowbench.runs.folder import find_run
@@ -14,8 +14,8 @@ __all__ = ["compare"]
 
 
 def compare(
-    a: Run | str | Path,
-    b: Run | str | Path,
+    a: StoredRun | str | Path,
+    b: StoredRun | str | Path,
     *,
     split: str | None = None,
     metric: str | None = None,
@@ -44,7 +44,7 @@ def compare(
         >>> fb.compare(a, b)["verdict"].iloc[0]
         'better'
     """
-    names = [str(one.path) if isinstance(one, Run) else str(one) for one in (a, b)]
+    names = [str(one.path) if isinstance(one, StoredRun) else str(one) for one in (a, b)]
     with quietly():
         compared = compare_runs(names[0], names[1], split=split, metric=metric)
         page, _ = compare_many([str(find_run(name).path) for name in names], Path(out), " and ".join(names))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from flowbench.api.own_data import arrays_of, series_of
-from flowbench.api.runs import Run, check_own_data
 from flowbench.api.shown import metric_of
+from flowbench.api.stored import StoredRun, check_own_data
 from flowbench.data import Images, open_split
 from flowbench.data.sets.own import images_of, split_called
 from flowbench.densities.flows.normalization import BatchStatistics
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def evaluate(
-    run_or_model: Run | DensityModel | str | Path,
+    run_or_model: StoredRun | DensityModel | str | Path,
     data: Any = None,
     *,
     split: str | None = None,
@@ -83,8 +83,8 @@ def evaluate(
         ('2.4106', 360, (360,), 'exact')
     """
     if isinstance(run_or_model, str | Path):
-        run_or_model = Run(find_run(str(run_or_model)).path)
-    if isinstance(run_or_model, Run):
+        run_or_model = StoredRun(find_run(str(run_or_model)).path)
+    if isinstance(run_or_model, StoredRun):
         folder = RunFolder(run_or_model.path)
         if data is None or isinstance(data, str | Path | pd.DataFrame):
             return _of_run(folder, data, split, draws, importance)

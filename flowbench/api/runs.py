@@ -1,32 +1,27 @@
 """Runs from Python: train one, bring one back, and what one does with it."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
-from torch import nn
 
+from flowbench.api.comparing import compare
 from flowbench.api.experiments import as_experiment
+from flowbench.api.frames import Frame
+from flowbench.api.measured import Evaluation, evaluate
 from flowbench.api.own_data import series_of, with_data
 from flowbench.api.shown import run_html
-from flowbench.config.registry import image_sets, series_sets
+from flowbench.api.stored import StoredRun, check_own_data
 from flowbench.config.schema import Experiment
-from flowbench.data.sets.own import OWN
 from flowbench.errors import InputError
-from flowbench.runs.folder import RunFolder, find_run, run_path_of
+from flowbench.runs.folder import find_run, run_path_of
 from flowbench.system.progress import quietly
-from flowbench.tasks.loading import load_run as load_model
 
-if TYPE_CHECKING:
-    from flowbench.api.frames import Frame
-    from flowbench.api.measured import Evaluation
-
-__all__ = ["Run", "check_own_data", "load_run", "train"]
+__all__ = ["Run", "load_run", "train"]
 
 
-class Run:
+class Run(StoredRun):
     """A run: its figures, its model, and what one does with them. What it does not know itself, its model does.
 
     So `run.log_prob(images)`, `run.bits_per_dim(images)` and `run.sample(n)` are those of `run.model`.
@@ -44,41 +39,6 @@ class Run:
         360
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._folder = RunFolder(Path(path))
-        if not self._folder.exists:
-            raise InputError(f"{path}: holds no run")
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._folder.path
-
-    @property
-    def experiment(self) -> Experiment[Any, Any]:
-        """What was trained."""
-        return self._folder.experiment
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The content of `result.json`; InputError while the run is not finished."""
-        return self._folder.result
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """A row a logged step: `step`, `epoch`, `time` and values such as `train/bits_per_dim`."""
-        return pd.DataFrame(self._folder.metrics())
-
-    @property
-    def figures(self) -> dict[str, Path]:
-        """The pictures that are drawn, by file name without its ending."""
-        return {path.stem: path for path in sorted(self._folder.figures.glob("*.*")) if path.suffix in _PICTURES}
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The model in evaluation mode, with the weights and batch statistics that the run reports."""
-        return load_model(self.path)
-
     def sample(self, n: int, **options: Any) -> Any:
         """Return n images, uint8 (n, channels, height, width); options as in `DensityModel.sample`.
 
@@ -90,10 +50,8 @@ class Run:
         sample: Any = self.model.sample
         return sample(n, **options)
 
-    def evaluate(self, data: Any = None, **options: Any) -> "Evaluation":
+    def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
         """Measure the model exactly: see `flowbench.evaluate`."""
-        from flowbench.api.measured import evaluate
-
         return evaluate(self, data, **options)
 
     def forecast(self, data: Any = None, *, rolling: bool = False) -> pd.DataFrame:
@@ -116,10 +74,8 @@ class Run:
         named = series_of(data) if isinstance(data, pd.DataFrame) else None if data is None else str(data)
         return forecast_with(self._folder, named, rolling=rolling).frame
 
-    def compare(self, other: "Run | str | Path", **options: Any) -> "Frame":
+    def compare(self, other: StoredRun | str | Path, **options: Any) -> Frame:
         """Compare with another run on the same images or windows: see `flowbench.compare`."""
-        from flowbench.api.comparing import compare
-
         return compare(self, other, **options)
 
     def export(self, path: str | Path, *, licence: str = "unknown") -> Path:
@@ -212,13 +168,3 @@ def load_run(path: "str | Path | Run") -> Run:
     # Here rather than at the first use: what is damaged or missing is said at once.
     _ = run.model
     return run
-
-
-def check_own_data(folder: RunFolder) -> None:
-    """Raise InputError where a run was trained on arrays or a frame that this process was not given."""
-    name = folder.experiment.data.name
-    if name is not None and name.startswith(OWN) and name not in image_sets and name not in series_sets:
-        raise InputError(f"{folder.path}: was trained on own data that no file holds: give them again as data=")
-
-
-_PICTURES = {".png", ".svg", ".webp"}
