@@ -15,6 +15,7 @@ import filelock
 import torch
 
 from flowbench.config.experiments import config_sha256, dump_experiment, experiment_of, load_experiment
+from flowbench.config.extensions import missing_imports
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
 from flowbench.errors import InputError, did_you_mean, in_words
@@ -85,7 +86,13 @@ class RunFolder:
     def experiment(self) -> Experiment[Any, Any]:
         """The resolved experiment of the run."""
         file, kept = self.path / "config.yaml", self.kept
-        return load_experiment(file) if kept is None else experiment_of(kept.config, file)
+        try:
+            return load_experiment(file) if kept is None else experiment_of(kept.config, file)
+        except InputError as error:
+            missing = missing_imports(self.environment.get("imports", []))
+            if missing is None:
+                raise
+            raise InputError(f"{self.path}: {missing}") from error
 
     @property
     def result(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowbench.config.extensions import imports_of
 from flowbench.config.schema import Experiment
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
@@ -74,7 +75,9 @@ class Session:
         self.run.forget_failure()
         if not self.run.exists:
             environment = describe_environment(self.device)
-            self.run.begin(self.experiment, {**environment, "data": self.task.data})
+            imports = imports_of(self.experiment.model.name, self.experiment.data.name, self.experiment.kind)
+            recorded = {"imports": imports} if imports else {}
+            self.run.begin(self.experiment, {**environment, **recorded, "data": self.task.data})
 
     def save(self) -> None:
         """Begin to write the checkpoint; `checkpoints` tells when it is there."""

