@@ -50,7 +50,8 @@ def main() -> NoReturn:
 
 def _imports(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return what `--import` asks for, taken from anywhere in the line, and the line without it."""
-    imported, others = [], []
+    imported: list[str] = []
+    others: list[str] = []
     words = iter(arguments)
     for word in words:
         if word == "--":
@@ -74,6 +75,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "flowbench"
         what = error.format_message() or "name a command"  # without one the help was printed, and the error is empty
+        if getattr(getattr(error, "param", None), "name", None) in ("experiment", "experiments"):
+            what = f"{what.rstrip('.')}: flowbench list experiments shows what there is"
         return f"{what} (see {command} --help)", int(error.exit_code)
     if is_out_of_memory(error):
         return "out of memory: give a smaller data.batch_size, for example half of it (data.batch_size=32)", 3

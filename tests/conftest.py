@@ -12,6 +12,9 @@ from flowbench.config.registry import series_sets
 from flowbench.data import image_set
 from tests.few_pictures import leave_out_pictures
 
+LONG_FILES = ("test_together.py", "test_chaos.py", "test_processes.py", "test_blocks.py")
+"""Slow ones. One process runs a file: one of minutes, started last, would leave the others with nothing to do."""
+
 
 def pytest_configure() -> None:
     """Give each process one thread: two processes of two threads on two cores are ten times slower."""
@@ -19,6 +22,12 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
     # Each mirror is a process that imports MLflow: the tests of tracking ask for it.
     os.environ["FLOWBENCH_TRACKING"] = "off"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, whatever the order of the others."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 def pytest_collection_finish() -> None:

@@ -62,7 +62,7 @@ class Run(StoredRun):
             rolling: walk over the series in blocks of the horizon, each fed by the true rows before it.
 
         Returns:
-            `date`, the truth by column (NaN where it is not known yet), and `forecast<column>`, in original units.
+            `date`, the truth by column (NaN where it is not known yet), and `<column>_forecast`, in original units.
 
         Raises:
             InputError: a density run; a missing column; too few rows.

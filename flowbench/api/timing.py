@@ -35,7 +35,7 @@ def measure_throughput(
         threads: of the CPU; None: as torch has them.
         device: None: cuda where there is one.
         repeats: samples of each figure.
-        out: the result file, which `flowbench throughput gate` takes; None: one under reports/throughput/.
+        out: the result file, which `flowbench throughput gate` takes; None: one under results/throughput/.
         progress: say each figure on stderr as soon as it is there.
 
     Returns:

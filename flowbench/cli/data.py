@@ -19,10 +19,15 @@ app.add_typer(_data, name="data")
 
 
 @_data.command("list")
-def list_(as_json: JSON = False) -> None:
-    """Say what each data set is, where it comes from, under which terms, and whether it is here.
+def list_(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Sizes, sources, terms, citation and how to prepare each, too.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Say what data sets there are and which are here, a line each.
 
-    Example: `flowbench data list`
+    Example: `flowbench data list -v`
     """
     from rich.console import Console
 
@@ -36,9 +41,11 @@ def list_(as_json: JSON = False) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Data root: {data_root()}\n", markup=False)
     for row in rows:
-        counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items()) or "as many images as you have"
         here = f"here, {row.status}{_resized(row.resample)}" if row.present else "not here"
-        console.print(f"{row.name}: {row.title} ({here})", style="bold", markup=False)
+        console.print(f"{row.name}: {row.title} ({here})", style="bold" if verbose else None, markup=False)
+        if not verbose:
+            continue
+        counts = ", ".join(f"{count:,} {split}" for split, count in row.counts.items()) or "as many images as you have"
         details = [
             f"{counts}; {_size(row.download_bytes)} to download, {_size(row.disk_bytes)} on disk",
             f"published: {row.published}",
@@ -48,6 +55,8 @@ def list_(as_json: JSON = False) -> None:
         ]
         for line in details:
             console.print(f"  {line}", markup=False)
+    if not verbose:
+        console.print("\nSources, terms, sizes, and how to prepare them: flowbench data list -v", markup=False)
 
 
 @_data.command()

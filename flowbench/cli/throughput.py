@@ -36,7 +36,7 @@ def run(
     repeats: Annotated[int, typer.Option(min=5, help="Samples of each figure.")] = 40,
     out: Annotated[
         Path | None,
-        typer.Option(help="The result file [default: one under reports/throughput/, by device, time and commit]."),
+        typer.Option(help="The result file [default: one under results/throughput/, by device, time and commit]."),
     ] = None,
     as_json: JSON = False,
 ) -> None:

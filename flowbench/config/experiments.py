@@ -67,6 +67,7 @@ def experiment_of(
     """
     values = _leaves(sections or {})
     merged = _merge(_merge_values(content, values), overrides, path)
+    _check_model(content, merged, path)
     return _validate(merged, path, {*values, *(override.partition("=")[0] for override in overrides)})
 
 
@@ -123,7 +124,7 @@ def explain(error: ValidationError, schema: type[BaseModel], path: Path, overrid
     ours = any(f"{name}.".startswith(f"{key}.") for name in overridden)
     where = f"override {key}" if key and ours else f"{path}: {key}" if key else str(path)
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(schema, location[:-1]))}"
+        return f"{where}: unknown key{_nearest_key(location, schema)}"
     if first["type"] == "missing":
         return f"{where}: this key is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -147,7 +148,10 @@ def _find(experiment: str) -> Path:
         candidate = folder / f"{experiment}.yaml"
         if ".." not in candidate.parts and candidate.is_file():
             return candidate
-    raise InputError(f"no experiment named {experiment!r}{did_you_mean(experiment, experiment_names())}")
+    names = experiment_names()
+    of_that_name = [name for name in names if name.rpartition("/")[2] == experiment]
+    way_out = f"; there are {', '.join(of_that_name)}" if of_that_name else did_you_mean(experiment, names)
+    raise InputError(f"no experiment named {experiment!r}{way_out}")
 
 
 # Keys of which only one may stand: overriding one, but not by null, clears the other.
@@ -224,6 +228,28 @@ def _at(content: Mapping[str, Any], key: str) -> Any:
     return within.get(name) if isinstance(within, dict) else None
 
 
+def _check_model(content: Mapping[str, Any], merged: Mapping[str, Any], path: Path) -> None:
+    """Refuse another model's name over a file whose other keys are its own model's: they are no mistakes of theirs."""
+    before, after = _at(content, "model.name"), _at(merged, "model.name")
+    classes = density_models if merged.get("kind") == "density" else forecasters
+    if before in (None, after) or after not in classes:
+        return
+    others = [f"model.{key}" for key in content["model"] if key not in classes[after].model_fields]
+    if others:
+        of_that_model = ", ".join(name for name in experiment_names() if _model_of(name) == after)
+        raise InputError(
+            f"override model.name={after}: {', '.join(others)} of {path} belong to {before}: "
+            f"start from an experiment of {after}: {of_that_model}"
+        )
+
+
+def _model_of(experiment: str) -> str | None:
+    try:
+        return cast("str | None", _at(read_mapping(_find(experiment), "an experiment file"), "model.name"))
+    except InputError:  # another broken file is not what is told about here
+        return None
+
+
 def _validate(content: Mapping[str, Any], path: Path, overridden: set[str]) -> Experiment[Any, Any]:
     kind = content.get("kind")
     model = content.get("model")
@@ -242,6 +268,16 @@ def _validate(content: Mapping[str, Any], path: Path, overridden: set[str]) -> E
         return cast(Experiment[Any, Any], schema.model_validate(content))
     except ValidationError as error:
         raise InputError(explain(error, schema, path, overridden)) from error
+
+
+def _nearest_key(location: Sequence[str], schema: type[BaseModel]) -> str:
+    """Return which key was meant: one of that place, or, at the top, one whose section was left out."""
+    keys = _keys_at(schema, location[:-1])
+    if len(location) > 1:
+        return did_you_mean(location[-1], keys)
+    dotted = [f"{section}.{key}" for section in keys for key in _keys_at(schema, [section])]
+    same = [key for key in dotted if key.endswith(f".{location[0]}")]
+    return f"; did you mean {' or '.join(same)}?" if same else did_you_mean(location[0], [*keys, *dotted])
 
 
 def _keys_at(schema: Any, location: Sequence[str]) -> list[str]:

@@ -79,7 +79,7 @@ def draw_next_window(subject: Subject) -> Path:
     series = open_series(subject.experiment.data)
     scaler = run_scaler(subject.run.environment["data"])
     frame = forecast_next(_forecaster(subject), series, scaler)
-    targets = [column for column in scaler.columns if f"forecast{column}" in frame]
+    targets = [column for column in scaler.columns if f"{column}_forecast" in frame]
     shown = series.select(targets)
     tail = slice(-min(len(shown), max(subject.experiment.data.lookback, ROWS // 2)), None)
     history = pd.DataFrame(shown.values[tail], index=shown.dates[tail], columns=targets)
@@ -91,13 +91,13 @@ def draw_forecast(frame: pd.DataFrame, path: Path, title: str, model: str, histo
     """Draw history, truth (where it is known) and forecast, one panel for each column.
 
     Args:
-        frame: `date`, the truth by column, `forecast<column>`, in original units.
+        frame: `date`, the truth by column, `<column>_forecast`, in original units.
         path: of the picture.
         title: of the picture.
         model: its name, for its colour.
         history: values by date before the forecast, with the forecast's columns.
     """
-    columns = [str(column) for column in frame if f"forecast{column}" in frame]
+    columns = [str(column) for column in frame if f"{column}_forecast" in frame]
     with themed():
         figure = new_figure(9, 1.0 + 1.35 * len(columns))
         panels = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
@@ -116,7 +116,7 @@ def _draw_column(axes: "Axes", frame: pd.DataFrame, column: str, model: str) -> 
     dates = frame["date"]
     if frame[column].notna().any():
         axes.plot(dates, frame[column], color=TRUTH, linewidth=1, label="truth")
-    axes.plot(dates, frame[f"forecast{column}"], color=color_of(model), linewidth=1.3, label="forecast")
+    axes.plot(dates, frame[f"{column}_forecast"], color=color_of(model), linewidth=1.3, label="forecast")
     axes.set_ylabel(column)
 
 

@@ -23,7 +23,7 @@ def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.
 
     Returns:
         A frame of `horizon` rows: `date`, continued at the file's step (after a month's end the next month's), the
-        truth by column (unknown here: NaN), `forecast<column>`, original units.
+        truth by column (unknown here: NaN), `<column>_forecast`, original units.
     """
     shape = forecaster.shape
     chosen = _chosen(series, scaler, shape.lookback)
@@ -57,9 +57,9 @@ def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> tuple[float, dict[str, 
     Raises:
         InputError: no row has a known truth.
     """
-    columns = [column for column in scaler.columns if f"forecast{column}" in frame]
+    columns = [column for column in scaler.columns if f"{column}_forecast" in frame]
     truth = frame[columns].to_numpy()
-    error = np.abs(frame[[f"forecast{column}" for column in columns]].to_numpy() - truth)
+    error = np.abs(frame[[f"{column}_forecast" for column in columns]].to_numpy() - truth)
     error = error[np.isfinite(truth).all(axis=1)]
     if len(error) == 0:
         raise InputError("the truth of this forecast is not known yet: there is no MAE")
@@ -91,8 +91,8 @@ def _forecast(forecaster: Forecaster, histories: NDArray[np.float64], scaler: Sc
 def frame_of(
     dates: pd.DatetimeIndex, truth: NDArray[np.float64], future: NDArray[np.float64], columns: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Return a frame of `date`, the truth (rows, columns) by column, and the forecast, alike, as `forecast<column>`."""
+    """Return a frame of `date`, truth (rows, columns) by column, and the forecast, alike, as `<column>_forecast`."""
     named: dict[str, pd.DatetimeIndex | NDArray[np.float64]] = {"date": dates}
     named |= {column: truth[:, i] for i, column in enumerate(columns)}
-    named |= {f"forecast{column}": future[:, i] for i, column in enumerate(columns)}
+    named |= {f"{column}_forecast": future[:, i] for i, column in enumerate(columns)}
     return pd.DataFrame(named)

@@ -18,6 +18,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.runs.kept import KEPT_RUNS, KeptRun, thinned_curve, write_kept_runs
 from flowbench.system import atomic
 from flowbench.tables.bounds import numbered
+from flowbench.tables.result_files import read_results
 
 __all__ = ["keep"]
 
@@ -54,7 +55,7 @@ def keep(sources: Sequence[str], out: Path) -> list[Path]:
             f"{out}: has run folders, in {out / 'runs'}, which would hide what is kept: give another --out"
         )
     written = [_copy_measured(file, source, out) for source in measured for file in _json_files(source)]
-    written += [_keep_table(_read(table / "results.json"), table, out) for table in tables]
+    written += [_keep_table(read_results(table / "results.json"), table, out) for table in tables]
     if runs:
         written.append(_keep_runs(runs_table(runs), out))
     return written
@@ -168,7 +169,7 @@ def _before(results: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
     """Return the rows that are kept already; InputError where they are another table's."""
     if not (out / "results.json").is_file():
         return []
-    before = _read(out / "results.json")
+    before = read_results(out / "results.json")
     if before.get("table") != results["table"]:
         raise InputError(f"{out}: holds the table {before.get('table')}, not {results['table']}: give another --out")
     return list(before["rows"])
@@ -198,11 +199,3 @@ def _copy_measured(file: Path, source: Path, out: Path) -> Path:
 
 def _json_files(source: Path) -> list[Path]:
     return sorted([*source.glob("*.json"), *source.glob("*/*.json")]) if source.is_dir() else [source]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, "rows": list(content["rows"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a results file of flowbench reproduce ({type(error).__name__})") from error

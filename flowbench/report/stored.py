@@ -1,6 +1,5 @@
 """The report again, from whatever lies on disk: results of tables, single runs, throughput, comparisons."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from flowbench.report.section import Place, Section
 from flowbench.report.table_section import table_section
 from flowbench.report.throughput_section import is_throughput, throughput_section
 from flowbench.runs.folder import RunFolder, find_run
+from flowbench.tables.result_files import SCHEMA, read_results
 from flowbench.tables.results import done_row, rechecked_row
 from flowbench.tables.table import Entry, Metric, Row, load_table, table_names
 
@@ -68,11 +68,11 @@ def _file(path: Path) -> Path:
 
 def _of_table(path: Path, place: Place, name: str) -> Section:
     file = _file(path)
+    content = read_results(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         content["rows"] = [rechecked_row(row, file.parent) for row in content["rows"]]
         return table_section(content, base=file.parent, place=place, name=name or content["table"])
-    except (OSError, *DAMAGED) as error:
+    except DAMAGED as error:
         raise InputError(f"{file}: not a results file of flowbench reproduce ({type(error).__name__})") from error
 
 
@@ -96,7 +96,7 @@ def runs_table(runs: Sequence[str]) -> dict[str, Any]:
     """
     rows = [_row(_found(run)) for run in runs]
     title = f"Runs on {', '.join(dict.fromkeys(row['dataset'] for row in rows))}"
-    return {"schema": 1, "table": slug(title), "title": title, "description": "Single runs.", "rows": rows}
+    return {"schema": SCHEMA, "table": slug(title), "title": title, "description": "Single runs.", "rows": rows}
 
 
 def train_command(run: RunFolder) -> str:

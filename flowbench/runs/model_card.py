@@ -37,7 +37,11 @@ forecaster = flowbench.load_run("{folder}")       # normalized history in, norma
 
 
 def model_card(
-    experiment: Experiment[Any, Any], result: Mapping[str, Any], environment: Mapping[str, Any], licence: str
+    experiment: Experiment[Any, Any],
+    result: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    folder: str,
+    licence: str,
 ) -> str:
     """Return the card as Markdown with the YAML head that model hubs read.
 
@@ -45,9 +49,9 @@ def model_card(
         experiment: what was trained.
         result: the content of the run's `result.json`.
         environment: the content of its `environment.json`.
+        folder: the name of the folder that the card lies in, as a program beside it loads it.
         licence: of the weights.
     """
-    folder = experiment.name.replace("/", "-")
     lines = [
         "---",
         yaml.safe_dump(_head(experiment, result, licence), sort_keys=False, allow_unicode=True).rstrip(),

@@ -1,7 +1,6 @@
 """The accuracy gate: whether each figure of a table lies where it lay when its bounds were measured."""
 
 import io
-import json
 import math
 import statistics
 from collections import Counter
@@ -13,6 +12,7 @@ import scipy.stats
 
 from flowbench.errors import InputError
 from flowbench.system import atomic
+from flowbench.tables.result_files import read_results
 from flowbench.tables.table import Bounds, Table, load_table, table_path
 
 __all__ = ["measured_bounds", "numbered", "outside", "ungated", "write_bounds"]
@@ -95,17 +95,15 @@ def write_bounds(results: Path, table: str | None = None) -> tuple[Path, list[st
         InputError: no readable results; no row has figures of three seeds, not stale.
     """
     path = results / "results.json" if results.is_dir() else results
+    content = read_results(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         usable = {
             key: row
             for key, row in numbered(content["rows"])
             if row["status"] == "done" and len(row["values"]) >= 3 and "stale" not in row["badges"]
         }
         name = table or content["table"]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: flowbench reproduce TABLE --seeds 0,1,2 writes it") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: no results of flowbench reproduce ({type(error).__name__})") from error
     if not usable:
         raise InputError(f"{path}: no row has figures of three seeds: flowbench reproduce {name} --seeds 0,1,2")

@@ -44,12 +44,12 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def default_path(environment: dict[str, Any]) -> Path:
-    """Return `reports/throughput/<device>/<time>-<commit>.json`."""
+    """Return `results/throughput/<device>/<time>-<commit>.json`."""
     device = f"{environment['device']}-{environment['device_name']}-{environment['threads']}-threads"
     folder = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     stamp = re.sub(r"[^0-9T]", "", environment["time"].partition("+")[0])
     source = (environment.get("commit") or environment["flowbench"])[:10]
-    return Path("reports/throughput") / folder / f"{stamp}-{source}.json"
+    return Path("results/throughput") / folder / f"{stamp}-{source}.json"
 
 
 def _problem(content: Any) -> str | None:

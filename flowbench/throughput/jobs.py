@@ -37,7 +37,7 @@ def run_and_store(
         experiments, passes, batches, repeats: see `measure`.
         threads: of the CPU; None: as torch has them.
         device: cpu or cuda; None: cuda where there is one.
-        out: the file; None: under reports/throughput/, by device, time and commit.
+        out: the file; None: under results/throughput/, by device, time and commit.
         progress: say each figure on stderr as soon as it is there.
 
     Raises:

@@ -56,7 +56,7 @@ def export_run(run: RunFolder, out: Path, licence: str = "unknown") -> Path:
                     "state": how,
                 },
             )
-            atomic.write_text(folder / "README.md", model_card(experiment, result, run.environment, licence))
+            atomic.write_text(folder / "README.md", model_card(experiment, result, run.environment, out.name, licence))
             # Over an empty folder too: a rename replaces one.
             folder.replace(out)
     except OSError as error:

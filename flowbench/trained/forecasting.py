@@ -32,7 +32,7 @@ class Forecasted:
     """What a forecast left behind."""
 
     csv: Path
-    """Dates, truth where known, `forecast<column>`; original units."""
+    """Dates, truth where known, `<column>_forecast`; original units."""
     plot: Path
     rows: int
     mae: float | None

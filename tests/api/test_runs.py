@@ -152,7 +152,7 @@ def test_a_frame_is_what_its_file_is(series: fb.Run, frame: pd.DataFrame, tmp_pa
 def test_forecasts_are_frames(series: fb.Run, frame: pd.DataFrame) -> None:
     forecast = series.forecast()
     assert list(forecast["date"]) == list(pd.date_range(frame.index[-1], periods=25, freq="h")[1:])
-    assert forecast["forecastload"].between(-2, 2).all()
+    assert forecast["load_forecast"].between(-2, 2).all()
     assert len(series.forecast(frame.iloc[:200], rolling=True)) == 200 - 48
     assert series.evaluate().value == series.result["metrics"]["test"]["mae"]["value"]
     assert series.evaluate(frame).values.mean() == pytest.approx(series.evaluate().value)

@@ -1,6 +1,7 @@
 """The command as people type it: results on stdout, one helpful line and an exit code for every mistake."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from flowbench.__main__ import main
+from flowbench.config.experiments import experiment_names
+from flowbench.config.registry import image_sets, series_sets
 from flowbench.tracking.state import MirrorState, write_state
 
 TINY = ["model.features=4", "train.steps=4", "evaluate.draws=1"]
@@ -171,7 +174,7 @@ def test_version_and_help_load_nothing_heavy() -> None:
 
 
 def test_the_list_says_which_sets_one_must_get_oneself_and_what_to_give(run) -> None:
-    code, out, _ = run("data", "list")
+    code, out, _ = run("data", "list", "-v")
     blocks = {block.partition(":")[0]: block for block in out.split("\n\n", 1)[1].replace("\n  ", "  ").splitlines()}
     assert code == 0
     for name in ("imagenet32", "imagenet64-chrabaszcz", "lsun-bedroom", "celeba"):
@@ -182,6 +185,50 @@ def test_the_list_says_which_sets_one_must_get_oneself_and_what_to_give(run) -> 
     assert "--download, or --source PATH; PATH: train.npy + test.npy" in blocks["cifar10"]
     assert "; cite: \n" not in out
     assert "\n  ;" not in out
+
+
+def test_a_data_set_is_one_line_unless_more_is_asked_for(run) -> None:
+    _, out, _ = run("data", "list")
+    names = [line.partition(":")[0] for line in out.splitlines()[2:-2]]
+    assert names == sorted(image_sets) + sorted(series_sets)
+    assert out.rstrip().endswith("flowbench data list -v")
+
+
+def test_list_names_all_that_there_is(run) -> None:
+    _, out, _ = run("list")
+    for line in (
+        r"experiments:",
+        r"  real_nvp/cifar10 +density, real_nvp, cifar10, paper",
+        r"  etth/nlinear +forecast, nlinear, etth1",
+        r"tables:",
+        r"  quick +\S.*",
+        r"models:",
+        r"  glow +density, .*Glow.*",
+        r"  patchtst +forecast, .*PatchTST.*",
+        r"datasets:",
+        r"  digits +scikit-learn's 8x8 .*, here: verified",
+        r"  celeba +.*, not here",
+    ):
+        assert re.search(f"^{line}$", out, re.MULTILINE), line
+    _, out, _ = run("list", "experiments")
+    assert [line.split()[0] for line in out.splitlines()] == experiment_names()
+    listed = json.loads(run("list", "--json")[1])
+    assert list(listed) == ["experiments", "tables", "models", "datasets"]
+    assert {"name": "nice/digits", "kind": "density", "model": "nice", "dataset": "digits", "preset": ""} in listed[
+        "experiments"
+    ]
+
+
+def test_a_broken_file_of_ones_own_is_listed_with_its_problem(run) -> None:
+    path = Path("experiments/mine/broken.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("kind: densty\n")
+    assert re.search(r"^mine/broken +\S*broken.yaml: kind: 'densty'", run("list", "experiments")[1], re.MULTILINE)
+
+
+def test_a_missing_experiment_is_told_where_to_find_one(run) -> None:
+    for command in (["train"], ["tune"], ["throughput", "run"]):
+        assert "flowbench list experiments" in mistake(run, *command)
 
 
 def test_one_broken_image_is_counted_in_the_singular(run) -> None:

@@ -59,10 +59,10 @@ def test_forecasts_of_a_file_of_ones_own(call: Call, features: str, targets: lis
     code, out, _ = call("forecast", "a", "--rolling", "--data", "second.csv", "--json")
     rolled = json.loads(out)
     frame = pd.read_csv(rolled["csv"])
-    assert (code, list(frame)) == (0, ["date", *targets, *(f"forecast{target}" for target in targets)])
+    assert (code, list(frame)) == (0, ["date", *targets, *(f"{target}_forecast" for target in targets)])
     np.testing.assert_allclose(frame[targets], second[targets].iloc[24:])
     assert list(frame["date"]) == list(second["date"].iloc[24:])
-    error = np.abs(frame[[f"forecast{target}" for target in targets]].to_numpy() - frame[targets].to_numpy())
+    error = np.abs(frame[[f"{target}_forecast" for target in targets]].to_numpy() - frame[targets].to_numpy())
     assert rolled["mae_original"] is None
     assert rolled["mae_per_column"] == pytest.approx(dict(zip(targets, error.mean(axis=0), strict=True)))
     said = call("forecast", "a", "--rolling", "--data", "second.csv")[1]

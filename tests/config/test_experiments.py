@@ -71,6 +71,9 @@ def test_a_models_later_keys_at_their_defaults_leave_earlier_hashes_as_they_were
         ("model.residual_block=2", ["override model.residual_block", "did you mean residual_blocks"]),
         ("modle.features=2", ["override modle", "did you mean model"]),
         ("train.stepz=2", ["override train.stepz", "did you mean steps"]),
+        ("features=16", ["override features: unknown key; did you mean model.features?"]),
+        ("steps=16", ["override steps: unknown key; did you mean train.steps or study.steps?"]),
+        ("feature=16", ["did you mean model.features?"]),
         ("model.features=many", ["override model.features", "valid integer", "many"]),
         ("model.features=-1", ["override model.features", "greater than 0"]),
         ("optim.lr=.inf", ["override optim.lr", "finite"]),
@@ -124,6 +127,20 @@ def test_missing_unreadable_and_huge_files_are_named(tmp_path: Path) -> None:
 def test_unknown_experiment_names_the_nearest() -> None:
     assert "did you mean real_nvp/digits?" in refusal("real_nvp/digit")
     assert "no experiment named" in refusal("../../etc/passwd")
+
+
+def test_the_last_part_of_a_name_offers_all_experiments_that_are_called_so() -> None:
+    assert "; there are glow/digits, independent/digits, " in refusal("digits")
+
+
+def test_another_models_name_over_a_file_is_told_whose_keys_those_are() -> None:
+    message = refusal("real_nvp/digits", "model.name=glow")
+    assert message.startswith("override model.name=glow: model.scales, ")
+    assert "experiments/real_nvp/digits.yaml belong to real_nvp: start from an experiment of glow: " in message
+    assert "glow/cifar10, " in message
+    assert "real_nvp/" not in message.partition("start from")[2]
+    # Where the file has no key of its own model's, nothing stands in the way.
+    assert load_experiment("etth/nlinear", ["model.name=linear"]).model.name == "linear"
 
 
 def test_one_of_two_lengths_and_sources(experiment_file: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_process_that_hangs_is_given_up_in_bounded_time(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_sigterm_to_torchrun_stops_all_at_one_step_and_the_rest_is_the_same(tmp_path: Path) -> None:
-    arguments = [*REAL_NVP, "train.steps=40", "train.checkpoint_every=100", "train.validate_every=20"]
+    arguments = [*REAL_NVP, "train.steps=20", "train.checkpoint_every=100", "train.validate_every=10"]
     straight, stopped = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "stopped")
     train = [*FLOWBENCH, "train", *arguments, "--run-dir"]
     for rank in start_ranks(2, [*train, str(straight.path)]):

@@ -58,7 +58,7 @@ def test_a_model_without_steps_has_no_loss_to_draw(tmp_path: Path) -> None:
 def test_forecast_continues_the_file_and_its_error_is_not_known(run: RunFolder) -> None:
     done = forecast_run(run)
     frame = pd.read_csv(done.csv, parse_dates=["date"])
-    assert list(frame) == ["date", "a", "b", "OT", "forecasta", "forecastb", "forecastOT"]
+    assert list(frame) == ["date", "a", "b", "OT", "a_forecast", "b_forecast", "OT_forecast"]
     assert list(frame["date"]) == list(pd.date_range("2020-01-01", periods=ROWS + 12, freq="1h")[-12:])
     assert frame[["a", "b", "OT"]].isna().all(axis=None)
     assert (done.rows, done.mae, done.plot.is_file()) == (12, None, True)
@@ -71,7 +71,7 @@ def test_rolling_walks_over_a_second_file_under_the_trainings_scaler(run: RunFol
     assert len(frame) == 103 - 24
     assert frame.notna().all(axis=None)
     std = np.array(run.environment["data"]["std"])
-    error = np.abs(frame[["forecasta", "forecastb", "forecastOT"]].to_numpy() - frame[["a", "b", "OT"]].to_numpy())
+    error = np.abs(frame[["a_forecast", "b_forecast", "OT_forecast"]].to_numpy() - frame[["a", "b", "OT"]].to_numpy())
     assert done.mae == pytest.approx((error / std).mean())
     assert (done.mae_original, done.unit) == (None, None)
     assert list(done.mae_per_column.values()) == pytest.approx(error.mean(axis=0))

@@ -25,10 +25,10 @@ def build(name: str = "nlinear", inputs: int = 3, outputs: int = 3):  # type: ig
 def test_next_continues_the_dates_from_the_last_rows(make_series: MakeSeries) -> None:
     series = make_series(300)
     frame = forecast_next(build("repeat_last"), series, fit_scaler(series, DATA))
-    assert list(frame.columns) == ["date", "a", "OT", "b", "forecasta", "forecastOT", "forecastb"]
+    assert list(frame.columns) == ["date", "a", "OT", "b", "a_forecast", "OT_forecast", "b_forecast"]
     assert list(frame["date"]) == list(pd.date_range(series.dates[-1], periods=11, freq="1h")[1:])
     assert frame[["a", "OT", "b"]].isna().all(axis=None)
-    np.testing.assert_allclose(frame["forecastOT"], series.values[-1, 1], rtol=1e-5)
+    np.testing.assert_allclose(frame["OT_forecast"], series.values[-1, 1], rtol=1e-5)
     with pytest.raises(InputError, match="not known yet"):
         forecast_mae(frame, fit_scaler(series, DATA))
 
@@ -56,7 +56,7 @@ def test_rolling_covers_every_row_after_the_first_history(make_series: MakeSerie
     assert list(frame["date"]) == list(series.dates[24:])
     np.testing.assert_array_equal(frame[["a", "OT", "b"]], series.values[24:])
     last_known = series.values[23 + 10 * (np.arange(79) // 10)]
-    np.testing.assert_allclose(frame[["forecasta", "forecastOT", "forecastb"]], last_known, rtol=1e-4)
+    np.testing.assert_allclose(frame[["a_forecast", "OT_forecast", "b_forecast"]], last_known, rtol=1e-4)
     error = np.abs(last_known - series.values[24:])
     mae, per_column = forecast_mae(frame, scaler)
     assert mae == pytest.approx((error / scaler.std).mean(), rel=1e-4)
@@ -80,8 +80,8 @@ def test_columns_are_found_by_name_and_ms_forecasts_its_target(make_series: Make
     series = make_series(100)
     scaler = fit_scaler(series, DATA).select(("a", "b", "OT"))
     frame = forecast_rolling(build("repeat_last", 3, 1), series.select(("OT", "b", "a")), scaler)
-    assert list(frame.columns) == ["date", "OT", "forecastOT"]
-    np.testing.assert_allclose(frame["forecastOT"].iloc[0], series.values[23, 1], rtol=1e-5)
+    assert list(frame.columns) == ["date", "OT", "OT_forecast"]
+    np.testing.assert_allclose(frame["OT_forecast"].iloc[0], series.values[23, 1], rtol=1e-5)
     assert forecast_mae(frame, scaler)[0] > 0
 
 

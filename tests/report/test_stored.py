@@ -7,7 +7,9 @@ import pytest
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.report import build_from
+from flowbench.report.keeping import keep
 from flowbench.reproduction.reproduce import reproduce
+from flowbench.tables.bounds import write_bounds
 from tests.faked_runs import FakeTrainer
 from tests.report.test_throughput_section import stored
 
@@ -59,6 +61,20 @@ def test_unknown_sources_are_one_line(table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"results\.json: not a results file"):
         build_from([str(table)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_schema_are_refused_by_all_that_read_them(table: Path, tmp_path: Path) -> None:
+    path = table / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+    for read in (
+        lambda: build_from([str(table)], tmp_path / "out"),
+        lambda: keep([str(table)], tmp_path / "kept"),
+        lambda: write_bounds(table),
+    ):
+        with pytest.raises(InputError, match=r"results\.json: schema 2, but this version of flowbench reads 1: "):
+            read()
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize(

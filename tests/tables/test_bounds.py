@@ -111,7 +111,7 @@ def test_too_few_seeds_and_tables_without_bounds_are_refused(table: Path, tmp_pa
     with pytest.raises(InputError, match="no such file: flowbench reproduce"):
         write_bounds(tmp_path / "nowhere")
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(InputError, match="no results of flowbench reproduce"):
+    with pytest.raises(InputError, match="not a results file of flowbench reproduce"):
         write_bounds(tmp_path / "other.json")
     assert table.read_text() == TABLE
 

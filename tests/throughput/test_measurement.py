@@ -212,5 +212,5 @@ def test_files_are_checked_before_they_are_used(tmp_path):
 def test_files_lie_by_device_and_are_named_by_time_and_commit():
     environment = {"device": "cpu", "device_name": "AMD EPYC (Zen 4)", "threads": 2, "flowbench": "0.1"}
     environment |= {"time": "2026-11-24T18:00:05+00:00", "commit": "0123456789abcdef"}
-    expected = "reports/throughput/cpu-amd-epyc-zen-4-2-threads/20261124T180005-0123456789.json"
+    expected = "results/throughput/cpu-amd-epyc-zen-4-2-threads/20261124T180005-0123456789.json"
     assert default_path(environment).as_posix() == expected

@@ -94,6 +94,7 @@ def test_the_card_says_what_it_is_and_its_head_is_what_hubs_read(run: RunFolder,
     assert f"batch norm population, weights {figure['weights']}" in body
     assert run.result["data_fingerprint"] in body
     assert "CC BY 4.0" in body
+    assert f'flowbench.load_run("{bundle.name}")' in body
     assert json.loads((bundle / "config.json").read_text())["model"]["features"] == 4
 
 
