@@ -1,12 +1,13 @@
 """The `flowbench` command: run it, and turn every error into one line and an exit code."""
 
 import errno
+import os
 import signal
 import sys
 import traceback
 from typing import NoReturn
 
-from flowbench.errors import FlowbenchError, is_out_of_memory
+from flowbench.errors import FlowbenchError, InputError, is_out_of_memory
 from flowbench.system.credentials import ScrubbedStream, scrubbed
 from flowbench.system.interruption import Interrupted
 
@@ -19,8 +20,15 @@ def main() -> NoReturn:
     sys.stderr = ScrubbedStream(sys.stderr)
     # --debug is taken from anywhere in the line, so that people can add it to the end of what just failed.
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        imported, arguments = _imports([argument for argument in sys.argv[1:] if argument != "--debug"])
+        if imported or "FLOWBENCH_IMPORTS" in os.environ:
+            from flowbench.config.extensions import import_extension, import_inherited, pass_on
+
+            import_inherited()
+            for what in imported:
+                import_extension(what)
+            pass_on(imported)
         from flowbench.cli import app
 
         code = app(args=arguments, prog_name="flowbench", standalone_mode=False)
@@ -38,6 +46,26 @@ def main() -> NoReturn:
         message, code = _explain(error)
         _leave(message, code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _imports(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what `--import` asks for, taken from anywhere in the line, and the line without it."""
+    imported: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return imported, [*others, word, *words]
+        if word == "--import":
+            what = next(words, None)
+            if what is None:
+                raise InputError("--import: name a file or a module, for example --import mine.py")
+            imported.append(what)
+        elif word.startswith("--import="):
+            imported.append(word.removeprefix("--import="))
+        else:
+            others.append(word)
+    return imported, others
 
 
 def _explain(error: Exception) -> tuple[str, int]:

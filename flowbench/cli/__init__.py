@@ -35,6 +35,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE_OR_MODULE",
+            help="Import a module of your own first: it registers models, data sets, forecasters, figures. "
+            "Anywhere in the line, any number of times.",
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Reproduce, compare and time likelihood models."""

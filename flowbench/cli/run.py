@@ -9,7 +9,6 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, THROUGHPUT, parse_duration, parse_seeds
-from flowbench.errors import InputError
 
 if TYPE_CHECKING:
     from flowbench.config.schema import Experiment
@@ -64,14 +63,15 @@ def _train_one(
     mirror: "Mirror",
     as_json: bool,
 ) -> None:
-    from flowbench.runs.folder import RunFolder
+    from flowbench.runs.folder import RunFolder, run_path_of
     from flowbench.system.processes import from_leader, join, leads
     from flowbench.training.loop import train as train_experiment
 
     join()
     # The first process alone looks: it would make the folder that the others then find taken.
-    path, done = from_leader(lambda: _run_path(experiment, run_dir, resume=resume))
+    path = from_leader(lambda: run_path_of(experiment, run_dir, resume=resume))
     folder = RunFolder(path)
+    done = from_leader(lambda: folder.finished)
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if not leads():
         return
@@ -82,19 +82,6 @@ def _train_one(
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
     _print_notes(result)
-
-
-def _run_path(experiment: "Experiment[Any, Any]", run_dir: Path | None, *, resume: bool) -> tuple[Path, bool]:
-    """Return the run folder that is meant, and whether its run is finished."""
-    from flowbench.runs.folder import RunFolder, new_run_path, newest_unfinished
-
-    if run_dir is None and resume:
-        unfinished = newest_unfinished(experiment)
-        if unfinished is None:
-            raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
-        run_dir = unfinished.path
-    path = run_dir or new_run_path(experiment)
-    return path, RunFolder(path).finished
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Experiment files: YAML and dotted overrides in, one frozen and wholly validated experiment out."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -32,26 +33,43 @@ __all__ = [
 ]
 
 
-def load_experiment(experiment: str | Path, overrides: Sequence[str] = ()) -> Experiment[Any, Any]:
-    """Read an experiment by name (`real_nvp/cifar10`) or path, apply `KEY=VALUE` overrides and validate the whole.
+def load_experiment(
+    experiment: str | Path, overrides: Sequence[str] = (), sections: Mapping[str, Any] | None = None
+) -> Experiment[Any, Any]:
+    """Read an experiment by name (`real_nvp/cifar10`) or path, apply overrides and validate the whole.
+
+    Args:
+        experiment: name or path.
+        overrides: `KEY=VALUE`.
+        sections: the same as values: `{"seed": 1, "model": {"features": 32}}`.
 
     Raises:
         InputError: unknown name, unreadable file, unknown key or wrong value; the message names file and key.
     """
     path = _find(str(experiment))
-    content = read_mapping(path, "an experiment file")
-    merged = _merge(content, overrides, path)
-    _check_model(content, merged, path)
-    return _validate(merged, path, {override.partition("=")[0] for override in overrides})
+    return experiment_of(read_mapping(path, "an experiment file"), path, overrides, sections)
 
 
-def experiment_of(content: Mapping[str, Any], path: Path) -> Experiment[Any, Any]:
-    """Validate the content of an experiment file that was read already; errors name `path`.
+def experiment_of(
+    content: Mapping[str, Any],
+    path: Path,
+    overrides: Sequence[str] = (),
+    sections: Mapping[str, Any] | None = None,
+) -> Experiment[Any, Any]:
+    """Validate the content of an experiment file that was read already; the rest as in `load_experiment`.
+
+    Args:
+        content: is left as it is.
+        path: that errors name.
+        overrides, sections: see `load_experiment`.
 
     Raises:
         InputError: as `load_experiment`.
     """
-    return _validate(content, path, set())
+    values = _leaves(sections or {})
+    merged = _merge(_merge_values(content, values), overrides, path)
+    _check_model(content, merged, path)
+    return _validate(merged, path, {*values, *(override.partition("=")[0] for override in overrides)})
 
 
 def experiment_names() -> list[str]:
@@ -168,14 +186,45 @@ def _merge(content: dict[str, Any], overrides: Sequence[str], path: Path) -> dic
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: the overrides cannot be applied: {one_line(error)}") from error
     result = cast(dict[str, Any], merged)
+    _clear_alternatives(result, [override.partition("=")[0] for override in overrides])
+    return result
+
+
+def _leaves(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"model.features": 32}` of `{"model": {"features": 32}}`; what is no section stands for itself."""
+    leaves: dict[str, Any] = {}
+    for name, value in sections.items():
+        # Keys of `tune:` have points of their own: it is replaced as a whole.
+        whole = name == "tune" or not isinstance(value, Mapping)
+        leaves |= {name: value} if whole else {f"{name}.{key}": one for key, one in value.items()}
+    return leaves
+
+
+def _merge_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    if not values:
+        return dict(content)
+    result = copy.deepcopy(dict(content))
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if not name:
+            result[section] = value
+        elif isinstance(within := result.setdefault(section, {}), dict):
+            within[name] = value
+        else:
+            result[section] = {name: value}
+    _clear_alternatives(result, list(values))
+    return result
+
+
+def _clear_alternatives(result: dict[str, Any], keys: Sequence[str]) -> None:
+    """Remove what stands in place of a key that was set just now."""
     # Where both are set it is for the schema to refuse them.
-    given = [key for override in overrides if _at(result, key := override.partition("=")[0]) is not None]
+    given = [key for key in keys if _at(result, key) is not None]
     for key in given:
         other = _ALTERNATIVES.get(key)
         if other is not None and other not in given:
             section, _, name = other.partition(".")
             result[section].pop(name, None)
-    return result
 
 
 def _at(content: Mapping[str, Any], key: str) -> Any:

@@ -17,7 +17,7 @@ from flowbench.errors import InputError
 __all__ = ["Download", "ImageSet", "Options", "Split", "Status", "data_root"]
 
 Split = Literal["train", "validation", "test"]
-Status = Literal["verified", "counts match", "unverified"]
+Status = Literal["verified", "counts match", "own data", "unverified"]
 
 
 def data_root() -> Path:
@@ -72,6 +72,8 @@ class ImageSet(ABC):
     download: Download | None = None
     resamples: tuple[str, ...] = ()
     """Modes of `--resample`; first the default, which is that of the published figures."""
+    choosing: Split | None = None
+    """The split that chooses where `data.holdout` puts no training images aside; never the report split."""
     unnamed_resample: str = "unknown"
     """How the images were resized where a manifest names no mode of `resamples`."""
 

@@ -249,6 +249,13 @@ def training_parts(data: DensityData) -> tuple[Images, Images | None]:
     The permutation that chooses them is fixed: every experiment with the same `data.holdout` puts the same ones aside.
     """
     images = open_images(data, "train")
+    choosing = image_sets[data.name].choosing
+    if choosing is not None:
+        if data.holdout:
+            raise InputError(
+                f"data.holdout: {data.holdout}, but {data.name} has a part of its own that chooses: give 0"
+            )
+        return images, open_images(data, choosing)
     if data.holdout == 0:
         return images, None
     if data.holdout >= len(images):

@@ -1,6 +1,6 @@
 """Forecast data sets: one CSV file each, kept as published and recognised by its hash."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowbench.config.registry import series_sets
@@ -28,6 +28,8 @@ class SeriesSet:
     citation: str
     disk_bytes: int
     download: Download
+    content: bytes | None = field(default=None, repr=False)
+    """The file's bytes, where somebody has it in memory and no file is needed."""
 
     def how_to_get(self) -> str:
         """Return the command that prepares the set, for the end of an error message."""
@@ -47,4 +49,6 @@ def series_path(name: str) -> Path:
 def series_status(name: str) -> Status:
     """Say whether a prepared file is the published one."""
     known: SeriesSet = series_sets[name]
+    if known.content is not None:
+        return "own data"
     return "verified" if has_checksum(series_path(name), known.download.checksum) else "unverified"

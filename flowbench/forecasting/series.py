@@ -19,7 +19,7 @@ from flowbench.errors import InputError, did_you_mean
 from flowbench.forecasting.dates import read_dates
 from flowbench.forecasting.steps import likeliest_step
 
-__all__ = ["Series", "read_series"]
+__all__ = ["Series", "parse_series", "read_series"]
 
 _DATE_NAMES = ("date", "datetime", "timestamp", "time")
 # An empty name, and what pandas makes of one when it reads and writes a file again.
@@ -81,8 +81,11 @@ def read_series(path: str | Path, *, date: str | None = None, step: str | None =
         InputError: missing or unreadable file, no date column, a cell that is no finite number, a column without a
             name, dates that are not regular; the message names file, line (the header is line 1) and column.
     """
-    path = Path(path)
-    content = _read_bytes(path)
+    return parse_series(_read_bytes(Path(path)), Path(path), date=date, step=step)
+
+
+def parse_series(content: bytes, path: Path, *, date: str | None = None, step: str | None = None) -> Series:
+    """Return the series of a file whose bytes are in memory; the rest as in `read_series`, errors name `path`."""
     text = _decode(content, path).rstrip()  # an empty last line is none
     header = _header(text, path)
     place = _date_place(header, text, date, path)

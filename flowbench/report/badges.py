@@ -7,6 +7,7 @@ BADGES = {
     "quick": ("plain", "A small model on a small budget, for seeing that everything works."),
     "custom": ("plain", "Settings of one's own: no reproduction of the paper's figure."),
     "counts match": ("plain", "As many images as published; their bytes are not known, since decoders differ."),
+    "own data": ("plain", "Images or a series of one's own, known by their fingerprint."),
     "unverified": ("warn", "The data has no known fingerprint, or another one."),
     "other resampling": (
         "warn",

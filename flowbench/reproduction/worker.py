@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config.experiments import experiment_of
+from flowbench.config.extensions import import_inherited
 from flowbench.errors import InputError, in_words
 from flowbench.reproduction.agenda import finished
 from flowbench.reproduction.in_turn import Trainer
@@ -24,6 +25,7 @@ __all__ = ["main"]
 
 def main() -> int:
     """Make the runs that are asked for until the parent lets go, or this process is told to stop."""
+    import_inherited()
     served = Served()
     trainer = trainer_with(RelayedMirror(served.answer))
     try:

@@ -15,6 +15,7 @@ import filelock
 import torch
 
 from flowbench.config.experiments import config_sha256, dump_experiment, experiment_of, load_experiment
+from flowbench.config.extensions import missing_imports
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
 from flowbench.errors import InputError, did_you_mean, in_words
@@ -22,7 +23,7 @@ from flowbench.runs import bundle
 from flowbench.runs.kept import KeptRun, kept_figures, kept_run
 from flowbench.system import atomic
 
-__all__ = ["RUNS", "UNDRAWN", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished"]
+__all__ = ["RUNS", "UNDRAWN", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished", "run_path_of"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
@@ -85,7 +86,13 @@ class RunFolder:
     def experiment(self) -> Experiment[Any, Any]:
         """The resolved experiment of the run."""
         file, kept = self.path / "config.yaml", self.kept
-        return load_experiment(file) if kept is None else experiment_of(kept.config, file)
+        try:
+            return load_experiment(file) if kept is None else experiment_of(kept.config, file)
+        except InputError as error:
+            missing = missing_imports(self.environment.get("imports", []))
+            if missing is None:
+                raise
+            raise InputError(f"{self.path}: {missing}") from error
 
     @property
     def result(self) -> dict[str, Any]:
@@ -273,6 +280,22 @@ def new_run_path(experiment: Experiment[Any, Any]) -> Path:
     base = RUNS / experiment.name / f"{config_sha256(experiment)[:10]}-seed{experiment.seed}"
     candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
+
+
+def run_path_of(experiment: Experiment[Any, Any], run_dir: Path | None, *, resume: bool) -> Path:
+    """Return the run folder that is meant: the given one, the newest unfinished one to resume, or a new one.
+
+    Raises:
+        InputError: there is no unfinished run to resume.
+    """
+    if run_dir is not None:
+        return run_dir
+    if not resume:
+        return new_run_path(experiment)
+    unfinished = newest_unfinished(experiment)
+    if unfinished is None:
+        raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
+    return unfinished.path
 
 
 def newest_unfinished(experiment: Experiment[Any, Any]) -> RunFolder | None:

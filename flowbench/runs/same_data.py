@@ -1,9 +1,10 @@
 """Whether the data that lie here are those of a run: a name or a path says nothing about the bytes behind it."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flowbench.config.registry import image_sets
+from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import Experiment, ForecastData
 from flowbench.data.image_set import data_root
 from flowbench.data.images import open_split
@@ -60,8 +61,8 @@ def fingerprints_here(experiment: Experiment[Any, Any]) -> dict[str, str]:
     """
     data = experiment.data
     if isinstance(data, ForecastData):
-        files = {"file": _file(data), **({} if data.test_on is None else {"test_on": _file(data.tested)})}
-        return {part: digest for part, path in files.items() if (digest := _digest(path)) is not None}
+        files = {"file": data, **({} if data.test_on is None else {"test_on": data.tested})}
+        return {part: digest for part, file in files.items() if (digest := _digest(file)) is not None}
     try:
         known = image_sets[data.name]
         if known.embedded:
@@ -73,17 +74,12 @@ def fingerprints_here(experiment: Experiment[Any, Any]) -> dict[str, str]:
     return {split: record.content_sha256 for split, record in splits.items()}
 
 
-def _file(data: ForecastData) -> Path | None:
-    if data.name is None:
-        return None if data.csv is None else Path(data.csv)
+def _digest(data: ForecastData) -> str | None:
+    """Return the SHA-256 of a series' file; None where it is not here."""
     try:
-        return series_path(data.name)
-    except FlowbenchError:
-        return None
-
-
-def _digest(path: Path | None) -> str | None:
-    try:
-        return None if path is None else file_sha256(path)
-    except OSError:
+        if data.name is None:
+            return None if data.csv is None else file_sha256(Path(data.csv))
+        content: bytes | None = series_sets[data.name].content
+        return file_sha256(series_path(data.name)) if content is None else hashlib.sha256(content).hexdigest()
+    except (FlowbenchError, OSError):
         return None

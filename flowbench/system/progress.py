@@ -1,14 +1,17 @@
-"""Bars on stderr, where it is a terminal: a training's, and one for whatever else takes longer than two seconds."""
+"""Bars on stderr, where it is a terminal, or in a notebook: a training's, and one for whatever else takes a while."""
 
 import time
-from collections.abc import Generator, Iterable, Mapping
-from typing import ClassVar, Self, TypeVar
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from html import escape
+from typing import Any, ClassVar, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-__all__ = ["PATIENCE", "TrainingBar", "counted"]
+__all__ = ["PATIENCE", "TrainingBar", "counted", "is_quiet", "quietly"]
 
 T = TypeVar("T")
 
@@ -16,8 +19,26 @@ PATIENCE = 2.0
 """Seconds after which people want to know how long it takes."""
 
 
+_quiet = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Inside the block, nothing is drawn or said on stderr (unless `quiet` is False)."""
+    token = _quiet.set(quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Say whether this is inside `quietly`."""
+    return _quiet.get()
+
+
 class TrainingBar:
-    """A progress bar over a training's steps (or its time budget); silent where stderr is no terminal.
+    """A progress bar over a training's steps (or its time budget); silent where stderr is no terminal or notebook.
 
     Args:
         title: what is trained.
@@ -30,7 +51,10 @@ class TrainingBar:
 
     def __init__(self, title: str, unit: str, *, shown: bool) -> None:
         console = Console(stderr=True)
-        self._unit = unit
+        self._unit, self._title = unit, title
+        self._done, self._words = 0.0, ""
+        self._notebook = shown and console.is_jupyter
+        self._cell: Any = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -48,6 +72,10 @@ class TrainingBar:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        if self._notebook:
+            from IPython.display import display
+
+            self._cell = display(self, display_id=True)
         TrainingBar.drawing = not self._progress.disable
         return self
 
@@ -58,6 +86,7 @@ class TrainingBar:
     def note(self, words: str) -> None:
         """Say what is being done while there are no figures yet."""
         self._progress.update(self._task, figures=words)
+        self._draw(words)
 
     def show(self, done: float, row: Mapping[str, float | int | None]) -> None:
         """Draw the part that is `done` (0 to 1) and the figures of a logged row."""
@@ -66,6 +95,20 @@ class TrainingBar:
         if speed is not None:
             shown.insert(0, f"{speed:,.0f} {self._unit}/s")
         self._progress.update(self._task, completed=done, figures=", ".join(shown))
+        self._done = done
+        self._draw(", ".join(shown))
+
+    def _repr_html_(self) -> str:
+        """Return the bar as a notebook shows it: no widgets, which not every notebook has."""
+        return (
+            f'<progress value="{self._done:.4f}" max="1"></progress> {self._done:.0%} {escape(self._title)} '
+            f"<small>{escape(self._words)}</small>"
+        )
+
+    def _draw(self, words: str) -> None:
+        self._words = words
+        if self._cell is not None:
+            self._cell.update(self)
 
 
 def counted(items: Iterable[T], title: str, total: int, *, console: Console | None = None) -> Generator[T]:
@@ -78,7 +121,7 @@ def counted(items: Iterable[T], title: str, total: int, *, console: Console | No
         console: where to draw [default: stderr]; nothing is drawn unless it is a terminal.
     """
     screen = console or Console(stderr=True)
-    if not screen.is_terminal or TrainingBar.drawing:
+    if not screen.is_terminal or TrainingBar.drawing or is_quiet():
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())

@@ -232,7 +232,7 @@ def _is_dirty(run: Path) -> bool:
 
 
 def _worst(statuses: Sequence[str]) -> str:
-    order = ("verified", "counts match", "unverified")
+    order = ("verified", "counts match", "own data", "unverified")
     return max(statuses, key=lambda status: order.index(status) if status in order else len(order))
 
 

@@ -21,7 +21,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
-from flowbench.forecasting.series import Series, read_series
+from flowbench.forecasting.series import Series, parse_series, read_series
 from flowbench.forecasting.steps import step_name
 from flowbench.forecasting.windows import ForecastWindows, WindowFeed, open_windows
 from flowbench.runs.folder import RunFolder
@@ -29,7 +29,7 @@ from flowbench.runs.same_data import fingerprints_here
 from flowbench.system.atomic import replacing, write_json
 from flowbench.system.processes import from_leader, place
 
-__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_series", "run_scaler", "step_notes"]
+__all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_known", "open_series", "run_scaler", "step_notes"]
 
 ForecastExperiment = Experiment[ForecastData, ForecasterConfig]
 
@@ -281,9 +281,17 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
 def open_series(config: ForecastData, step: str | None = None) -> Series:
     """Read the series of a `data:` section, expected at a step; InputError where it is not here or not sound."""
     if config.name is not None:
-        return read_series(series_path(config.name), date=config.date, step=step)
+        return open_known(config.name, date=config.date, step=step)
     assert config.csv is not None
     return read_series(config.csv, date=config.date, step=step)
+
+
+def open_known(name: str, *, date: str | None = None, step: str | None = None) -> Series:
+    """Read a known set, from its file or from memory; the rest as in `open_series`."""
+    content = series_sets[name].content
+    if content is not None:
+        return parse_series(content, Path(name), date=date, step=step)
+    return read_series(series_path(name), date=date, step=step)
 
 
 def _split(split: str) -> Split:

@@ -29,6 +29,7 @@ def run_and_store(
     device: str | None,
     repeats: int,
     out: Path | None,
+    progress: bool = True,
 ) -> tuple[dict[str, Any], Path]:
     """Measure, write the result file, mirror it in MLflow; return the content and the file.
 
@@ -37,6 +38,7 @@ def run_and_store(
         threads: of the CPU; None: as torch has them.
         device: cpu or cuda; None: cuda where there is one.
         out: the file; None: under results/throughput/, by device, time and commit.
+        progress: say each figure on stderr as soon as it is there.
 
     Raises:
         InputError: see `measure`; no CUDA device.
@@ -50,7 +52,12 @@ def run_and_store(
     torch.set_num_threads(threads or before)
     try:
         content = measure(
-            experiments, passes=passes, batches=batches, device=where, repeats=repeats, report=_report_progress
+            experiments,
+            passes=passes,
+            batches=batches,
+            device=where,
+            repeats=repeats,
+            report=_report_progress if progress else lambda result: None,
         )
     finally:
         torch.set_num_threads(before)

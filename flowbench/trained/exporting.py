@@ -72,6 +72,10 @@ def _write_record(folder: Path, run: RunFolder, experiment: Experiment[Any, Any]
     for name in COPIED:
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, folder / name)
+    if run.environment.get("imports"):
+        # Who takes the folder must bring the module, wherever it lies there.
+        imports = [{**one, "path": one["path"] and Path(one["path"]).name} for one in run.environment["imports"]]
+        atomic.write_json(folder / "environment.json", {**run.environment, "imports": imports})
     if run.evaluations.is_dir():
         shutil.copytree(run.evaluations, folder / run.evaluations.name)
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from flowbench.config.registry import series_sets
-from flowbench.data.series import series_path
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import stem_of
 from flowbench.figures.forecasts import draw_forecast
@@ -19,10 +18,10 @@ from flowbench.forecasting.series import Series, read_series
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.atomic import replacing
-from flowbench.tasks.forecast import open_series, run_scaler, step_notes
+from flowbench.tasks.forecast import open_known, open_series, run_scaler, step_notes
 from flowbench.tasks.loading import load_run, stopped_at
 
-__all__ = ["Forecasted", "forecast_run"]
+__all__ = ["Forecasted", "Work", "forecast_run", "forecast_with"]
 
 SHOWN_ROWS = 1_000
 """Rows of a rolling forecast that its plot shows, from the end: more cannot be told apart."""
@@ -49,6 +48,31 @@ class Forecasted:
     """Where the training was stopped, if it has not come to its end."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """A forecast, and what it was made of."""
+
+    frame: pd.DataFrame
+    """See `forecast_next`."""
+    series: Series
+    model: Forecaster
+    scaler: Scaler
+
+
+def forecast_with(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Work:
+    """Forecast with a run's model; nothing is written. Arguments and errors as in `forecast_run`."""
+    experiment = run.experiment
+    if experiment.kind != "forecast":
+        raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
+    if data is None:
+        check_same_data(run)
+    trained = run.environment["data"]
+    series = open_series(experiment.data) if data is None else _read(data, experiment.data.date, trained.get("step"))
+    model, scaler = load_run(run.path), run_scaler(trained)
+    assert isinstance(model, Forecaster)
+    return Work((forecast_rolling if rolling else forecast_next)(model, series, scaler), series, model, scaler)
+
+
 def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
     """Forecast with a run's model, and write a CSV and a plot into its folder.
 
@@ -60,16 +84,9 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
     Raises:
         InputError: a density run, a missing file or column, a file that is too short, the run's own with other bytes.
     """
-    experiment = run.experiment
-    if experiment.kind != "forecast":
-        raise InputError(f"{run.path}: a {experiment.kind} run does not forecast: flowbench figures draws its samples")
-    if data is None:
-        check_same_data(run)
-    trained = run.environment["data"]
-    series = open_series(experiment.data) if data is None else _read(data, experiment.data.date, trained.get("step"))
-    model, scaler = load_run(run.path), run_scaler(trained)
-    assert isinstance(model, Forecaster)
-    frame = (forecast_rolling if rolling else forecast_next)(model, series, scaler)
+    done = forecast_with(run, data, rolling=rolling)
+    frame, series, model, scaler = done.frame, done.series, done.model, done.scaler
+    experiment, trained = run.experiment, run.environment["data"]
     foreign = series.sha256 != trained["fingerprint"]
     name = f"{'rolling' if rolling else 'next'}-{stem_of(series.path.stem, series.sha256 if foreign else None)}"
     csv = run.path / "forecasts" / f"{name}.csv"
@@ -97,7 +114,7 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
 
 
 def _read(data: str, date: str | None, step: str | None) -> Series:
-    return read_series(series_path(data)) if data in series_sets else read_series(data, date=date, step=step)
+    return open_known(data) if data in series_sets else read_series(data, date=date, step=step)
 
 
 def _history(series: Series, scaler: Scaler, model: Forecaster) -> pd.DataFrame:

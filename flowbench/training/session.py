@@ -2,18 +2,21 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowbench.config.extensions import imports_of
 from flowbench.config.schema import Experiment
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
+from flowbench.system.progress import is_quiet
 from flowbench.tasks.task import Task, Watch
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
@@ -72,7 +75,9 @@ class Session:
         self.run.forget_failure()
         if not self.run.exists:
             environment = describe_environment(self.device)
-            self.run.begin(self.experiment, {**environment, "data": self.task.data})
+            imports = imports_of(self.experiment.model.name, self.experiment.data.name, self.experiment.kind)
+            recorded = {"imports": imports} if imports else {}
+            self.run.begin(self.experiment, {**environment, **recorded, "data": self.task.data})
 
     def save(self) -> None:
         """Begin to write the checkpoint; `checkpoints` tells when it is there."""
@@ -171,5 +176,8 @@ class Session:
 
 
 def warn(message: str) -> None:
-    """Say something on stderr, in one line; stdout is for the result."""
+    """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
+    if is_quiet():
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
     print(f"flowbench: warning: {message}", file=sys.stderr)

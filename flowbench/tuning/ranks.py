@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from flowbench.config.experiments import load_experiment
+from flowbench.config.extensions import import_inherited
 from flowbench.errors import FlowbenchError, one_line
 from flowbench.system import atomic
 from flowbench.system.interruption import Interrupted
@@ -57,6 +58,7 @@ class _PrunedError(Exception):
 
 def main() -> int:
     """Train as one of the processes of a trial and return the exit status."""
+    import_inherited()
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     line = _Line(folder / QUESTIONS) if rank == 0 else None

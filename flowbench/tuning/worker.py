@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from flowbench.config.extensions import import_inherited
 from flowbench.errors import WorkFailedError, in_words
 from flowbench.system.helpers import Served
 from flowbench.system.interruption import Interrupted
@@ -18,6 +19,7 @@ __all__ = ["main"]
 
 def main() -> int:
     """Take trials until the study has enough, or this process is told to stop; return the exit status."""
+    import_inherited()
     served = Served()
     request: dict[str, Any] = next(iter(served))
     try:

@@ -312,5 +312,5 @@ def _series_row(known: SeriesSet) -> SetRow:
 
 
 def _least_sure(statuses: list[str]) -> str:
-    order = ["verified", "counts match", "unverified"]
+    order = ["verified", "counts match", "own data", "unverified"]
     return max(statuses, key=order.index) if statuses else ""

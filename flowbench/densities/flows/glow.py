@@ -16,10 +16,12 @@ from flowbench.config.registry import density_models
 from flowbench.densities.authors import load_variables
 from flowbench.densities.bases import Base, StandardNormal, standard_normal_log_prob
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.densities.flow import Flow
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.conv1x1 import Mixing, Permutation, permutation
 from flowbench.densities.flows.glow_layers import ConditionalPrior, CouplingNetwork, GlowCoupling, ZeroConv
 from flowbench.densities.flows.squeeze import Squeeze, cells_of, pixels_of
+from flowbench.densities.flows.vectors import AsPixel, check_for_vectors, vector_couplings
 from flowbench.densities.model import FlowConfig
 from flowbench.errors import InputError
 
@@ -100,30 +102,40 @@ class GlowStep(Compose):
         return z, log_det + increment
 
 
-class Glow(Bijection):
-    """The flow from images to latents; initial weights from torch's global generator.
+class Glow(Flow):
+    """The flow from images, or vectors, to latents; initial weights from torch's global generator.
+
+    Of vectors it is `steps` steps of activation normalization, a linear map of the dimensions and a coupling of their
+    halves with a dense network.
 
     Latents are flat, (batch, D): those of an image-shaped arrangement in which every level's latents lie where the
     squeezes put them. `unpack` gives them by level. `inverse` also takes that arrangement itself, (batch, channels,
     height, width), at any size that the levels divide: the architecture is convolutional.
 
     Args:
-        image_shape: (channels, height, width).
-        levels, steps, hidden, learn_top, network, dropout: see `GlowConfig`.
+        shape: (channels, height, width) of images, or d: the dimensions of vectors.
+        levels, learn_top, network, dropout: see `GlowConfig`; None: 3 levels. Images only.
+        steps: in each level; None: 32, and 8 for vectors.
+        hidden: width of the networks; None: 512, and 64 for vectors.
         affine: False is `coupling: additive`.
         mixing: `permutation` of `GlowConfig`.
 
     Raises:
-        InputError: the image cannot be halved `levels` times.
+        InputError: the image cannot be halved `levels` times; vectors with settings of images.
+
+    Example:
+        >>> import torch, flowbench as fb
+        >>> tuple(fb.Glow((1, 4, 4), levels=1, steps=2, hidden=4).sample(3).shape)
+        (3, 1, 4, 4)
     """
 
     def __init__(
         self,
-        image_shape: ImageShape,
+        shape: ImageShape | int,
         *,
-        levels: int,
-        steps: int,
-        hidden: int,
+        levels: int | None = None,
+        steps: int | None = None,
+        hidden: int | None = None,
         affine: bool = True,
         mixing: Permutation = "lu",
         learn_top: bool = False,
@@ -131,13 +143,24 @@ class Glow(Bijection):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
+        if isinstance(shape, int):
+            check_for_vectors(
+                shape, levels=levels, learn_top=learn_top, network=network != "convolutions", dropout=dropout or None
+            )
+            self.image_shape: tuple[int, ...] = (shape,)
+            self.input_shape = self.image_shape
+            self.levels, self.steps_per_level = 1, steps or VECTOR_STEPS
+            self.flow: Bijection = Compose(_vector_steps(shape, self.steps_per_level, hidden, affine, mixing))
+            self.base: Base = StandardNormal()
+            return
+        levels, steps, hidden = levels or 3, steps or 32, hidden or 512
+        channels, height, width = shape
         if height % 2**levels or width % 2**levels:
             raise InputError(
                 f"model.levels: {levels} levels halve the image {levels} times, but {height}x{width} pixels cannot be "
                 "halved evenly so often: use fewer"
             )
-        self.image_shape = image_shape
+        self.image_shape = self.input_shape = shape
         self.levels = levels
         self.steps_per_level = steps
 
@@ -151,15 +174,15 @@ class Glow(Bijection):
             return Conjugate(Squeeze(), Compose(parts))
 
         self.flow = level(0, channels)
-        self.base: Base = LearnedTop(image_shape, levels) if learn_top else StandardNormal()
+        self.base = LearnedTop(shape, levels) if learn_top else StandardNormal()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images x, (batch, channels, height, width), to latents, (batch, D)."""
+        """Map x, (batch, channels, height, width) or (batch, d), to latents, (batch, D)."""
         z, log_det = self.flow(x)
         return z.flatten(1), log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents, (batch, D) or arranged as an image, to images."""
+        """Map latents, (batch, D) or arranged as an image, to the input space."""
         return self.flow.inverse(_arranged(z, self.image_shape))
 
     def unpack(self, z: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -189,12 +212,14 @@ class Glow(Bijection):
 
     def by_scale(self, z: Tensor) -> list[Tensor]:
         """Return what `unpack` gives, in one list: the ε of each level, then z_top."""
+        if len(self.image_shape) == 1:
+            return [z]
         eps, z_top = self.unpack(z)
         return [*eps, z_top]
 
     def from_scales(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the latents, (batch, D), that `by_scale` takes apart."""
-        return self.pack(parts[:-1], parts[-1])
+        return parts[0] if len(self.image_shape) == 1 else self.pack(parts[:-1], parts[-1])
 
     def steps(self) -> dict[str, GlowStep]:
         """Return the steps in the order of `forward` under the authors' names: level/step."""
@@ -292,6 +317,7 @@ class LearnedTop(Base):
         return mean, log_sd
 
 
+VECTOR_STEPS = 8
 _MIXINGS: dict[int, Permutation] = {0: "reverse", 2: "plain"}
 _LEAVES = {
     "bijections.0.b": "actnorm_center/b",
@@ -300,7 +326,16 @@ _LEAVES = {
 }
 
 
-def _arranged(z: Tensor, image_shape: ImageShape) -> Tensor:
+def _vector_steps(
+    dimensions: int, steps: int, hidden: int | None, affine: bool, mixing: Permutation
+) -> Iterator[Bijection]:
+    """Yield the steps of a flow of vectors."""
+    for coupling in vector_couplings(dimensions, couplings=steps, features=hidden, affine=affine):
+        yield Conjugate(AsPixel(), Compose([ActNorm(dimensions), permutation(mixing, dimensions)]))
+        yield coupling
+
+
+def _arranged(z: Tensor, image_shape: tuple[int, ...]) -> Tensor:
     return z.reshape(len(z), *image_shape) if z.ndim == 2 else z
 
 

@@ -23,12 +23,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from flowbench.config.registry import density_models
+from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
+from flowbench.densities.flow import Flow
 from flowbench.densities.flows.conv1x1 import LUConv1x1
 from flowbench.densities.flows.coupling import ChannelCoupling, CheckerboardCoupling
 from flowbench.densities.flows.normalization import warn_of_moving_averages
 from flowbench.densities.flows.resnet import ResidualNet
 from flowbench.densities.flows.squeeze import OrderedSqueeze, Squeeze
+from flowbench.densities.flows.vectors import check_for_vectors, vector_couplings
 from flowbench.densities.model import FlowConfig
 from flowbench.errors import InputError
 
@@ -76,38 +79,79 @@ class RealNVPConfig(FlowConfig):
         )
 
 
-class RealNVP(Bijection):
-    """The flow from (logit-space) images to latents of the same shape; initial weights from torch's global generator.
+class RealNVP(Flow):
+    """The flow from (logit-space) images, or vectors, to latents of the same shape.
+
+    Initial weights come from torch's global generator. Of vectors it is affine couplings (section 3.2 of the paper)
+    between halves of the dimensions, with dense networks.
 
     Args:
-        image_shape: (channels, height, width).
-        scales, residual_blocks, features, bottleneck, skip, batch_norm, mixing, dropout: see `RealNVPConfig`.
-        affine: False is `coupling: additive`.
+        shape: (channels, height, width) of images, or d: the dimensions of vectors.
+        scales, bottleneck, skip, dropout: see `RealNVPConfig`; None: 2 scales. Images only.
+        residual_blocks: of each coupling's network, for vectors its hidden layers; None: 8, and 2 for vectors.
+        features: width of the networks, for images on the finest scale.
+        batch_norm: see `RealNVPConfig`; None: where there are images. Images only.
+        affine: False is `coupling: additive`; of vectors all couplings then only shift.
+        mixing: see `RealNVPConfig`; of vectors alternate (the halves take turns) or permute (all are drawn).
+        couplings: of vectors; None: 8.
 
     Raises:
-        InputError: the image cannot be halved `scales` − 1 times.
+        InputError: the image cannot be halved `scales` − 1 times; vectors with settings of images, or the reverse.
+
+    Example:
+        >>> import torch, flowbench as fb
+        >>> flow = fb.RealNVP(2)
+        >>> tuple(flow.log_prob(torch.zeros(5, 2)).shape), tuple(flow.sample(3).shape)
+        ((5,), (3, 2))
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        shape: tuple[int, int, int] | int,
         *,
-        scales: int,
-        residual_blocks: int,
-        features: int,
+        scales: int | None = None,
+        residual_blocks: int | None = None,
+        features: int = 64,
         bottleneck: bool = False,
         skip: bool = True,
-        batch_norm: bool = True,
+        batch_norm: bool | None = None,
         affine: bool = True,
-        mixing: Literal["alternate", "conv1x1"] = "alternate",
+        mixing: Literal["alternate", "conv1x1", "permute"] = "alternate",
         dropout: float = 0.0,
+        couplings: int | None = None,
     ) -> None:
         super().__init__()
-        _check_scales(scales, image_shape)
+        self.base: Base = StandardNormal()
+        self._squeeze = OrderedSqueeze()
+        if isinstance(shape, int):
+            check_for_vectors(
+                shape,
+                scales=scales,
+                bottleneck=bottleneck,
+                skip=not skip,
+                batch_norm=batch_norm,
+                dropout=dropout or None,
+            )
+            if mixing == "conv1x1":
+                raise InputError("mixing: conv1x1 is for images: of vectors alternate or permute")
+            self.input_shape: tuple[int, ...] = (shape,)
+            self.scales = 1
+            self.flow = Compose(
+                vector_couplings(
+                    shape, couplings=couplings, features=features, layers=residual_blocks, affine=affine, mixing=mixing
+                )
+            )
+            return
+        if couplings is not None or mixing == "permute":
+            raise InputError("couplings and mixing: permute are for flows of vectors; of images scales says how many")
+        scales = 2 if scales is None else scales
+        batch_norm = batch_norm is None or batch_norm
+        _check_scales(scales, shape)
+        self.input_shape = shape
         self.scales = scales
         net = partial(
             ResidualNet,
-            blocks=residual_blocks,
+            blocks=8 if residual_blocks is None else residual_blocks,
             bottleneck=bottleneck,
             skip=skip,
             batch_norm=batch_norm,
@@ -146,16 +190,15 @@ class RealNVP(Bijection):
                 ]
             )
 
-        self.flow = scale(0, *image_shape)
-        self._squeeze = OrderedSqueeze()
+        self.flow = scale(0, *shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images x, (batch, channels, height, width), to latents of the same shape."""
+        """Map x, (batch, channels, height, width) or (batch, d), to latents of the same shape."""
         z, log_det = self.flow(x)
         return z, log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents z, (batch, channels, height, width), to images; normalizers of the flow use moving averages.
+        """Map latents z, of the shape of x, to the input space; normalizers of the flow use moving averages.
 
         In training mode, in which `forward` does not, a RuntimeWarning says so once.
         """
@@ -194,7 +237,7 @@ class RealNVP(Bijection):
             for name, parameter in self.named_parameters()
             if name.endswith((".magnitude", ".rescaling_scale"))
         ]
-        return torch.cat(scales).square().sum()
+        return torch.cat(scales).square().sum() if scales else super().regularization()
 
     def couplings(self) -> dict[str, CheckerboardCoupling | ChannelCoupling]:
         """Return the couplings in the order of `forward` under the authors' names, such as scale_0/coupling_4."""

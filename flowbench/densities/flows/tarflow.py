@@ -17,6 +17,7 @@ from torch import Tensor
 from flowbench.config.registry import density_models
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection
+from flowbench.densities.flow import Flow
 from flowbench.densities.flows.tarflow_block import Guidance, TarFlowBlock
 from flowbench.densities.flows.tarflow_density import NoisyFlowDensity
 from flowbench.densities.model import DensityModel, FlowConfig
@@ -87,7 +88,7 @@ class TarFlowConfig(FlowConfig):
         return None
 
 
-class TarFlow(Bijection):
+class TarFlow(Flow):
     """The flow from images to latents; initial weights from torch's global generator.
 
     Latents are patches, (batch, T, E): T patches in the rows' order, their E = channels · patch² values by channel, row
@@ -102,6 +103,12 @@ class TarFlow(Bijection):
 
     Raises:
         InputError: patches do not tile the image, or heads do not divide the width.
+
+    Example:
+        >>> import torch, flowbench as fb
+        >>> flow = fb.TarFlow((1, 8, 8), patch=2, width=16, blocks=2, layers=1, head=8)
+        >>> flow.log_prob(torch.zeros(5, 1, 8, 8)).shape, flow.sample(3).shape
+        (torch.Size([5]), torch.Size([3, 1, 8, 8]))
     """
 
     inverse_compiles = False
@@ -126,7 +133,7 @@ class TarFlow(Bijection):
             raise InputError(f"model.patch: patches of {patch}x{patch} pixels do not tile an image of {height}x{side}")
         if width % head:
             raise InputError(f"model.head: heads of {head} features do not divide model.width {width}")
-        self.image_shape = image_shape
+        self.image_shape = self.input_shape = image_shape
         self.patch = patch
         self.classes = classes
         tokens, features = height * side // patch**2, channels * patch**2

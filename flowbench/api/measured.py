@@ -1,0 +1,165 @@
+"""Exact figures from Python: of a run as it reports itself, of any density model, on any images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from flowbench.api.own_data import arrays_of, series_of
+from flowbench.api.shown import metric_of
+from flowbench.api.stored import StoredRun, check_own_data
+from flowbench.data import Images, open_split
+from flowbench.data.sets.own import images_of, split_called
+from flowbench.densities.flows.normalization import BatchStatistics
+from flowbench.densities.model import DensityModel
+from flowbench.errors import InputError
+from flowbench.evaluation.likelihood import Setting
+from flowbench.evaluation.likelihood import evaluate as measure
+from flowbench.evaluation.measuring import Request
+from flowbench.runs.folder import RunFolder, find_run
+from flowbench.tasks.density import reported_setting
+from flowbench.tasks.loading import evaluate_run
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A figure and everything that it is made of."""
+
+    metric: str
+    """`bits_per_dim`, or `mae` of a forecaster."""
+    split: str
+    value: float
+    """bits/dim, or a normalized error; lower is better."""
+    stderr: float | None
+    """Standard error of `value` over images; None: windows overlap and are not independent."""
+    n: int
+    """Images or windows."""
+    values: NDArray[np.float64] = field(repr=False)
+    """Of each image or window, in order, (n,); their mean is `value`."""
+    labels: dict[str, Any]
+    """What the figure depends on: draws, levels, bound, dequantization, batch-norm statistics, weights, data status."""
+    metrics: dict[str, dict[str, Any]] = field(repr=False)
+    """Everything that was measured, as in `result.json`: `bits_per_dim_importance` among it where it was asked for."""
+    notes: tuple[str, ...] = ()
+    """Lines that a reader of the figure should see."""
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def evaluate(
+    run_or_model: StoredRun | DensityModel | str | Path,
+    data: Any = None,
+    *,
+    split: str | None = None,
+    draws: int | None = None,
+    importance: int | None = None,
+) -> Evaluation:
+    """Measure every image (or window) of a split exactly.
+
+    Args:
+        run_or_model: a run, its path or name, or any density model (weights as they are, in evaluation mode).
+        data: images: a known set's name, a mapping of parts to uint8 arrays, or one array, all as in `flowbench.train`;
+            series: a frame, the path of a CSV file or a known set's name. None: the run's own.
+        split: train, holdout (or validation), test; None: the part that is reported.
+        draws: of dequantization noise per image; None: the run's own, 1 for a model.
+        importance: also give the importance-weighted bound with so many samples.
+
+    Raises:
+        InputError: a model without data, images of another shape, or a split that is not there.
+        WorkFailedError: some figure is not finite; the message names the images.
+
+    Example:
+        >>> import flowbench as fb
+        >>> run = fb.train("independent/digits", "runs/one", progress=False)
+        >>> measured = fb.evaluate(run)
+        >>> f"{measured.value:.4f}", measured.n, measured.values.shape, measured.labels["bound"]
+        ('2.4106', 360, (360,), 'exact')
+    """
+    if isinstance(run_or_model, str | Path):
+        run_or_model = StoredRun(find_run(str(run_or_model)).path)
+    if isinstance(run_or_model, StoredRun):
+        folder = RunFolder(run_or_model.path)
+        if data is None or isinstance(data, str | Path | pd.DataFrame):
+            return _of_run(folder, data, split, draws, importance)
+        experiment = run_or_model.experiment
+        if experiment.kind != "density":
+            raise InputError(
+                f"{folder.path}: data: {type(data).__name__}: a forecaster takes a DataFrame or a CSV file"
+            )
+        return _of_model(run_or_model.model, data, split, reported_setting(experiment), draws, importance)
+    if data is None:
+        raise InputError("data: a model knows of no images: give some, or the name of a set")
+    return _of_model(run_or_model, data, split, Setting(batch_norm="running"), draws, importance)
+
+
+def _of_run(folder: RunFolder, data: Any, split: str | None, draws: int | None, importance: int | None) -> Evaluation:
+    kind = folder.experiment.kind
+    if data is None:
+        check_own_data(folder)
+    elif isinstance(data, pd.DataFrame):
+        if kind == "density":
+            raise InputError(f"{folder.path}: data: a frame is a series; a density model takes images")
+        data = series_of(data)
+    part = None if split is None else split_called(split)
+    content, path = evaluate_run(
+        folder, Request(split=part, data=None if data is None else str(data), draws=draws, importance=importance)
+    )
+    measured, metric = content["metrics"][content["split"]], metric_of(kind)
+    stored = np.load(path.with_suffix(".npy"), allow_pickle=False).astype(np.float64)
+    # Of each window mae and mse are kept, in this order.
+    values = stored if stored.ndim == 1 else stored[:, 0]
+    status = content.get("data_status")
+    return _evaluation(metric, content["split"], measured, values, status, content["notes"])
+
+
+def _of_model(
+    model: nn.Module, data: Any, split: str | None, setting: Setting, draws: int | None, importance: int | None
+) -> Evaluation:
+    if not isinstance(model, DensityModel):
+        raise InputError(f"{type(model).__name__}: is no density model of images: flowbench.adapters makes one of it")
+    images = _images(model, data, split)
+    if (images.shape, images.levels) != (model.image_shape, model.levels):
+        raise InputError(
+            f"data: images of {images.shape} with {images.levels} levels; the model takes {model.image_shape} with "
+            f"{model.levels}"
+        )
+    # The statistics and weights that the model has are measured, and called what the run calls them.
+    reported, weights = setting.batch_norm, setting.weights
+    asked = Setting(seed=setting.seed, draws=draws or setting.draws, importance=importance, batch_norm="running")
+    measured = measure(model, images, asked)
+    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
+    names = {"batch_norm": reported if normalized else None, "weights": weights}
+    metrics = {name: {**metric, **names} for name, metric in measured.metrics.items()}
+    return _evaluation("bits_per_dim", images.split, metrics, measured.bits_per_dim, images.status, measured.notes)
+
+
+def _images(model: DensityModel, data: Any, split: str | None) -> Images:
+    if isinstance(data, str):
+        from flowbench.config.registry import image_sets
+
+        return open_split(data, image_sets[data].report_split if split is None else split_called(split))
+    arrays = arrays_of(data, split or "test")
+    if not arrays:
+        raise InputError("data: there are no images in it")
+    part = split or ("test" if "test" in arrays else next(iter(arrays)))
+    if part not in arrays:
+        raise InputError(f"data: there is no {part!r} in it: {', '.join(arrays)}")
+    return images_of(part, arrays[part], model.levels)
+
+
+def _evaluation(
+    metric: str, split: str, metrics: dict[str, dict[str, Any]], values: NDArray[np.float64], status: Any, notes: Any
+) -> Evaluation:
+    figure = metrics[metric]
+    known = ("value", "stderr", "n", "terms", "per_step", "per_column")
+    labels = {**{key: value for key, value in figure.items() if key not in known}, "data_status": status}
+    return Evaluation(
+        metric, split, figure["value"], figure["stderr"], figure["n"], values, labels, metrics, tuple(notes)
+    )

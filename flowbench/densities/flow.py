@@ -1,0 +1,59 @@
+"""A flow as an object: a bijection with the distribution of its latents is a density over its own input space."""
+
+import torch
+from torch import Tensor
+
+from flowbench.densities.bases import Base
+from flowbench.densities.bijection import Bijection
+from flowbench.errors import InputError
+
+__all__ = ["Flow"]
+
+
+class Flow(Bijection):
+    """p(x) = p_base(f(x)) |det ∂f/∂x|, x being floats: logit-space images (NCHW), or vectors (batch, d).
+
+    Grey levels are counted by the density model that such a flow is part of (`flowbench.Run.model`).
+    """
+
+    input_shape: tuple[int, ...]
+    """Of one x: (channels, height, width), or (d,)."""
+    base: Base
+    """The distribution of the latents."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, (batch,); gradients flow.
+
+        In training mode batch normalization, where a flow of images has it, normalizes by the batch.
+
+        Args:
+            x: floats, (batch, channels, height, width) or (batch, d).
+
+        Raises:
+            InputError: another shape, or whole numbers.
+        """
+        if tuple(x.shape[1:]) != self.input_shape or x.ndim != len(self.input_shape) + 1 or not x.is_floating_point():
+            expected = ", ".join(map(str, self.input_shape))
+            raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}; the flow takes floats (batch, {expected})")
+        z, log_det = self(x)
+        return self.base.log_prob(z) + log_det
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Return n points of the input space, (n, channels, height, width) or (n, d).
+
+        Args:
+            n: 0 or more.
+            temperature: of the base: p^(1/temperature²), normalized.
+            generator: None: torch's global one.
+        """
+        parameter = next(self.parameters())
+        z = self.base.sample((n, *self.input_shape), temperature, generator, parameter.device)
+        modes = {module: module.training for module in self.modules()}
+        self.eval()  # the inverse is that of evaluation mode
+        try:
+            x, _ = self.inverse(z.to(parameter.dtype))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return x
