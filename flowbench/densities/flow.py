@@ -36,7 +36,8 @@ class Flow(Bijection):
             expected = ", ".join(map(str, self.input_shape))
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}; the flow takes floats (batch, {expected})")
         z, log_det = self(x)
-        return self.base.log_prob(z) + log_det
+        log_prob: Tensor = self.base.log_prob(z) + log_det
+        return log_prob
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

@@ -11,7 +11,7 @@ __all__ = ["as_compiled", "forget_compiled"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-GPU_OPTIONS = {
+GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     # The hundreds of small kernels of a pass are launched as one CUDA graph: what `mode="reduce-overhead"` sets.
     "triton.cudagraphs": True,
     # Small kernels that do not wait for each other are one: a step has 0.6 times as many.
@@ -21,8 +21,7 @@ GPU_OPTIONS = {
 }
 """Inductor's, on a GPU alone."""
 GPU_RECOMPUTATION = {
-    # What is cheap to compute is computed again for the gradients, not kept: reading it would take longer, and of eight
-    # residual blocks float32 copies were kept.
+    # What is cheap to compute is computed again for the gradients, not kept: reading it would take longer.
     "ban_recompute_used_far_apart": False,
     "ban_recompute_long_fusible_chains": False,
 }

@@ -76,7 +76,7 @@ def own_images(arrays: Mapping[str, NDArray[np.uint8]], levels: int) -> str:
         raise InputError(f"data: images of several shapes: {', '.join(f'{p} {s}' for p, s in shapes.items())}")
     splits: dict[Split, NDArray[np.uint8]] = {_SPLITS[part]: np.ascontiguousarray(a) for part, a in arrays.items()}
     digests = {split: content_sha256(image_digests(array)) for split, array in splits.items()}
-    name = _name({**digests, "levels": levels})
+    name = _name({"levels": levels, **{str(split): digest for split, digest in digests.items()}})
     height, width, channels = next(iter(shapes.values()))
     _images[name] = OwnImages(
         name=name,

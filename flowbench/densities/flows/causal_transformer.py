@@ -73,7 +73,8 @@ class _Attention(nn.Module):
 
     def _heads(self, h: Tensor) -> Tensor:
         """Return queries, keys and values, (3, batch, heads, tokens, head)."""
-        return self.qkv(self.norm(h)).unflatten(2, (3, -1, self.head)).permute(2, 0, 3, 1, 4)
+        heads: Tensor = self.qkv(self.norm(h)).unflatten(2, (3, -1, self.head)).permute(2, 0, 3, 1, 4)
+        return heads
 
     def _merged(self, heads: Tensor) -> Tensor:
         out: Tensor = self.proj(heads.transpose(1, 2).flatten(2))

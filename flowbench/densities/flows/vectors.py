@@ -88,7 +88,7 @@ class VectorCoupling(Bijection):
         return shift, LARGEST * torch.tanh(log_scale / LARGEST)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x[:, self.order].split(self._sizes, dim=1)
+        first, second = torch.split(x[:, self.order], self._sizes, dim=1)
         return (first, second) if self._pass_first else (second, first)
 
     def _whole(self, passed: Tensor, moved: Tensor) -> Tensor:

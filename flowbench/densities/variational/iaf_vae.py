@@ -6,7 +6,7 @@ and appendix C of the paper); everything the text leaves open follows tf_train.p
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -220,10 +220,10 @@ class IAFVAE(LatentDensity):
 
     def by_layer(self, flat: Tensor) -> list[Tensor]:
         """Return each layer's part of flat noise or latents, (batch, latents, height, width), finest layer first."""
-        parts = flat.split([prod(shape) for shape in self.maps], dim=1)
+        parts = torch.split(flat, [prod(shape) for shape in self.maps], dim=1)
         # Channels last, as activations lie in memory.
         return [
-            part.unflatten(1, (height, width, latents)).movedim(-1, 1)
+            torch.unflatten(part, 1, (height, width, latents)).movedim(-1, 1)
             for part, (latents, height, width) in zip(parts, self.maps, strict=True)
         ]
 
@@ -290,7 +290,8 @@ class IAFVAE(LatentDensity):
         location = self._read_out(down.h)
         log_prob = logistic.log_prob if self.likelihood == "proper" else logistic.authors_log_prob
         reconstruction = log_prob(images, location, self.dec_log_stdv, self.levels).flatten(1).sum(1)
-        return Elbo(reconstruction, -sum(divergence.sum(1) for divergence in divergences)), divergences
+        total = cast(Tensor, sum(divergence.sum(1) for divergence in divergences))
+        return Elbo(reconstruction, -total), divergences
 
     def _downs(self, images: Tensor, noise: Tensor) -> Iterator[Down]:
         """Go up, then yield what each layer gives on the way down, from the top."""
@@ -298,6 +299,7 @@ class IAFVAE(LatentDensity):
         h = self.x_enc(logistic.as_input(images, self.levels, noise.dtype))
         ups: list[Up] = []
         for layer in self.layers:
+            assert isinstance(layer, ResidualLayer)
             h, up = layer.up(h, last=len(ups) == len(self.layers) - 1)
             ups.append(up)
         h = self._top(len(images))

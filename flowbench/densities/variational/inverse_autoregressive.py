@@ -36,7 +36,7 @@ class MaskedNet(Conditioner):
 
     def net(self, x: Tensor) -> Tensor:
         """Map z and the context, (batch, latents + features, height, width), to a and c, (batch, 2 · latents, …)."""
-        z, context = x.split((self.latents, self.features), dim=1)
+        z, context = torch.split(x, [self.latents, self.features], dim=1)
         hidden = F.elu(self.layer_1(F.elu(self.layer_0(z) + context)))
         return torch.cat((self.layer_out_0(hidden), self.layer_out_1(hidden)), dim=1)
 
