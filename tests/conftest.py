@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ LONG_FILES = ("test_together.py", "test_chaos.py", "test_processes.py", "test_bl
 def pytest_configure() -> None:
     """Give each process one thread: two processes of two threads on two cores are ten times slower."""
     torch.set_num_threads(1)
+    # A shell ignores Ctrl-C for what it starts in the background, and so would all that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
     # Each mirror is a process that imports MLflow: the tests of tracking ask for it.
     os.environ["FLOWBENCH_TRACKING"] = "off"

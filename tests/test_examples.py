@@ -80,4 +80,4 @@ def test_forecasting_a_csv(run: Run, tmp_path: Path) -> None:
     assert "test MAE" in run("forecast_csv.py", "mine.csv", "next.csv")
     forecast = pd.read_csv(tmp_path / "next.csv", parse_dates=["date"])
     assert list(forecast["date"]) == list(pd.date_range("2024-01-17 16:00", periods=24, freq="h"))
-    assert forecast["forecastload"].between(-2, 2).all()
+    assert forecast["load_forecast"].between(-2, 2).all()

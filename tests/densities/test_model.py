@@ -176,6 +176,7 @@ BUILDERS = {
     "nice": {"residual_blocks": 1, "features": 2},
     "iafvae": {"depth": 2, "blocks": 1, "latents": 2, "features": 4},
     "pixelcnn": {"blocks": 1, "filters": 2, "components": 2},
+    "tarflow": {"patch": 2, "width": 8, "head": 8, "blocks": 2, "layers": 1},
 }
 
 

@@ -101,7 +101,7 @@ def no_noise(noise: Any) -> Any:
 
 
 def noise_of_the_place_in_the_batch(noise: Any) -> Any:
-    return lambda seed, split, indices, draw, shape: noise(seed, split, range(len(indices)), draw, shape)
+    return lambda seed, split, indices, *others: noise(seed, split, range(len(indices)), *others)
 
 
 def noise_added_to_floats(_: Any) -> Any:

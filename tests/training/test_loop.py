@@ -353,10 +353,10 @@ def test_the_loaded_model_gives_the_reported_figure(undisturbed: RunFolder) -> N
     from flowbench.evaluation.likelihood import Setting, evaluate
 
     model = flowbench.load_run(undisturbed.path)
-    assert isinstance(model, DensityModel)
+    assert isinstance(model.model, DensityModel)
     assert not model.training
     setting = Setting(draws=1, batch_norm="running", other_mode=False)
-    measured = evaluate(model, open_split("digits", "test"), setting)
+    measured = evaluate(model.model, open_split("digits", "test"), setting)
     value = undisturbed.result["metrics"]["test"]["bits_per_dim"]["value"]
     assert measured.metrics["bits_per_dim"]["value"] == pytest.approx(value, abs=1e-6)
 
