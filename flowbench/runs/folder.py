@@ -89,7 +89,9 @@ class RunFolder:
         try:
             return load_experiment(file) if kept is None else experiment_of(kept.config, file)
         except InputError as error:
-            missing = missing_imports(self.environment.get("imports", []))
+            missing = None
+            with suppress(InputError):  # without an environment the config's own problem is what there is to tell
+                missing = missing_imports(self.environment.get("imports", []))
             if missing is None:
                 raise
             raise InputError(f"{self.path}: {missing}") from error

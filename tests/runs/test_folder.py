@@ -118,3 +118,9 @@ def test_whoever_trains_next_removes_what_a_killed_writer_left_and_nothing_else(
     with run.lock():
         assert [path.exists() for path in leftovers] == [False] * 3
     assert [path.read_text() for path in kept] == ["{}"] * 3
+
+
+def test_a_broken_config_is_told_of_where_nothing_says_what_it_imported(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("kind: nothing")
+    with pytest.raises(InputError, match="kind: 'nothing' is none of density, forecast"):
+        _ = RunFolder(tmp_path).experiment
