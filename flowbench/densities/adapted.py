@@ -36,6 +36,8 @@ class Adapted(DensityModel):
             it, and the same twice. The message says what else may be wrong.
     """
 
+    tempered = False
+
     def __init__(
         self,
         module: nn.Module,

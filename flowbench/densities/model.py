@@ -84,6 +84,9 @@ class DensityModel(nn.Module, ABC):
     summands: tuple[str, ...] = Terms._fields
     """Names of what `terms` returns."""
 
+    tempered: bool = True
+    """Whether `sample` knows other temperatures than 1."""
+
     def __init__(self, image_shape: ImageShape, levels: int) -> None:
         super().__init__()
         self.image_shape = image_shape

@@ -35,17 +35,20 @@ def sample(model: DensityModel, n: int, temperature: float, seed: int) -> Decode
 def draw_samples(subject: Subject) -> Path:
     """Draw a grid of samples for each temperature, side by side, of the same random numbers."""
     model = density_of(subject)
+    temperatures = TEMPERATURES if model.tempered else (1.0,)
     inches = 3.2
     with themed():
-        figure = new_figure(inches * len(TEMPERATURES), inches + 0.8)
-        for axes, temperature in zip(figure.subplots(1, len(TEMPERATURES)), TEMPERATURES, strict=True):
+        figure = new_figure(inches * len(temperatures), inches + 0.8)
+        panels = figure.subplots(1, len(temperatures), squeeze=False)[0]
+        for axes, temperature in zip(panels, temperatures, strict=True):
             drawn = sample(model, SIDE**2, temperature, subject.experiment.seed)
             show_grid(axes, drawn.images, SIDE, model.levels)
             axes.set_title(f"temperature {temperature:g}{drawn.note}")
         title = subject.title("samples")
         entitle(figure, title)
         same = "latents" if isinstance(model, LatentDensity) else "random numbers"
-        return save(figure, subject.file("samples.png"), f"{title}. The same {same} at each temperature.")
+        text = f"The same {same} at each temperature." if model.tempered else "At temperature 1."
+        return save(figure, subject.file("samples.png"), f"{title}. {text}")
 
 
 @figure_kind("extrapolation", "density")
