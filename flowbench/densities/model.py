@@ -83,7 +83,6 @@ class DensityModel(nn.Module, ABC):
     """Of the noise that `terms` takes."""
     summands: tuple[str, ...] = Terms._fields
     """Names of what `terms` returns."""
-
     tempered: bool = True
     """Whether `sample` knows other temperatures than 1."""
 
@@ -156,8 +155,7 @@ class DensityModel(nn.Module, ABC):
             InputError: their shape or their values are not the model's.
         """
         self.check_levels(images)
-        if draws < 1:
-            raise InputError(f"draws is {draws}: at least one is needed")
+        self.check_draws(draws)
         where = images.device if generator is None else generator.device
         drawn = torch.randn if self.noise == "normal" else torch.rand
         draws = 1 if self.bound == "exact" else draws
@@ -190,6 +188,11 @@ class DensityModel(nn.Module, ABC):
             raise InputError(f"n is {n!r}: give the number of images, 0 or more")
         if not isinstance(temperature, SupportsFloat) or not 0 <= float(temperature) < math.inf:
             raise InputError(f"temperature is {temperature!r}: give a finite number, 0 or above")
+
+    def check_draws(self, draws: int) -> None:
+        """Refuse a number of draws that `log_prob` cannot take (InputError)."""
+        if draws < 1:
+            raise InputError(f"draws is {draws}: at least one is needed")
 
     def check_levels(self, images: Tensor) -> None:
         """Refuse what `check` refuses, and values that are not the model's (InputError); waits for the device."""

@@ -208,6 +208,11 @@ def test_a_temperature_that_is_none_is_one_sentence(model, temperature):
         model.sample(2, temperature)
 
 
+def test_no_draws_at_all_are_one_sentence(model):
+    with pytest.raises(InputError, match="draws is 0: at least one is needed"):
+        model.log_prob(torch.zeros((1, 1, 4, 4), dtype=torch.uint8), draws=0)
+
+
 @pytest.mark.parametrize("n", [-1, 2.5, True, None, "2"])
 def test_a_number_of_samples_that_is_none_is_one_sentence(model, n):
     with pytest.raises(InputError, match=r"n is .*: give the number of images, 0 or more"):

@@ -139,6 +139,7 @@ class PixelCNN(DensityModel):
     ) -> Tensor:
         """Return log p in nats, (batch,); nothing is drawn. Arguments as in `DensityModel.log_prob` and `terms`."""
         self.check_levels(images)
+        self.check_draws(draws)
         self._check_labels(labels)
         return self.terms(images, images, labels).log_prob
 
