@@ -18,6 +18,7 @@ def reproduce(
     only: str | Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     out: str | Path | None = None,
+    jobs: int | None = 1,
     progress: bool = True,
 ) -> Frame:
     """Run the experiments of a table that are not done, and write results, tables and the page.
@@ -30,6 +31,8 @@ def reproduce(
         only: a row's title or a data set's name, or several.
         seeds: one run for each; None: the table's own.
         out: where results go; None: `results/<table>`.
+        jobs: runs at a time, each in a process of its own, which knows what `--import` brought in alone; 1: in this
+            process, with all that is registered in it; None: as many as there are cores.
         progress: draw bars.
 
     Returns:
@@ -54,6 +57,7 @@ def reproduce(
             seeds=seeds,
             out=folder,
             overrides=overrides,
+            jobs=jobs,
             progress=progress,
         )
     error = failure(results)

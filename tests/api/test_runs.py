@@ -239,3 +239,23 @@ def test_bad_series_and_runs_are_refused_in_one_line(digits: fb.Run, series: fb.
         fb.load_run("nowhere")
     with pytest.raises(InputError, match="holds a run of another config"):
         fb.train("independent/digits", digits.path)
+
+
+@pytest.mark.slow
+def test_a_table_is_the_same_in_this_process_and_side_by_side(tmp_path: Path) -> None:
+    tables = [
+        fb.reproduce(
+            "quick",
+            "train.steps=2",
+            "evaluate.draws=1",
+            only="digits",
+            out=tmp_path / str(jobs),
+            jobs=jobs,
+            progress=False,
+        )
+        for jobs in (1, 2)
+    ]
+    done = [table[table["status"] == "done"] for table in tables]
+    assert list(done[0]["experiment"]) == ["independent/digits", "real_nvp/digits", "glow/digits"]
+    assert list(done[0]["value"]) == list(done[1]["value"])
+    assert tables[1].page.is_file()
