@@ -128,7 +128,7 @@ def train(
         progress: draw a bar on stderr or in the notebook; without, nothing is printed.
 
     Raises:
-        InputError: bad data, or a folder with another run in it.
+        InputError: bad data, a folder with another run in it, or an override where the folder stands.
         WorkFailedError: the training diverged or ran out of memory; what was done is in the folder.
 
     Example:
@@ -142,6 +142,11 @@ def train(
     from flowbench.tracking import Mirror
     from flowbench.training.loop import train as train_in_folder
 
+    if isinstance(run_dir, str) and "=" in run_dir and Path(run_dir).name == run_dir:
+        raise InputError(
+            f"run_dir: {run_dir!r} looks like an override, which belongs to the experiment: "
+            f"fb.train(fb.experiment(NAME, {run_dir!r})); a folder called so is ./{run_dir}"
+        )
     chosen = with_data(as_experiment(experiment), data)
     folder = run_path_of(chosen, None if run_dir is None else Path(run_dir), resume=resume)
     with quietly(not progress), Mirror() as mirror:

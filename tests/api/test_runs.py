@@ -239,6 +239,8 @@ def test_bad_series_and_runs_are_refused_in_one_line(digits: fb.Run, series: fb.
         fb.load_run("nowhere")
     with pytest.raises(InputError, match="holds a run of another config"):
         fb.train("independent/digits", digits.path)
+    with pytest.raises(InputError, match=r"'train\.steps=20' looks like an override"):
+        fb.train("independent/digits", "train.steps=20")
 
 
 @pytest.mark.slow
