@@ -1,6 +1,8 @@
 """`flowbench reproduce` and `flowbench report`: whole tables, and the page again from what is stored."""
 
 import json
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +12,7 @@ import typer
 from flowbench.cli import app
 from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, THROUGHPUT, complete, parse_seeds
 from flowbench.errors import CheckFailedError
+from flowbench.system.interruption import Interrupted
 
 JOBS_ON_A_CLUSTER = 2
 
@@ -69,16 +72,22 @@ def reproduce(
         from flowbench.reproduction.submission import Jobs
 
         cluster = Jobs(submit, folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
-    results = reproduce_table(
-        table,
-        only=only or (),
-        seeds=parse_seeds(seeds),
-        out=folder,
-        overrides=overrides or (),
-        jobs=jobs,
-        progress=watch or cluster is None,
-        cluster=cluster,
-    )
+    again = f"to go on: {shlex.join(['flowbench', *sys.argv[1:]])}"
+    try:
+        results = reproduce_table(
+            table,
+            only=only or (),
+            seeds=parse_seeds(seeds),
+            out=folder,
+            overrides=overrides or (),
+            jobs=jobs,
+            progress=watch or cluster is None,
+            cluster=cluster,
+            again=again,
+        )
+    except KeyboardInterrupt as stop:
+        # Between two trainings, where nothing is half done.
+        raise Interrupted(f"{folder}: stopped: {again}", signal.SIGINT) from stop
     if as_json:
         typer.echo(json.dumps(results))
     else:

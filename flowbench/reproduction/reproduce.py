@@ -15,6 +15,7 @@ from flowbench.reproduction.downloading import quick_download
 from flowbench.reproduction.in_turn import InTurn, Trainer
 from flowbench.reproduction.training import trainer_with
 from flowbench.reproduction.watching import Watch, watch_until_done
+from flowbench.system.interruption import Interrupted
 from flowbench.tables.table import load_table
 from flowbench.tracking import Mirror
 
@@ -41,6 +42,7 @@ def reproduce(
     trainer: Trainer | None = None,
     download: Callable[[str], None] | None = None,
     cluster: Maker | None = None,
+    again: str = "the same call goes on",
 ) -> dict[str, Any]:
     """Run the experiments of a table that are not done, and write results.json, table.md, table.csv, report.html.
 
@@ -59,6 +61,7 @@ def reproduce(
         trainer: what trains, in this process [default: flowbench.training.loop.train, mirrored to MLflow].
         download: what tries a quick download for an optional row [default: quick_download].
         cluster: what makes the runs instead, elsewhere.
+        again: how one goes on with a call that was stopped, for the message that says so.
     Returns:
         The content of results.json; `failure` says whether that is an error.
     Raises:
@@ -75,12 +78,16 @@ def reproduce(
     agenda.write()
     queue = deque({run: (experiment, run) for experiment, run in agenda.unfinished}.values())
     if queue:
-        with ExitStack() as held:
-            maker = cluster or held.enter_context(_here(folder, len(queue), jobs, trainer, progress))
-            # What is trained in this process draws its own bar.
-            shown = agenda.watched if progress and not isinstance(maker, InTurn) else list
-            show = held.enter_context(Watch(shown))
-            _make(agenda, maker.run(queue, show), queue, _Fetching(download or quick_download))
+        try:
+            with ExitStack() as held:
+                maker = cluster or held.enter_context(_here(folder, len(queue), jobs, trainer, progress))
+                # What is trained in this process draws its own bar.
+                shown = agenda.watched if progress and not isinstance(maker, InTurn) else list
+                show = held.enter_context(Watch(shown))
+                _make(agenda, maker.run(queue, show), queue, _Fetching(download or quick_download))
+        except Interrupted as stop:
+            # What stopped a training knows its folder, not the call that goes on with the whole table.
+            raise Interrupted(f"{folder}: stopped and saved: {again}", stop.signal) from stop
     return agenda.results
 
 

@@ -66,7 +66,7 @@ class Workers:
             try:
                 while queue or self._busy:
                     if stop.signal is not None:
-                        raise Interrupted(f"{self._out}: stopped and saved: the same command goes on", stop.signal)
+                        raise Interrupted(f"{self._out}: stopped and saved", stop.signal)
                     self._hand_out(queue)
                     ended = [self._judge(order, answer, queue) for order, answer in self._listen(mirror)]
                     # The next ones are at work while the caller writes down what has ended.
