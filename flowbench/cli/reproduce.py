@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, THROUGHPUT, complete, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, THROUGHPUT, complete, parse_seeds
 from flowbench.errors import CheckFailedError
 from flowbench.system.interruption import Interrupted
 
@@ -38,6 +38,7 @@ def reproduce(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
     ] = False,
+    limit: LIMIT = None,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -52,6 +53,8 @@ def reproduce(
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
+    if limit is not None:
+        overrides = [*(overrides or []), f"evaluate.limit={limit}"]
     if dry_run:
         from flowbench.cli.dry_run import print_plans
         from flowbench.reproduction.reproduce import unfinished

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, THROUGHPUT, parse_duration, parse_seeds
+from flowbench.cli.arguments import (
+    DRY_RUN,
+    EXPERIMENT,
+    JSON,
+    LIMIT,
+    OVERRIDES,
+    RUN,
+    THROUGHPUT,
+    parse_duration,
+    parse_seeds,
+)
 
 if TYPE_CHECKING:
     from flowbench.config.schema import Experiment
@@ -27,6 +37,7 @@ def train(
     time_budget: Annotated[
         str | None, typer.Option(help="Stop the steps after this time, e.g. 20m; compiling is not counted.")
     ] = None,
+    limit: LIMIT = None,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -38,7 +49,8 @@ def train(
     from flowbench.config.experiments import load_experiment
     from flowbench.tracking import Mirror
 
-    budget, changes = parse_duration(time_budget), overrides or []
+    budget = parse_duration(time_budget)
+    changes = [*(overrides or []), *([] if limit is None else [f"evaluate.limit={limit}"])]
     wanted = parse_seeds(seeds)
     experiments = [load_experiment(experiment, [*changes, f"seed={seed}"]) for seed in wanted or []]
     if dry_run:
@@ -94,6 +106,7 @@ def evaluate(
     batch_norm: Annotated[Literal["running", "population"] | None, typer.Option(help="Statistics to use.")] = None,
     weights: Annotated[Literal["raw", "ema"] | None, typer.Option(help="Weights to use.")] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Also FID and KID of that many samples.")] = None,
+    limit: LIMIT = None,
     as_json: JSON = False,
 ) -> None:
     """Measure a run's checkpoint exactly.
@@ -104,7 +117,7 @@ def evaluate(
     from flowbench.runs.folder import find_run
     from flowbench.tasks.loading import Stopped, evaluate_run
 
-    request = Request(split, data, draws, importance, batch_norm, weights, samples)
+    request = Request(split, data, draws, importance, batch_norm, weights, samples, limit)
     content, path = evaluate_run(find_run(run), request)
     if as_json:
         typer.echo(json.dumps(content))
@@ -157,4 +170,4 @@ def _print_notes(content: dict[str, Any]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample", "limited")

@@ -84,7 +84,8 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
     modes = 2 if normalized and experiment.weights == "raw" else 1
-    measured = known.counts[known.report_split] + min(TRAIN_FIGURE_IMAGES, trained)
+    limit = experiment.evaluate.limit or max(known.counts.values())
+    measured = min(known.counts[known.report_split], limit) + min(TRAIN_FIGURE_IMAGES, trained, limit)
     draws = 1 if model.bound == "exact" else experiment.evaluate.draws
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
     populations = (3 + (validations if data.holdout else 0)) if normalized else 0
@@ -94,8 +95,9 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
         training_flops=training,
         activation_bytes=activations * data.batch_size // FEW,
         steps=0 if closed_form else steps,
-        evaluated=draws * (measured * modes + validations * data.holdout),
-        normalized_steps=populations * min(POPULATION_BATCHES, trained // data.batch_size),
+        evaluated=draws * (measured * modes + validations * min(data.holdout, limit)),
+        normalized_steps=populations
+        * min(POPULATION_BATCHES, trained // data.batch_size, -(-limit // data.batch_size)),
         data_bytes=0 if known.embedded else known.disk_bytes,
         resident_bytes=pixels if known.embedded else 2 * pixels,
         **_states(experiment, model, values=8 * measured),
@@ -117,17 +119,18 @@ def _forecast(experiment: Experiment[Any, Any]) -> Counted:
     config, windows = experiment.train, task.data["windows"]
     steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
-    name = experiment.data.name
+    name, limit = experiment.data.name, experiment.evaluate.limit or max(windows.values())
+    measured = {split: min(number, limit) for split, number in windows.items()}
     return Counted(
         forward_flops=forward,
         training_flops=training,
         activation_bytes=activations,
         steps=0 if closed_form else steps,
-        evaluated=windows["test"] + windows["validation"] * (1 + validations),
+        evaluated=measured["test"] + measured["validation"] * (1 + validations),
         normalized_steps=0,
         data_bytes=series_sets[name].disk_bytes if name else Path(experiment.data.csv).stat().st_size,
         resident_bytes=0,
-        **_states(experiment, task.model, values=16 * (windows["test"] + windows["validation"])),
+        **_states(experiment, task.model, values=16 * (measured["test"] + measured["validation"])),
     )
 
 

@@ -64,6 +64,8 @@ def verdict(row: Mapping[str, Any], short: str = "") -> str:
     if "other resampling" in row["badges"] and row.get("reproduces"):
         of = f"{row['reproduces']}'s {published_figure(row, row['reproduces']).split(' (')[0]}"
         words = f"no reproduction of {of}: other images, resized in another way (resample {row['labels']['resample']})"
+    elif "limited" in row["badges"]:
+        words = f"a small evaluation, of {row['labels']['limited']}: compared with nothing"
     elif gap is None or published is None:
         words = "no published figure"
     else:

@@ -27,7 +27,7 @@ from flowbench.evaluation.likelihood import (
     reported_state,
     write_evaluation,
 )
-from flowbench.evaluation.measuring import Request
+from flowbench.evaluation.measuring import Request, limited
 from flowbench.evaluation.sample_quality import inception, sample_quality
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
@@ -59,6 +59,7 @@ def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Sett
         batch_norm=experiment.evaluate.batch_norm,
         weights=experiment.weights,
         training_batch_size=experiment.data.batch_size,
+        limit=experiment.evaluate.limit,
     )
 
 
@@ -231,9 +232,12 @@ class DensityTask:
             }
 
     def _evaluate(self, images: Images, setting: Setting, average: WeightAverage | None) -> Measured:
-        return evaluate(
+        number = min(setting.limit or len(images), len(images))
+        # Evenly over the part: some sets are in the order of their classes.
+        some = images if number == len(images) else images.subset(np.arange(number) * len(images) // number)
+        measured = evaluate(
             self.model,
-            images,
+            some,
             setting,
             average=average,
             training=self._train,
@@ -241,6 +245,7 @@ class DensityTask:
             ranks=self._ranks,
             gather=gather,
         )
+        return replace(measured, metrics=limited(measured.metrics, number, len(images)))
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""

@@ -4,6 +4,7 @@ import pytest
 import scipy.stats
 
 from flowbench.config.experiments import load_experiment
+from flowbench.report.formats import difference
 from flowbench.report.verdict import noise, shortfall, verdict
 from tests.report.test_report import row
 
@@ -63,6 +64,12 @@ def test_no_reference_no_figure_and_bounds_are_said() -> None:
     assert verdict(row(reproduces=None)) == "no published figure"
     assert verdict(row(status="skipped", value=None, reason="cifar10 is not here")) == "cifar10 is not here"
     assert verdict(row(reproduces="Conv DRAW")).endswith("Conv DRAW's < 3.59, which is an upper bound")
+
+
+def test_a_small_evaluation_is_compared_with_nothing() -> None:
+    limited = row(value=3.61, badges=["limited", "custom"], labels={"limited": "64 of 10,000"})
+    assert verdict(limited) == "a small evaluation, of 64 of 10,000: compared with nothing"
+    assert difference(limited) is None
 
 
 def test_what_was_less_than_the_preset_is_said_for_custom_runs_alone() -> None:

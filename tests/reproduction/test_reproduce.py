@@ -85,7 +85,7 @@ def test_a_stopped_table_says_how_the_table_goes_on_not_the_run(tmp_path: Path) 
 
 
 def test_the_command_that_goes_on_is_named_in_full_at_ctrl_c(tmp_path: Path) -> None:
-    words = "reproduce quick --only digits --jobs 1 train.log_every=1 data.batch_size=8".split()
+    words = ["reproduce", "quick", "--only", "digits", "--jobs", "1", "train.log_every=1", "data.batch_size=8"]
     words += ["--out", "my results"]
     process = start([*FLOWBENCH, *words], cwd=tmp_path)
     assert wait_until(lambda: any(tmp_path.glob("my results/runs/real_nvp*/metrics.jsonl")), process)
