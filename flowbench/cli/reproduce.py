@@ -145,11 +145,11 @@ def report(
 def _print_table(results: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from flowbench.report.formats import as_table
+    from flowbench.report.terminal import on_terminal
 
     # A pipe has no width: lines are not folded there, so that they can be searched.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(as_table(results))
+    console.print(on_terminal(results, console.width))
     for row in results["rows"]:
         if row["status"] in ("skipped", "failed"):
-            console.print(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}", markup=False)
+            typer.echo(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}")

@@ -66,6 +66,8 @@ class Entry(Section):
     reproduces: str | None = None
     """The published model that the figure is compared with."""
     bounds: Bounds | None = None
+    seconds: PositiveFloat | None = None
+    """What one run took, on one thread of a named processor, for the plan that `reproduce` begins with."""
 
 
 def _entry(value: Any) -> Any:

@@ -152,6 +152,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         session.checkpoints.check()
         window.add(*_step(session, objective))
         session.step += 1
+        bar.advance(session.progress)
         if session.average:
             session.average.update(session.step)
         last = session.step == session.total_steps
