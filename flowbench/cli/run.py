@@ -84,6 +84,8 @@ def _train_one(
     path = from_leader(lambda: run_path_of(experiment, run_dir, resume=resume))
     folder = RunFolder(path)
     done = from_leader(lambda: folder.finished)
+    if leads() and not done:
+        _warn_of_a_busy_machine()
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if not leads():
         return
@@ -94,6 +96,16 @@ def _train_one(
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
     _print_notes(result)
+
+
+def _warn_of_a_busy_machine() -> None:
+    import torch
+
+    from flowbench.system.load import busy
+
+    crowd = None if torch.cuda.is_available() else busy(torch.get_num_threads())
+    if crowd is not None:
+        typer.echo(f"this machine is busy already ({crowd}): expect it to take longer", err=True)
 
 
 @app.command()

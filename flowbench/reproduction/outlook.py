@@ -10,6 +10,7 @@ from flowbench.report.formats import unit
 from flowbench.reproduction.agenda import Agenda, Line
 from flowbench.runs.folder import RunFolder
 from flowbench.system.durations import in_words
+from flowbench.system.load import busy
 
 __all__ = ["ending", "plan"]
 
@@ -29,7 +30,9 @@ def plan(agenda: Agenda, runs: Sequence[Path], at_a_time: int) -> list[str]:
     whole = _expected([costs[run] for run in runs], at_a_time)
     if whole is None:
         whole = f"how long is not known here: {agenda.command} --dry-run measures it"
-    said = [f"table {agenda.table.table}: {_counted(len(runs), 'run')} to make{side_by_side}; {whole}"]
+    crowd = busy(at_a_time)
+    warned = [] if crowd is None else [f"  this machine is busy already ({crowd}): expect it to take longer"]
+    said = [f"table {agenda.table.table}: {_counted(len(runs), 'run')} to make{side_by_side}; {whole}", *warned]
     for row in dict.fromkeys(line.row.row for line in lines):
         mine = [line for line in lines if line.row.row == row]
         seeds = sorted({one.seed for line in mine for one in line.experiments})

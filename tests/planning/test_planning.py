@@ -56,6 +56,34 @@ def test_a_plan_measures_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.lines[0].startswith("real_nvp/digits, seed 0")
 
 
+@pytest.mark.parametrize(
+    ("load", "cpu_seconds", "said"),
+    [
+        (None, 0.1, None),
+        ("load 9.0 on 2 cores", 0.02, "measured on a busy machine (load 9.0 on 2 cores), so too slow, about "),
+        (None, 0.05, "measured on a busy machine (it had 50% of a core), so too slow, about "),
+    ],
+)
+def test_a_plan_says_when_its_steps_were_measured_on_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch, load: str | None, cpu_seconds: float, said: str | None
+) -> None:
+    import flowbench.planning.estimate as module
+
+    probed = {"step_seconds": 0.1, "step_cpu_seconds": cpu_seconds, "item_seconds": 0.01, "peak_bytes": 2**30}
+    probed |= {"steps": 3, "device": "a processor", "device_type": "cpu", "threads": 1}
+    monkeypatch.setattr(module, "_probe", lambda _: probed)
+    monkeypatch.setattr(module, "busy", lambda _: load)
+    one = plan(load_experiment("real_nvp/digits", TINY))
+    time, disk = one.lines[4], one.lines[-1]
+    assert time.startswith("  time        at most " if said else "  time        ")
+    assert disk.startswith("  disk ")
+    assert (one.busy is None) == (said is None) == ("at most" not in time)
+    if said:
+        assert one.seconds is not None
+        assert one.free_seconds == pytest.approx(one.seconds * cpu_seconds / 0.1)
+        assert said in one.lines[5]
+
+
 @pytest.mark.slow
 def test_a_step_that_would_take_minutes_is_computed_and_stored_speed_gives_the_hours(tmp_path: Path) -> None:
     huge = load_experiment("real_nvp/celeba", ["data.batch_size=4096", "model.residual_blocks=1"])

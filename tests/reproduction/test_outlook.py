@@ -7,6 +7,7 @@ import pytest
 
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import WorkFailedError
+from flowbench.reproduction import outlook
 from flowbench.reproduction.agenda import Agenda
 from flowbench.reproduction.outlook import plan
 from flowbench.reproduction.reproduce import reproduce
@@ -14,6 +15,12 @@ from flowbench.reproduction.watching import Told, look
 from flowbench.runs.folder import RunFolder
 from flowbench.tables.table import load_table
 from tests.faked_runs import FakeTrainer
+
+
+@pytest.fixture(autouse=True)
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have nothing else to do, whatever it does."""
+    monkeypatch.setattr(outlook, "busy", lambda _: None)
 
 
 def planned(out: Path, *overrides: str, only: tuple[str, ...] = (), at_a_time: int = 2, **options: Any) -> list[str]:
@@ -41,6 +48,11 @@ def test_how_long_other_settings_take_is_not_said(tmp_path: Path) -> None:
     assert first.endswith(
         " 3 runs to make; how long is not known here: flowbench reproduce quick --dry-run measures it"
     )
+
+
+def test_a_busy_machine_is_told_of_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlook, "busy", lambda threads: f"load 9.0, {threads} more")
+    assert planned(tmp_path)[1] == "  this machine is busy already (load 9.0, 2 more): expect it to take longer"
 
 
 def test_a_line_stays_for_each_run_that_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
