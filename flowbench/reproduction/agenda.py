@@ -17,6 +17,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
 from flowbench.system.version import __version__
 from flowbench.tables.results import done_row, empty_row
+from flowbench.tables.shipped import rows_as_shipped
 from flowbench.tables.table import Entry, Row, Table
 
 __all__ = ["Agenda", "Ended", "Line", "Pair", "finished", "run_path", "stored"]
@@ -101,7 +102,7 @@ class Agenda:
     @property
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
-        return {
+        content = {
             "schema": 1,
             "table": self.table.table,
             "title": self.table.title,
@@ -109,6 +110,7 @@ class Agenda:
             "flowbench": __version__,
             "rows": [line.content for line in self.lines],
         }
+        return {**content, "rows": rows_as_shipped(content)}
 
     @property
     def shown(self) -> bool:

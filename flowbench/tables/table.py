@@ -118,6 +118,8 @@ class Table(Section):
     table: str
     title: str
     description: str
+    preset: Literal["quick"] | None = None
+    """The badge of rows with the table's own settings whose experiments have no preset."""
     rows: Annotated[list[Row], Field(min_length=1)]
 
     @whole(mode="after")
