@@ -181,9 +181,9 @@ class ForecastTask:
         torch.rand(before, generator=self._generator, device=self._generator.device)
         return self._feed.batch(step)
 
-    def validate(self, average: WeightAverage | None) -> dict[str, float]:
+    def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float]:
         """Return MAE and MSE on the validation part, normalized."""
-        return from_leader(lambda: self._validated(average))
+        return from_leader(lambda: self._validated(average, run))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
         """Nothing: no forecaster here normalizes by batches."""
@@ -222,7 +222,10 @@ class ForecastTask:
             raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
         return self._measured(run, average, request.split or "test", request.limit)
 
-    def _validated(self, average: WeightAverage | None) -> dict[str, float]:
+    def _validated(self, average: WeightAverage | None, run: RunFolder | None) -> dict[str, float]:
+        if run is not None:
+            content, _ = self._measured(run, average, "validation")
+            return {name: content["metrics"]["validation"][name]["value"] for name in ("mae", "mse")}
         with self._weights(average):
             errors = measure(self.model, self._windows.splits["validation"].first(self._experiment.evaluate.limit))
         return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}

@@ -210,7 +210,8 @@ def _skips(session: Session) -> dict[str, int]:
 
 
 def _validate(session: Session) -> None:
-    figures = session.task.validate(session.average)
+    # A trial may be pruned after any of them: what it was chosen by is kept.
+    figures = session.task.validate(session.average, None if session.watch is None else session.run)
     session.task.model.train()
     if figures is None:
         return
