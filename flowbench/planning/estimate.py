@@ -24,6 +24,8 @@ PROBE_SECONDS = 10.0
 SLOWEST_FLOPS = 5e9
 """Per second, of one core: a step that would take longer than `PATIENCE` at this speed is not tried."""
 PATIENCE = 120.0
+WORTH_A_WORD = 100 * 2**20
+"""Bytes of training images from which on it matters where they lie."""
 GOT_LITTLE = 0.9
 """Of a core's time: with less, the one thread that was timed had to wait for other programs."""
 PROCESS_BYTES = 700 * 2**20
@@ -66,10 +68,20 @@ class Plan:
             f"  parameters  {counted.parameters:,}",
             f"  FLOPs/item  {counted.forward_flops:.3g} forward, {counted.training_flops:.3g} in training",
             f"  memory      {self.memory_bytes / 2**30:.2f} GiB in training ({self.memory_how})",
+            *self._images,
             f"  time        {hours} for {counted.steps:,} steps and the evaluation ({self.time_how})",
             *beside,
             f"  disk        {self.disk_bytes / 1e6:,.1f} MB for checkpoints, values and data not yet here",
         ]
+
+    @property
+    def _images(self) -> list[str]:
+        """The training images, where they are worth a word."""
+        size = self.counted.training_bytes
+        if size < WORTH_A_WORD:
+            return []
+        how = "held in memory" if self.counted.held else "streamed from disk: more than 40 % of the free memory"
+        return [f"  images      {size / 2**30:.1f} GiB to train on, {how}"]
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
