@@ -29,6 +29,8 @@ class FakeTrainer:
     dirty: bool = False
     metric: str | None = None
     """None: bits/dim or MAE, by the kind of experiment."""
+    limited: str | None = None
+    """The label of a small evaluation."""
 
     def __call__(self, experiment: Experiment[Any, Any], path: Path) -> Mapping[str, Any]:
         run = RunFolder(path)
@@ -53,7 +55,15 @@ class FakeTrainer:
         return result
 
     def result(self, experiment: Experiment[Any, Any], value: float) -> dict[str, Any]:
-        labels = {"draws": 8, "levels": 17, "dequantization": "uniform", "bound": "uniform", "batch_norm": "population"}
+        labels: dict[str, Any] = {
+            "draws": 8,
+            "levels": 17,
+            "dequantization": "uniform",
+            "bound": "uniform",
+            "batch_norm": "population",
+        }
+        if self.limited:
+            labels["limited"] = self.limited
         return {
             "schema": 1,
             "experiment": experiment.name,

@@ -11,7 +11,7 @@ from flowbench.runs.folder import RunFolder
 
 __all__ = ["metric_of", "run_html", "svg_of"]
 
-LABELS = ("n", "draws", "levels", "bound", "dequantization", "batch_norm", "weights", "resample")
+LABELS = ("n", "draws", "levels", "bound", "dequantization", "batch_norm", "weights", "resample", "limited")
 
 
 def metric_of(kind: str) -> str:

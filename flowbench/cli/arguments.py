@@ -15,6 +15,7 @@ __all__ = [
     "EXPERIMENT",
     "JOBS",
     "JSON",
+    "LIMIT",
     "OVERRIDES",
     "RUN",
     "STORAGE",
@@ -106,6 +107,13 @@ STORAGE = Annotated[
     str,
     typer.Option(
         help="Where the study is kept: sqlite:///FILE, postgresql://…, grpc://HOST:PORT.", envvar="OPTUNA_STORAGE"
+    ),
+]
+LIMIT = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Measure so many images or windows only (`evaluate.limit`): labelled `limited`, compared with nothing.",
     ),
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -43,7 +43,17 @@ def print_plans(
     if as_json:
         typer.echo(json.dumps(plans))
     elif len(experiments) != 1:
-        hours = sum(one["seconds"] or 0.0 for one in plans) / 3600
-        unknown = sum(one["seconds"] is None for one in plans) + len(experiments) - len(plans)
-        beyond = f", and {unknown} whose time is unknown" if unknown else ""
-        typer.echo(f"in all: {len(experiments)} runs, {hours:.2f} h one after the other{beyond}")
+        typer.echo(_in_all(plans, len(experiments)))
+
+
+def _in_all(plans: "Sequence[dict[str, Any]]", runs: int) -> str:
+    """Return the last line: how long all runs take."""
+    from flowbench.system.durations import in_words
+
+    known = [one["seconds"] for one in plans if one["seconds"] is not None]
+    if not known:
+        return f"in all: {runs} runs, time unknown"
+    at_most = "at most " if any(one["busy"] for one in plans) else ""
+    unknown = runs - len(known)
+    beyond = f", and {unknown} whose time is unknown" if unknown else ""
+    return f"in all: {runs} runs, {at_most}{in_words(sum(known))} one after the other{beyond}"

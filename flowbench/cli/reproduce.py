@@ -1,6 +1,8 @@
 """`flowbench reproduce` and `flowbench report`: whole tables, and the page again from what is stored."""
 
 import json
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,8 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, THROUGHPUT, complete, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, THROUGHPUT, complete, parse_seeds
 from flowbench.errors import CheckFailedError
+from flowbench.system.interruption import Interrupted
 
 JOBS_ON_A_CLUSTER = 2
 
@@ -35,6 +38,7 @@ def reproduce(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
     ] = False,
+    limit: LIMIT = None,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -49,6 +53,8 @@ def reproduce(
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
+    if limit is not None:
+        overrides = [*(overrides or []), f"evaluate.limit={limit}"]
     if dry_run:
         from flowbench.cli.dry_run import print_plans
         from flowbench.reproduction.reproduce import unfinished
@@ -69,16 +75,22 @@ def reproduce(
         from flowbench.reproduction.submission import Jobs
 
         cluster = Jobs(submit, folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
-    results = reproduce_table(
-        table,
-        only=only or (),
-        seeds=parse_seeds(seeds),
-        out=folder,
-        overrides=overrides or (),
-        jobs=jobs,
-        progress=watch or cluster is None,
-        cluster=cluster,
-    )
+    again = f"to go on: {shlex.join(['flowbench', *sys.argv[1:]])}"
+    try:
+        results = reproduce_table(
+            table,
+            only=only or (),
+            seeds=parse_seeds(seeds),
+            out=folder,
+            overrides=overrides or (),
+            jobs=jobs,
+            progress=watch or cluster is None,
+            cluster=cluster,
+            again=again,
+        )
+    except KeyboardInterrupt as stop:
+        # Between two trainings, where nothing is half done.
+        raise Interrupted(f"{folder}: stopped: {again}", signal.SIGINT) from stop
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -133,11 +145,11 @@ def report(
 def _print_table(results: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from flowbench.report.formats import as_table
+    from flowbench.report.terminal import on_terminal
 
     # A pipe has no width: lines are not folded there, so that they can be searched.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(as_table(results))
+    console.print(on_terminal(results, console.width))
     for row in results["rows"]:
         if row["status"] in ("skipped", "failed"):
-            console.print(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}", markup=False)
+            typer.echo(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}")

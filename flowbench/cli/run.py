@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, EXPERIMENT, JSON, OVERRIDES, RUN, THROUGHPUT, parse_duration, parse_seeds
+from flowbench.cli.arguments import (
+    DRY_RUN,
+    EXPERIMENT,
+    JSON,
+    LIMIT,
+    OVERRIDES,
+    RUN,
+    THROUGHPUT,
+    parse_duration,
+    parse_seeds,
+)
 
 if TYPE_CHECKING:
     from flowbench.config.schema import Experiment
@@ -27,6 +37,7 @@ def train(
     time_budget: Annotated[
         str | None, typer.Option(help="Stop the steps after this time, e.g. 20m; compiling is not counted.")
     ] = None,
+    limit: LIMIT = None,
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -38,7 +49,8 @@ def train(
     from flowbench.config.experiments import load_experiment
     from flowbench.tracking import Mirror
 
-    budget, changes = parse_duration(time_budget), overrides or []
+    budget = parse_duration(time_budget)
+    changes = [*(overrides or []), *([] if limit is None else [f"evaluate.limit={limit}"])]
     wanted = parse_seeds(seeds)
     experiments = [load_experiment(experiment, [*changes, f"seed={seed}"]) for seed in wanted or []]
     if dry_run:
@@ -72,6 +84,8 @@ def _train_one(
     path = from_leader(lambda: run_path_of(experiment, run_dir, resume=resume))
     folder = RunFolder(path)
     done = from_leader(lambda: folder.finished)
+    if leads() and not done:
+        _warn_of_a_busy_machine()
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if not leads():
         return
@@ -84,6 +98,16 @@ def _train_one(
     _print_notes(result)
 
 
+def _warn_of_a_busy_machine() -> None:
+    import torch
+
+    from flowbench.system.load import busy
+
+    crowd = None if torch.cuda.is_available() else busy(torch.get_num_threads())
+    if crowd is not None:
+        typer.echo(f"this machine is busy already ({crowd}): expect it to take longer", err=True)
+
+
 @app.command()
 def evaluate(
     run: RUN,
@@ -94,6 +118,7 @@ def evaluate(
     batch_norm: Annotated[Literal["running", "population"] | None, typer.Option(help="Statistics to use.")] = None,
     weights: Annotated[Literal["raw", "ema"] | None, typer.Option(help="Weights to use.")] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Also FID and KID of that many samples.")] = None,
+    limit: LIMIT = None,
     as_json: JSON = False,
 ) -> None:
     """Measure a run's checkpoint exactly.
@@ -104,7 +129,7 @@ def evaluate(
     from flowbench.runs.folder import find_run
     from flowbench.tasks.loading import Stopped, evaluate_run
 
-    request = Request(split, data, draws, importance, batch_norm, weights, samples)
+    request = Request(split, data, draws, importance, batch_norm, weights, samples, limit)
     content, path = evaluate_run(find_run(run), request)
     if as_json:
         typer.echo(json.dumps(content))
@@ -157,4 +182,4 @@ def _print_notes(content: dict[str, Any]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample", "limited")

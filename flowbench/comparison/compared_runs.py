@@ -1,17 +1,12 @@
 """Two runs, or two sets of runs over seeds, brought to the same images or windows and compared."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flowbench.comparison.kept_values import common_split, dataset_of, on_the_same_items
 from flowbench.config.experiments import config_id
-from flowbench.config.registry import image_sets
-from flowbench.data.image_set import Split
 from flowbench.errors import InputError
 from flowbench.evaluation.paired import LEVEL, Paired, compare_values
 from flowbench.runs.bundle import is_bundle
@@ -19,9 +14,6 @@ from flowbench.runs.folder import RunFolder, find_run, find_runs
 from flowbench.runs.same_data import check_same_data
 
 __all__ = ["ComparedRuns", "compare_runs"]
-
-_PER_WINDOW = ("mae", "mse")
-"""What is stored of each window, by column."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +31,8 @@ class ComparedRuns:
     """Whether A and B are seeds of one config."""
     resample: str | None = None
     """How the images were resized; None where their set offers no choice."""
+    unfinished: tuple[str, ...] = ()
+    """A line for each run that has not come to its end: pruned or stopped."""
 
     @property
     def lines(self) -> list[str]:
@@ -50,6 +44,7 @@ class ComparedRuns:
             + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
+            *self.unfinished,
         ]
         over_seeds = "" if paired.seed_stderr is None else f"± {paired.seed_stderr:.4f} over seeds"
         if paired.stderr is None:
@@ -96,46 +91,47 @@ class ComparedRuns:
 def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None = None) -> ComparedRuns:
     """Compare two runs, or the finished seeds of two experiments, on the images or windows that both were measured on.
 
+    Trials of a study, pruned and stopped runs are compared by what they keep.
+
     Args:
         a: a run, an exported folder, a folder of runs, or an experiment's name: all seeds of its newest config.
         b: likewise.
-        split: of the data [default: the set's report split].
+        split: of the data [default: the set's report split; of trials, what they were chosen by].
         metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
 
     Raises:
-        InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
-            with another content.
+        InputError: a run is missing; the two were not measured on the same images or windows, and how they can be; the
+            data lie here with another content.
     """
-    runs = [_runs(one) for one in (a, b)]
-    results = [run.result for group in runs for run in group]
-    for run in (run for group in runs for run in group):
+    groups = [_runs(one) for one in (a, b)]
+    runs = [run for group in groups for run in group]
+    for run in runs:
         if not is_bundle(run.path):  # an exported folder does not know where its data lie
             check_same_data(run)
-    kind, dataset = results[0]["kind"], results[0]["dataset"]
-    if any((result["kind"], result["dataset"]) != (kind, dataset) for result in results):
-        raise InputError(
-            f"{a} and {b}: not of the same data set and kind: {results[0]['dataset']}, {results[-1]['dataset']}"
-        )
-    where = split or _report_split(kind, dataset)
+    known = list(dict.fromkeys(dataset_of(run) for run in runs))
+    if len(known) > 1:
+        raise InputError(f"{a} and {b}: not of the same data set and kind: {known[0][1]}, {known[-1][1]}")
+    kind, dataset = known[0]
     what = metric or ("bits_per_dim" if kind == "density" else "mae")
-    found = [[_values(run, where, what) for run in group] for group in runs]
-    fingerprints = {fingerprint for group in found for _, fingerprint in group}
-    if len(fingerprints) != 1:
-        raise InputError(f"{a} and {b}: measured on different data: fingerprints {', '.join(sorted(fingerprints))}")
-    horizons = {getattr(run.experiment.data, "horizon", None) for group in runs for run in group}
+    where = split or common_split(runs, what)
+    horizons = {getattr(run.experiment.data, "horizon", None) for run in runs}
     if len(horizons) != 1:
         raise InputError(f"{a} and {b}: forecasts of different horizons, {sorted(map(str, horizons))}: not comparable")
-    values = [[one for one, _ in group] for group in found]
-    ids = [{config_id(run.experiment) for run in group} for group in runs]
+    kept = on_the_same_items(runs, where, what)
+    values = [one.values for one in kept]
+    ids = [{config_id(run.experiment) for run in group} for group in groups]
     return ComparedRuns(
         names=(a, b),
         dataset=dataset,
         split=where,
         metric=what,
         unit="images" if kind == "density" else "windows",
-        paired=compare_values(values[0], values[1], horizon=horizons.pop()),
-        same_config=ids[0] == ids[1],
-        resample=results[0]["metrics"][where][what].get("resample"),
+        paired=compare_values(values[: len(groups[0])], values[len(groups[0]) :], horizon=horizons.pop()),
+        same_config=ids[0] == ids[1] and all(run.finished for run in runs),
+        resample=kept[0].figure.get("resample"),
+        unfinished=tuple(
+            f"{run.path}: not finished: as it stood at step {run.step:,}" for run in runs if not run.finished
+        ),
     )
 
 
@@ -152,31 +148,3 @@ def _runs(name: str) -> Sequence[RunFolder]:
     if inside and any(config_id(run.experiment) != newest for run in runs):
         raise InputError(f"{name}: holds runs of several configs: name the seeds of one")
     return [run for run in runs if config_id(run.experiment) == newest]
-
-
-def _report_split(kind: str, dataset: str) -> Split:
-    report: Split = image_sets[dataset].report_split if kind == "density" and dataset in image_sets else "test"
-    return report
-
-
-def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64], str]:
-    """Return the values per image or window behind a run's own figure, and the fingerprint of the data."""
-    figure = run.result["metrics"].get(split, {}).get(metric)
-    if figure is None:
-        known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
-        raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
-    if metric not in ("bits_per_dim", *_PER_WINDOW):
-        raise InputError(
-            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
-        )
-    if run.kept is not None:
-        raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
-    for path in sorted(run.evaluations.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["metrics"].get(split, {}).get(metric) == figure:
-            stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
-            values = stored if stored.ndim == 1 else stored[:, _PER_WINDOW.index(metric)]
-            return values.astype(np.float64), content["data_fingerprint"]
-    raise InputError(
-        f"{run.path}: no file in evaluations/ has its {split} {metric}: run `flowbench evaluate {run.path}`"
-    )

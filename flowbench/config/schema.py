@@ -172,12 +172,16 @@ class Train(Section):
 class Evaluate(Section):
     """The `evaluate:` section: what the reported figure is made of."""
 
+    added = frozenset({"limit"})
+
     draws: PositiveInt = 1
     """Draws of noise per image: of dequantization, or of a posterior."""
     batch_norm: Literal["running", "population"] = "population"
     """Statistics of batch normalization: moving averages, or re-estimated over training batches."""
     weights: Literal["raw", "ema"] | None = None
     """None: ema where the training keeps one, else raw."""
+    limit: Annotated[int, Field(ge=2)] | None = None
+    """Measure so many images or windows of each part only, for trying things; None: all, as every published figure."""
 
 
 class Space(Section):

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowbench.data.images import Images, VariedPixels
 from flowbench.errors import InputError
 
-__all__ = ["RESIDENT_PART", "Feed", "batches_in_order", "channels_first", "fits"]
+__all__ = ["RESIDENT_PART", "Feed", "batches_in_order", "channels_first", "fits", "held", "streaming_bytes"]
 
 RESIDENT_PART = 0.4
 """Part of the device's free memory that a resident set may take."""
@@ -85,8 +85,18 @@ def channels_first(batch: Tensor) -> Tensor:
 
 def fits(images: Images, device: torch.device) -> bool:
     """Say whether `images` take at most 40 % of the device's free memory."""
+    return held(images.nbytes, device)
+
+
+def held(size: int, device: torch.device) -> bool:
+    """Say whether a set of `size` bytes will lie in the device's memory; otherwise it is streamed from disk."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return images.nbytes <= RESIDENT_PART * free
+    return size <= RESIDENT_PART * free
+
+
+def streaming_bytes(batch: int) -> int:
+    """Return the bytes that a streamed set takes at a time, of batches of `batch` bytes."""
+    return (PREFETCH + 1) * batch
 
 
 def batches_in_order(

@@ -61,6 +61,8 @@ class Setting:
     """Also give FID and KID of that many samples (not by `evaluate`: see `sample_quality`)."""
     other_mode: bool = True
     """Give the figure in the other batch-norm mode beside the one asked for."""
+    limit: int | None = None
+    """Measure so many images only, and estimate population statistics on about as many."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,12 @@ def evaluate(
     return measured
 
 
-def estimate_population(model: DensityModel, training: Images, batch_size: int, seed: int) -> None:
+def estimate_population(
+    model: DensityModel, training: Images, batch_size: int, seed: int, batches: int = POPULATION_BATCHES
+) -> None:
     """Replace the batch-norm statistics by those of the whole training data under today's weights.
 
-    One pass of min(all, 200) training batches, not flipped, with fixed noise: means of the means and of E[x²].
+    One pass of min(all, `batches`) training batches, not flipped, with fixed noise: means of the means and of E[x²].
     Only the normalizations are in training mode: dropout would change the very variances that are estimated.
 
     Args:
@@ -159,6 +163,7 @@ def estimate_population(model: DensityModel, training: Images, batch_size: int, 
         training: training images.
         batch_size: of the training.
         seed: of the batches and the noise.
+        batches: how many, at most.
     """
     device = next(model.parameters()).device
     size = min(batch_size, len(training))
@@ -166,7 +171,7 @@ def estimate_population(model: DensityModel, training: Images, batch_size: int, 
     rank, ranks = place() if size % place()[1] == 0 else (0, 1)
     feed = Feed(training, batch_size=size, seed=seed, flip=False, device=device, rank=rank, ranks=ranks)
     with torch.no_grad(), population_statistics(model):
-        steps = min(feed.steps_per_epoch, POPULATION_BATCHES)
+        steps = min(feed.steps_per_epoch, batches)
         for step in counted(range(steps), "batch-norm statistics", steps):
             batch = feed.batch(step)
             noise = training_noise(
@@ -200,39 +205,53 @@ def explain_batch_norm(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], l
     )
 
 
-def evaluation_path(folder: Path, images: Images, setting: Setting, *, foreign: bool = False) -> Path:
+def evaluation_path(
+    folder: Path, images: Images, setting: Setting, *, part: str | None = None, foreign: bool = False
+) -> Path:
     """Return where `write_evaluation` puts the JSON file; the bits/dim of every image lie beside it, `.npy`, (n,).
 
     Args:
         folder: the run's `evaluations/`.
         images: what is measured.
         setting: how.
+        part: what a run calls them, where that is not their split: `holdout`.
         foreign: the images are not the run's own data: two contents never share a name.
     """
     stem = stem_of(images.name, images.fingerprint if foreign else None)
-    parts = [images.split, stem, f"draws{setting.draws}", setting.batch_norm, setting.weights]
+    parts = [part or images.split, stem, f"draws{setting.draws}", setting.batch_norm, setting.weights]
     if setting.importance is not None:
         parts.append(f"importance{setting.importance}")
     if setting.samples is not None:
         parts.append(f"samples{setting.samples}")
+    if setting.limit is not None:
+        parts.append(f"limit{setting.limit}")
     return folder / ("-".join(parts) + f"-seed{setting.seed}.json")
 
 
 def write_evaluation(
-    folder: Path, images: Images, setting: Setting, measured: Measured, *, foreign: bool = False
+    folder: Path,
+    images: Images,
+    setting: Setting,
+    measured: Measured,
+    *,
+    part: str | None = None,
+    foreign: bool = False,
 ) -> Path:
-    """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path."""
-    path = evaluation_path(folder, images, setting, foreign=foreign)
+    """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path.
+
+    Arguments as of `evaluation_path`.
+    """
+    path = evaluation_path(folder, images, setting, part=part, foreign=foreign)
     with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
         np.save(file, measured.bits_per_dim)
     content = {
         "schema": 1,
         "dataset": images.name,
-        "split": images.split,
+        "split": part or images.split,
         "data_fingerprint": images.fingerprint,
         "data_status": images.status,
         "seed": setting.seed,
-        "metrics": {images.split: measured.metrics},
+        "metrics": {part or images.split: measured.metrics},
         "notes": measured.notes,
         "per_image": path.with_suffix(".npy").name,
     }
@@ -385,7 +404,10 @@ def _statistics(model: DensityModel, training: Images | None, setting: Setting) 
         return
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        estimate_population(model, training, setting.training_batch_size, setting.seed)
+        size, batches = setting.training_batch_size, POPULATION_BATCHES
+        if setting.limit is not None:
+            batches = min(batches, -(-setting.limit // size))
+        estimate_population(model, training, size, setting.seed, batches)
         yield
     finally:
         for name, buffer in model.named_buffers():

@@ -1,9 +1,10 @@
 """What a person may ask of a finished run's evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Request", "stem_of"]
+__all__ = ["Request", "limited", "stem_of"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,13 @@ class Request:
     batch_norm: Literal["running", "population"] | None = None
     weights: Literal["raw", "ema"] | None = None
     samples: int | None = None
+    limit: int | None = None
+
+
+def limited(metrics: Mapping[str, Mapping[str, Any]], part: int, whole: int) -> dict[str, dict[str, Any]]:
+    """Return the metrics, labelled `limited` where only `part` of the `whole` items was measured."""
+    label = {} if part == whole else {"limited": f"{part:,} of {whole:,}"}
+    return {name: {**metric, **label} for name, metric in metrics.items()}
 
 
 def stem_of(name: str, fingerprint: str | None = None) -> str:

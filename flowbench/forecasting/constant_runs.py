@@ -27,6 +27,10 @@ class ConstantRuns:
     free: NDArray[np.bool_]
     """Whether the future of a window touches no constant run in a column, (windows, columns)."""
 
+    def first(self, number: int) -> "ConstantRuns":
+        """Return the same of the first so many windows; the shares stay those of the split."""
+        return ConstantRuns(self.share, self.free[:number])
+
 
 @dataclass(frozen=True)
 class StuckSensors:

@@ -1,6 +1,7 @@
 """Windows of history and future as views of one tensor, and the order in which training sees them."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,15 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.histories)
+
+    def first(self, number: int | None) -> "Windows":
+        """Return the first so many windows, or all of them; None: all."""
+        if number is None or number >= len(self):
+            return self
+        part = copy(self)
+        part.histories, part.futures = self.histories[:number], self.futures[:number]
+        part.runs = None if self.runs is None else self.runs.first(number)
+        return part
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return history (batch, lookback, inputs) and future (batch, horizon, outputs), gathered on the device."""

@@ -10,11 +10,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import Experiment
+from flowbench.data.feed import held, streaming_bytes
 from flowbench.data.image_set import data_root
 from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.errors import InputError
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
 from flowbench.evaluation.likelihood import POPULATION_BATCHES
+from flowbench.system.device import default_device
 from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
 from flowbench.tasks.task import make_task
 
@@ -44,8 +46,12 @@ class Counted:
     """Forward passes of a training batch that estimate batch statistics for the evaluation."""
     data_bytes: int
     """On disk; 0 where nothing need lie there."""
+    training_bytes: int
+    """Of the whole training set, as it lies on disk."""
+    held: bool
+    """Whether that lies in the device's memory; otherwise it is streamed."""
     resident_bytes: int
-    """Of the training set in memory, its memory map included."""
+    """Of the training set in memory, its memory map included: all of it, or the batches that are read ahead."""
     checkpoint_bytes: int
     """Of the two that are kept, and of the figures' values."""
 
@@ -84,22 +90,39 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
     modes = 2 if normalized and experiment.weights == "raw" else 1
-    measured = known.counts[known.report_split] + min(TRAIN_FIGURE_IMAGES, trained)
+    limit = experiment.evaluate.limit or max(known.counts.values())
+    measured = min(known.counts[known.report_split], limit) + min(TRAIN_FIGURE_IMAGES, trained, limit)
     draws = 1 if model.bound == "exact" else experiment.evaluate.draws
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
     populations = (3 + (validations if data.holdout else 0)) if normalized else 0
-    pixels = trained * shape[0] * shape[1] * shape[2]
+    pixels = shape[0] * shape[1] * shape[2]
+    # What lies on disk may be larger than what is fed: LSUN's images are cropped afresh.
+    share = known.counts["train"] / sum(known.counts.values())
+    whole = known.counts["train"] * pixels if known.embedded else round(known.disk_bytes * share)
+    device = default_device()
+    stays = held(whole, device)
     return Counted(
         forward_flops=forward,
         training_flops=training,
         activation_bytes=activations * data.batch_size // FEW,
         steps=0 if closed_form else steps,
-        evaluated=draws * (measured * modes + validations * data.holdout),
-        normalized_steps=populations * min(POPULATION_BATCHES, trained // data.batch_size),
+        evaluated=draws * (measured * modes + validations * min(data.holdout, limit)),
+        normalized_steps=populations
+        * min(POPULATION_BATCHES, trained // data.batch_size, -(-limit // data.batch_size)),
         data_bytes=0 if known.embedded else known.disk_bytes,
-        resident_bytes=pixels if known.embedded else 2 * pixels,
+        training_bytes=whole,
+        held=stays,
+        resident_bytes=_resident(
+            whole, data.batch_size * pixels, stays, mapped=not known.embedded and device.type == "cpu"
+        ),
         **_states(experiment, model, values=8 * measured),
     )
+
+
+def _resident(whole: int, batch: int, stays: bool, *, mapped: bool) -> int:
+    if not stays:
+        return streaming_bytes(batch)
+    return 2 * whole if mapped else whole
 
 
 def _forecast(experiment: Experiment[Any, Any]) -> Counted:
@@ -117,17 +140,20 @@ def _forecast(experiment: Experiment[Any, Any]) -> Counted:
     config, windows = experiment.train, task.data["windows"]
     steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
     validations = steps // config.validate_every if isinstance(config.validate_every, int) else config.epochs or 0
-    name = experiment.data.name
+    name, limit = experiment.data.name, experiment.evaluate.limit or max(windows.values())
+    measured = {split: min(number, limit) for split, number in windows.items()}
     return Counted(
         forward_flops=forward,
         training_flops=training,
         activation_bytes=activations,
         steps=0 if closed_form else steps,
-        evaluated=windows["test"] + windows["validation"] * (1 + validations),
+        evaluated=measured["test"] + measured["validation"] * (1 + validations),
         normalized_steps=0,
         data_bytes=series_sets[name].disk_bytes if name else Path(experiment.data.csv).stat().st_size,
+        training_bytes=0,
+        held=True,
         resident_bytes=0,
-        **_states(experiment, task.model, values=16 * (windows["test"] + windows["validation"])),
+        **_states(experiment, task.model, values=16 * (measured["test"] + measured["validation"])),
     )
 
 

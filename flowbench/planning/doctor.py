@@ -16,6 +16,7 @@ from flowbench.data import data_root
 from flowbench.data.preparing import list_sets
 from flowbench.system.cores import cores
 from flowbench.system.environment import device_name
+from flowbench.system.load import busy, load
 from flowbench.system.version import __version__
 from flowbench.tracking.probe import probe
 
@@ -75,6 +76,10 @@ def _device() -> Finding:
 def _threads() -> Finding:
     mine, threads = cores(), torch.get_num_threads()
     words = f"{threads} of torch on {mine} cores"
+    if (known := load()) is not None:
+        words += f", load {known[0]:.1f} on the machine's {known[1]}"
+    if busy(threads):
+        words += ": busy with other programs, so whatever is timed now comes out too slow"
     return Finding("threads", words, f"export OMP_NUM_THREADS={mine}" if threads > mine else None)
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from flowbench.config.experiments import config_sha256, dump_experiment
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
 from flowbench.planning.costs import Counted, count, data_here
+from flowbench.system.durations import in_words
+from flowbench.system.load import busy
 
 __all__ = ["PROCESS_BYTES", "Plan", "needed_memory", "plan", "stored_speed"]
 
@@ -21,6 +24,10 @@ PROBE_SECONDS = 10.0
 SLOWEST_FLOPS = 5e9
 """Per second, of one core: a step that would take longer than `PATIENCE` at this speed is not tried."""
 PATIENCE = 120.0
+WORTH_A_WORD = 100 * 2**20
+"""Bytes of training images from which on it matters where they lie."""
+GOT_LITTLE = 0.9
+"""Of a core's time: with less, the one thread that was timed had to wait for other programs."""
 PROCESS_BYTES = 700 * 2**20
 """Of a process that has imported torch and trained nothing."""
 
@@ -39,6 +46,10 @@ class Plan:
     seconds: float | None
     """To the end, evaluation included; None where no speed is known."""
     time_how: str
+    busy: str | None
+    """What else the machine was doing when its steps were measured; None: nothing."""
+    free_seconds: float | None
+    """About how long it would take were that over; None: nothing to tell it from."""
     disk_bytes: int
     """Still to be written: checkpoints, values, and the data where they are not here."""
 
@@ -46,15 +57,31 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan for people."""
         counted = self.counted
-        hours = "unknown" if self.seconds is None else f"{self.seconds / 3600:.2f} h"
+        hours = "unknown" if self.seconds is None else in_words(self.seconds)
+        beside = []
+        if self.busy is not None:
+            free = "" if self.free_seconds is None else f", about {in_words(self.free_seconds)} on a free one"
+            hours = f"at most {hours}"
+            beside = [f"  busy        measured on a busy machine ({self.busy}), so too slow{free}"]
         return [
             f"{self.experiment}, seed {self.seed} (config {self.config_sha256[:12]})",
             f"  parameters  {counted.parameters:,}",
             f"  FLOPs/item  {counted.forward_flops:.3g} forward, {counted.training_flops:.3g} in training",
             f"  memory      {self.memory_bytes / 2**30:.2f} GiB in training ({self.memory_how})",
+            *self._images,
             f"  time        {hours} for {counted.steps:,} steps and the evaluation ({self.time_how})",
+            *beside,
             f"  disk        {self.disk_bytes / 1e6:,.1f} MB for checkpoints, values and data not yet here",
         ]
+
+    @property
+    def _images(self) -> list[str]:
+        """The training images, where they are worth a word."""
+        size = self.counted.training_bytes
+        if size < WORTH_A_WORD:
+            return []
+        how = "held in memory" if self.counted.held else "streamed from disk: more than 40 % of the free memory"
+        return [f"  images      {size / 2**30:.1f} GiB to train on, {how}"]
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -70,6 +97,8 @@ def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = Non
     """
     counted = count(experiment)
     computed = _computed(counted)
+    # Before it adds to the load itself.
+    crowd = busy(torch.get_num_threads())
     probe = _probe(experiment) if _affordable(experiment, counted, computed) else None
     if probe is None:
         memory, memory_how = computed, "computed: process, weights, optimizer, activations, training images"
@@ -77,6 +106,11 @@ def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = Non
         memory = probe["peak_bytes"] + counted.resident_bytes
         memory_how = f"measured on {probe['steps']} real steps, and the training images counted"
     seconds, time_how = _time(experiment, counted, probe, speed)
+    timed = probe is not None and speed is None and probe["device_type"] == "cpu" and probe["step_seconds"] > 0
+    share = probe["step_cpu_seconds"] / probe["step_seconds"] if probe is not None and timed else 1.0
+    alone = timed and probe is not None and probe["threads"] == 1
+    if timed and crowd is None and alone and share < GOT_LITTLE:
+        crowd = f"it had {share:.0%} of a core"
     return Plan(
         experiment=experiment.name,
         seed=experiment.seed,
@@ -86,6 +120,8 @@ def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = Non
         memory_how=memory_how,
         seconds=seconds,
         time_how=time_how,
+        busy=crowd if timed else None,
+        free_seconds=seconds * share if alone and seconds is not None and share < GOT_LITTLE else None,
         disk_bytes=counted.checkpoint_bytes + (0 if data_here(experiment) else counted.data_bytes),
     )
 

@@ -43,9 +43,9 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
     """Take real steps for about `seconds`, evaluate one batch; return the costs.
 
     Returns:
-        `step_seconds`; `item_seconds`, of one image under one draw, or one window, in evaluation; `peak_bytes`, the
-        most memory that the process took (on a GPU: that torch held); `steps`, that were timed; `device`, its
-        name; `threads`.
+        `step_seconds`; `step_cpu_seconds`, what the process computed in it; `item_seconds`, of one image under one
+        draw, or one window, in evaluation; `peak_bytes`, the most memory that the process took (on a GPU: that torch
+        held); `steps`, that were timed; `device` and `device_type`, its name and kind; `threads`.
     """
     device = default_device()
     torch.manual_seed(experiment.seed)
@@ -55,7 +55,7 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
         model, objective, batch, evaluation, items = _forecast(experiment, device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    times = _steps(experiment, model, objective, batch, seconds) if parameters else [0.0]
+    times, computed = _steps(experiment, model, objective, batch, seconds) if parameters else ([0.0], [0.0])
     started = time.perf_counter()
     evaluation()
     on_gpu = device.type == "cuda"
@@ -63,10 +63,12 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
     peak = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "step_seconds": median(times),
+        "step_cpu_seconds": median(computed),
         "item_seconds": (time.perf_counter() - started) / items,
         "peak_bytes": peak,
         "steps": len(times),
         "device": device_name(device),
+        "device_type": device.type,
         "threads": torch.get_num_threads(),
     }
 
@@ -77,14 +79,16 @@ def _steps(
     objective: nn.Module,
     batch: Callable[[int], tuple[Tensor, ...]],
     seconds: float,
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of each step, by the clock and of this process's processors."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(parameters, experiment.optim)
     average = WeightAverage(model, experiment.train.ema) if experiment.train.ema else None
     times: list[float] = []
+    computed: list[float] = []
     begun = time.perf_counter()
     for step in range(WARM_UP + MOST_STEPS):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         loss, _ = objective(*batch(step))
         loss.backward()
         take_step(optimizer, parameters, loss, experiment.optim.clip_norm)
@@ -94,10 +98,11 @@ def _steps(
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
+        computed.append(time.process_time() - before)
         if len(times) > WARM_UP and time.perf_counter() - begun > seconds:
             break
     # The first steps find their algorithms and fill the allocator's pools.
-    return times[WARM_UP:]
+    return times[WARM_UP:], computed[WARM_UP:]
 
 
 def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:

@@ -6,6 +6,10 @@ BADGES = {
     "paper's preset": ("good", "The shipped preset of the paper, unchanged and run to its end."),
     "quick": ("plain", "A small model on a small budget, for seeing that everything works."),
     "custom": ("plain", "Settings of one's own: no reproduction of the paper's figure."),
+    "limited": (
+        "warn",
+        "Measured on some of the images or windows only, for trying things: compared with no published figure.",
+    ),
     "counts match": ("plain", "As many images as published; their bytes are not known, since decoders differ."),
     "own data": ("plain", "Images or a series of one's own, known by their fingerprint."),
     "unverified": ("warn", "The data has no known fingerprint, or another one."),

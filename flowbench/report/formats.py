@@ -1,18 +1,12 @@
-"""How a table's figures are written for people, on a terminal and everywhere else."""
+"""How a table's figures are written for people."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from rich.markup import escape
+from typing import Any
 
 from flowbench.config.metric_words import MEAN_OVER_COLUMNS, shares_in_words
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 __all__ = [
-    "as_table",
     "constant_runs",
     "decimals",
     "described",
@@ -88,9 +82,9 @@ def difference(row: Mapping[str, Any]) -> float | None:
 def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the published figure that the row is compared with: of the model it reproduces, on the same split.
 
-    None where ours is of images that were resized in another way: they are other images, easier or harder ones.
+    None where ours is of images that were resized in another way, or of some of them: easier or harder ones.
     """
-    if "other resampling" in row["badges"]:
+    if {"other resampling", "limited"} & set(row["badges"]):
         return None
     published: Sequence[Mapping[str, Any]] = row["published"]
     for entry in published:
@@ -128,28 +122,6 @@ def described(row: Mapping[str, Any]) -> str:
     if row["status"] != "done":
         return f"{row['status'].replace('_', ' ')}: {row['reason']}"
     return ", ".join(row["badges"])
-
-
-def as_table(results: Mapping[str, Any]) -> "Table":
-    """Return the table for a terminal."""
-    from rich.table import Table
-
-    names = models(results)
-    table = Table(title=results.get("title", results["table"]), title_justify="left", show_edge=False)
-    for name in ("row", "experiment", "split", "ours ± standard error", "labels", "status", *names):
-        table.add_column(name, overflow="fold")
-    for row in results["rows"]:
-        words = ", ".join(row["badges"]) if row["status"] == "done" else row["status"].replace("_", " ")
-        cells = [
-            row["row"],
-            row["experiment"],
-            row["split"],
-            f"{figure(row)} {unit(row['metric'])}",
-            labels(row),
-            words,
-        ]
-        table.add_row(*(escape(cell) for cell in cells), *(published_figure(row, model) for model in names))
-    return table
 
 
 def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -41,8 +41,8 @@ def keep(sources: Sequence[str], out: Path) -> list[Path]:
         out: where to; files of the same names are replaced.
 
     Raises:
-        InputError: a source is nothing that is known, or what it says is not there; several results folders would
-            overwrite each other, as would those of another table in `out`; run folders lie in `out`.
+        InputError: a source is nothing that is known, a small evaluation, or what it says is not there; several results
+            folders would overwrite each other, as would those of another table in `out`; run folders lie in `out`.
     """
     tables = [Path(source) for source in sources if (Path(source) / "results.json").is_file()]
     others = [Path(source) for source in sources if Path(source) not in tables]
@@ -82,6 +82,11 @@ def _keep_runs(results: Mapping[str, Any], out: Path) -> Path:
 
 def _write(results: Mapping[str, Any], rows: Sequence[tuple[Mapping[str, Any], Path]], out: Path) -> Path:
     """Write rows, each with the folder that the paths of its runs are relative to."""
+    for row in (row for row, _ in rows if "limited" in row["badges"]):
+        raise InputError(
+            f"{row['row']}, {row['experiment']}: a small evaluation ({row['labels']['limited']}), which is not kept: "
+            "run it again without evaluate.limit"
+        )
     found = [
         (row, [_found(Path(run), base, out) for run in row["runs"]] if row["status"] == "done" else [])
         for row, base in rows

@@ -16,6 +16,7 @@ from flowbench.report.throughput_section import is_throughput, throughput_sectio
 from flowbench.runs.folder import RunFolder, find_run
 from flowbench.tables.result_files import SCHEMA, read_results
 from flowbench.tables.results import done_row, rechecked_row
+from flowbench.tables.shipped import rows_as_shipped
 from flowbench.tables.table import Entry, Metric, Row, load_table, table_names
 
 __all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
@@ -70,7 +71,7 @@ def _of_table(path: Path, place: Place, name: str) -> Section:
     file = _file(path)
     content = read_results(file)
     try:
-        content["rows"] = [rechecked_row(row, file.parent) for row in content["rows"]]
+        content["rows"] = [rechecked_row(row, file.parent) for row in rows_as_shipped(content)]
         return table_section(content, base=file.parent, place=place, name=name or content["table"])
     except DAMAGED as error:
         raise InputError(f"{file}: not a results file of flowbench reproduce ({type(error).__name__})") from error

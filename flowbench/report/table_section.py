@@ -27,13 +27,15 @@ from flowbench.report.page import slug
 from flowbench.report.plot import Plot, embed, save_plot
 from flowbench.report.section import Place, Section
 from flowbench.report.sheet import Cell, Column, Sheet, number_cell
-from flowbench.report.verdict import shortfall, verdict
+from flowbench.report.verdict import details, shortfall, verdict
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.kept import kept_file
 from flowbench.system.progress import counted
 
 __all__ = ["table_section"]
 
+SPARSE = 0.5
+"""Part of the published figures of a table that must be there for each model to have a column."""
 _FACTS = {
     "parameters": "Parameters",
     "steps": "Steps",
@@ -66,6 +68,7 @@ class _Line:
     anchor: str
     runs: list[dict[str, Any]]
     verdict: str = ""
+    details: str = ""
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     shared: dict[str, _Shared] = field(default_factory=dict)
@@ -91,7 +94,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
             "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
             "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
         },
-        "missing": [row for row in rows if row["status"] != "done"],
+        "missing": _missing(rows),
         "notes": list(dict.fromkeys(note for row in rows if (note := row.get("note")))),
         "description": results.get("description") or "",
         "badges": list(dict.fromkeys(badge for line in lines for badge in _badges(line.row))),
@@ -108,13 +111,19 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
 
 def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
     names = models(results)
+    known = sum(published_figure(row, model) != "–" for row in results["rows"] for model in names)
+    # Columns that are mostly empty are one instead.
+    together = known < SPARSE * len(names) * len(results["rows"])
     metrics = {row["metric"] for row in results["rows"]}
     compared = any(difference(row) is not None for row in results["rows"])
     columns = [Column("Row"), Column("Experiment"), Column("Ours", True, " and ".join(map(unit, sorted(metrics))))]
-    columns += [Column(model, True, "published") for model in names]
+    columns += [Column("Published")] if together else [Column(model, True, "published") for model in names]
     columns += [Column("Difference", True, "ours − published")] if compared else []
-    columns += [Column("Verdict"), Column("Labels")]
-    return Sheet(name, _caption(results), columns, [_cells(line, names, compared) for line in lines], records(results))
+    # Where nothing was published, one sentence says it once, in the caption.
+    judged = any(line.row["published"] for line in lines)
+    columns += [Column("Verdict")] if judged or any(line.details for line in lines) else []
+    cells = [_cells(line, names, together, compared)[: len(columns)] for line in lines]
+    return Sheet(name, _caption(results), columns, cells, records(results))
 
 
 def _caption(results: Mapping[str, Any]) -> str:
@@ -127,10 +136,12 @@ def _caption(results: Mapping[str, Any]) -> str:
         words += "; training figures in parentheses"
     if any(entry["bound"] == "<" for entry in entries):
         words += "; < marks an upper bound"
+    if not entries:
+        words += "; there are no published figures to stand beside them"
     return f"{words}. Lower is better."
 
 
-def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
+def _cells(line: _Line, names: Sequence[str], together: bool, compared: bool) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
     over_seeds = f"; {spread(row)}" if spread(row) else ""
@@ -138,19 +149,33 @@ def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
     cells = [
         Cell(row["row"]),
         Cell(row["experiment"], href=link, note=labels(row)),
-        Cell(mean(row), row["value"], f"{row['split']}{count}{over_seeds}", link, strong=True),
+        Cell(mean(row), row["value"], f"{row['split']}{count}{over_seeds}", link, _badges(row), strong=True),
     ]
-    for model in names:
-        text = published_figure(row, model)
+    figures = {model: published_figure(row, model) for model in names}
+    if together:
+        cells.append(Cell(", ".join(f"{model} {text}" for model, text in figures.items() if text != "–")))
+    for model, text in () if together else figures.items():
         values = [
             entry["value"] for entry in row["published"] if (entry["model"], entry["split"]) == (model, row["split"])
         ]
-        cells.append(Cell(text, values[0] if values else None))
+        cells.append(Cell("" if text == "–" else text, values[0] if values else None))
     if compared:
-        cells.append(
-            number_cell(difference(row), "+.3f", note=f"to {row['reproduces']}" if row.get("reproduces") else "")
-        )
-    return [*cells, Cell(line.verdict), Cell("", badges=_badges(row))]
+        gap, to = difference(row), row.get("reproduces")
+        cells.append(Cell("") if gap is None else number_cell(gap, "+.3f", note=f"to {to}" if to else ""))
+    known = line.verdict if row["published"] else ""
+    return [*cells, Cell(known, note=line.details)]
+
+
+def _missing(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return why rows have no figure, each reason once, with the rows that share it and the commands that make them."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in (row for row in rows if row["status"] != "done"):
+        reason = (row["status"].replace("_", " "), str(row["reason"] or "nothing was measured"))
+        one = found.setdefault(reason, {"why": ": ".join(reason), "rows": [], "commands": []})
+        one["rows"].append(f"{row['row']}: {row['experiment']}")
+        if row.get("command") and row["command"] not in one["commands"]:
+            one["commands"].append(row["command"])
+    return list(found.values())
 
 
 def _badges(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -194,7 +219,8 @@ def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place) -> _Lin
             line.pictures = gallery(sound[0].figures, row["experiment"], page=place.folder)
         except (FlowbenchError, OSError, ValueError) as error:
             line.problems.append(" ".join(str(error).split()))
-    line.verdict = verdict(row, shortfall(row, line.runs[0]["result"] if line.runs else {}, experiment))
+    line.verdict = verdict(row)
+    line.details = details(row, shortfall(row, line.runs[0]["result"] if line.runs else {}, experiment))
     return line
 
 

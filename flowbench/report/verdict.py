@@ -10,7 +10,7 @@ from flowbench.errors import InputError
 from flowbench.evaluation.error_bars import ErrorBar, joined, over_seeds
 from flowbench.report.formats import decimals, difference, published_figure, reproduced, unit
 
-__all__ = ["changed_settings", "flat_settings", "noise", "shortfall", "verdict"]
+__all__ = ["changed_settings", "details", "flat_settings", "noise", "shortfall", "verdict"]
 
 _CHOSEN_BY_TABLE: tuple[str, ...] = (
     "name",
@@ -51,33 +51,45 @@ def noise(row: Mapping[str, Any]) -> float:
     return joined(bars).half_width(LEVEL) + rounding
 
 
-def verdict(row: Mapping[str, Any], short: str = "") -> str:
-    """Return the verdict on a row: the reason where there is no figure, else how far it is from the published one.
+def verdict(row: Mapping[str, Any]) -> str:
+    """Return the verdict on a row as a short phrase: how far it is from the published figure; empty without a figure.
 
     Args:
         row: an entry of a results.json.
-        short: what was less than the preset asks for (`shortfall`); appended.
     """
     if row["status"] != "done":
-        return str(row["reason"] or "nothing was measured")
+        return ""
+    if "other resampling" in row["badges"] and row.get("reproduces"):
+        return "no reproduction: other images"
+    if "limited" in row["badges"]:
+        return "compared with nothing: a small evaluation"
     gap, published = difference(row), reproduced(row)
+    if gap is None or published is None:
+        return "no published figure"
+    figure = published_figure(row, published["model"]).split(" (")[0]
+    return _compared(gap, noise(row), f"{published['model']}'s {figure}", unit(row["metric"]))
+
+
+def details(row: Mapping[str, Any], short: str = "") -> str:
+    """Return what stands under the verdict: what must be known of the two figures, and of this training.
+
+    Args:
+        row: an entry of a results.json.
+        short: what was less than the preset asks for (`shortfall`).
+    """
+    said, published = [], reproduced(row)
+    if row["status"] != "done":
+        return ""
     if "other resampling" in row["badges"] and row.get("reproduces"):
         of = f"{row['reproduces']}'s {published_figure(row, row['reproduces']).split(' (')[0]}"
-        words = f"no reproduction of {of}: other images, resized in another way (resample {row['labels']['resample']})"
-    elif gap is None or published is None:
-        words = "no published figure"
-    else:
-        words = _compared(
-            gap,
-            noise(row),
-            f"{published['model']}'s {published_figure(row, published['model']).split(' (')[0]}",
-            unit(row["metric"]),
-        )
-        if published["bound"] == "<":
-            words += ", which is an upper bound"
-        if published.get("lookback") and row.get("lookback") and published["lookback"] != row["lookback"]:
-            words += f", which looks back {published['lookback']} steps"
-    return f"{words}; {short}" if short else words
+        said.append(f"those of {of} were resized in another way than by {row['labels']['resample']}")
+    if "limited" in row["badges"]:
+        said.append(f"of {row['labels']['limited']}")
+    if published is not None and published["bound"] == "<":
+        said.append(f"{published['model']}'s figure is an upper bound")
+    if published is not None and published.get("lookback") not in (None, row.get("lookback")):
+        said.append(f"{published['model']} looks back {published['lookback']} steps")
+    return "; ".join([*said, *([short] if short else [])])
 
 
 def shortfall(row: Mapping[str, Any], result: Mapping[str, Any], experiment: Experiment[Any, Any] | None) -> str:

@@ -12,11 +12,12 @@ from flowbench import report
 from flowbench.config.experiments import config_id, config_sha256, load_experiment
 from flowbench.config.schema import Experiment
 from flowbench.errors import FlowbenchError, InputError
-from flowbench.reproduction.watching import Watched, look
+from flowbench.reproduction.watching import Told, Watched, look
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
 from flowbench.system.version import __version__
 from flowbench.tables.results import done_row, empty_row
+from flowbench.tables.shipped import rows_as_shipped
 from flowbench.tables.table import Entry, Row, Table
 
 __all__ = ["Agenda", "Ended", "Line", "Pair", "finished", "run_path", "stored"]
@@ -101,7 +102,7 @@ class Agenda:
     @property
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
-        return {
+        content = {
             "schema": 1,
             "table": self.table.table,
             "title": self.table.title,
@@ -109,6 +110,7 @@ class Agenda:
             "flowbench": __version__,
             "rows": [line.content for line in self.lines],
         }
+        return {**content, "rows": rows_as_shipped(content)}
 
     @property
     def shown(self) -> bool:
@@ -120,15 +122,14 @@ class Agenda:
         current = stored(self.out) == self.results
         return current and page.is_file() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
-    def watched(self) -> list[Watched]:
-        """What the selected runs are doing."""
-        now = time.time()
-        return [
-            look(line.row.row, one, run, now)
-            for line in self.lines
-            if line.selected
-            for one, run in line.pairs(self.out)
-        ]
+    def watched(self, told: Mapping[Path, Told] | None = None) -> list[Watched]:
+        """What the selected runs are doing; `told` is what their processes say of it themselves."""
+        return [watched for line in self.lines if line.selected for watched in self.looked_at(line, told)]
+
+    def looked_at(self, line: Line, told: Mapping[Path, Told] | None = None) -> list[Watched]:
+        """What the runs of a line are doing."""
+        now, known = time.time(), told or {}
+        return [look(line.row.row, one, run, now, known.get(run)) for one, run in line.pairs(self.out)]
 
     def write(self) -> None:
         """Write results.json and everything that is made of it."""

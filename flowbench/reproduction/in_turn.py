@@ -10,6 +10,7 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.reproduction.agenda import Ended, Pair, finished
 from flowbench.reproduction.sharing import claim
+from flowbench.system.progress import numbered
 
 __all__ = ["InTurn", "Trainer"]
 
@@ -32,12 +33,13 @@ class InTurn:
 
     def run(self, queue: deque[Pair], show: Callable[[], None] = lambda: None) -> Generator[Ended]:
         """Make the runs of the queue, which may grow meanwhile, and yield each, with what went wrong."""
-        elsewhere = 0
+        elsewhere, ended = 0, 0
         while queue:
             experiment, run = queue.popleft()
-            made, outcome = self._make(experiment, run)
+            with numbered(f"run {ended + 1} of {ended + 1 + len(queue)}"):
+                made, outcome = self._make(experiment, run)
             if made:
-                elsewhere = 0
+                elsewhere, ended = 0, ended + 1
                 yield run, outcome
                 continue
             queue.append((experiment, run))

@@ -13,8 +13,10 @@ from flowbench.errors import FlowbenchError, InputError, WorkFailedError
 from flowbench.reproduction.agenda import Agenda, Ended, Line, Pair, stored
 from flowbench.reproduction.downloading import quick_download
 from flowbench.reproduction.in_turn import InTurn, Trainer
+from flowbench.reproduction.outlook import ending, plan
 from flowbench.reproduction.training import trainer_with
-from flowbench.reproduction.watching import Watch, watch_until_done
+from flowbench.reproduction.watching import Told, Watch, watch_until_done
+from flowbench.system.interruption import Interrupted
 from flowbench.tables.table import load_table
 from flowbench.tracking import Mirror
 
@@ -41,6 +43,7 @@ def reproduce(
     trainer: Trainer | None = None,
     download: Callable[[str], None] | None = None,
     cluster: Maker | None = None,
+    again: str = "the same call goes on",
 ) -> dict[str, Any]:
     """Run the experiments of a table that are not done, and write results.json, table.md, table.csv, report.html.
 
@@ -55,10 +58,11 @@ def reproduce(
         overrides: `KEY=VALUE`, applied to every selected experiment.
         jobs: runs at a time, each in a process of its own; 1: in this process; None: as many as there are cores, on a
             machine with a GPU one.
-        progress: draw bars on stderr.
+        progress: say the plan and each run's end on stderr, and draw bars there.
         trainer: what trains, in this process [default: flowbench.training.loop.train, mirrored to MLflow].
         download: what tries a quick download for an optional row [default: quick_download].
         cluster: what makes the runs instead, elsewhere.
+        again: how one goes on with a call that was stopped, for the message that says so.
     Returns:
         The content of results.json; `failure` says whether that is an error.
     Raises:
@@ -75,12 +79,23 @@ def reproduce(
     agenda.write()
     queue = deque({run: (experiment, run) for experiment, run in agenda.unfinished}.values())
     if queue:
-        with ExitStack() as held:
-            maker = cluster or held.enter_context(_here(folder, len(queue), jobs, trainer, progress))
-            # What is trained in this process draws its own bar.
-            shown = agenda.watched if progress and not isinstance(maker, InTurn) else list
-            show = held.enter_context(Watch(shown))
-            _make(agenda, maker.run(queue, show), queue, _Fetching(download or quick_download))
+        try:
+            with ExitStack() as held:
+                number = 1 if trainer else _at_a_time(jobs, len(queue))
+                maker = cluster or held.enter_context(_here(folder, number, trainer, progress))
+                told: Mapping[Path, Told] = getattr(maker, "told", {})
+                # What is trained in this process draws its own bar.
+                drawn = progress and not isinstance(maker, InTurn)
+                watch = Watch(lambda: agenda.watched(told), drawn=drawn)
+                say = watch.say if progress else _nothing
+                for words in plan(agenda, [run for _, run in queue], number):
+                    say(words)
+                held.enter_context(watch)
+                ended = maker.run(queue, watch.draw)
+                _make(agenda, ended, queue, _Fetching(download or quick_download), say)
+        except Interrupted as stop:
+            # What stopped a training knows its folder, not the call that goes on with the whole table.
+            raise Interrupted(f"{folder}: stopped and saved: {again}", stop.signal) from stop
     return agenda.results
 
 
@@ -131,27 +146,37 @@ def _looked_at(
     return agenda
 
 
+def _at_a_time(jobs: int | None, runs: int) -> int:
+    from flowbench.system.threads import processes_at_a_time
+
+    return min(jobs or processes_at_a_time(), runs)
+
+
 @contextmanager
-def _here(out: Path, runs: int, jobs: int | None, trainer: Trainer | None, progress: bool) -> Iterator[Maker]:
+def _here(out: Path, number: int, trainer: Trainer | None, progress: bool) -> Iterator[Maker]:
     """Give what makes the runs on this machine: a process for each of several, this one for a single one."""
     if trainer is not None:
         yield InTurn(out, trainer)
         return
-    # Seconds of imports, which a call that finds everything done does not pay.
-    from flowbench.reproduction.workers import Workers
-    from flowbench.system.threads import processes_at_a_time
-
-    number = min(jobs or processes_at_a_time(), runs)
     if number > 1:
+        # Seconds of imports, which a call that finds everything done does not pay.
+        from flowbench.reproduction.workers import Workers
+
         yield Workers(out, number)
         return
     with Mirror() as mirror:
         yield InTurn(out, trainer_with(mirror, progress=progress))
 
 
-def _make(agenda: Agenda, ended: Generator[Ended], queue: deque[Pair], fetching: "_Fetching") -> None:
-    """Enter the runs into the table as they end."""
-    lines = agenda.waiting
+def _make(
+    agenda: Agenda,
+    ended: Generator[Ended],
+    queue: deque[Pair],
+    fetching: "_Fetching",
+    say: Callable[[str], None],
+) -> None:
+    """Enter the runs into the table as they end, and say so."""
+    lines, number, total = agenda.waiting, 0, len(queue)
     with closing(ended):
         for run, outcome in ended:
             error = outcome
@@ -166,7 +191,15 @@ def _make(agenda: Agenda, ended: Generator[Ended], queue: deque[Pair], fetching:
                     line.content |= {"status": status, "reason": str(error)}
                 elif line.content["status"] == "not_run":
                     agenda.take_finished(line)
+            else:
+                number += 1
+                line = next(line for line in lines if run in line.runs(agenda.out))
+                say(f"run {number} of {total}: {ending(line, run, error)}")
             agenda.write()
+
+
+def _nothing(_: str) -> None:
+    """Say nothing."""
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,8 +14,9 @@ from rich.text import Text
 
 from flowbench.config.schema import Experiment
 from flowbench.runs.folder import RunFolder
+from flowbench.system.progress import one_at_a_time
 
-__all__ = ["Watch", "Watched", "look", "watch_until_done"]
+__all__ = ["Told", "Watch", "Watched", "look", "watch_until_done"]
 
 QUIET_SECONDS = 120
 """A run that has logged nothing for so long is no longer called running."""
@@ -29,23 +31,51 @@ class Watched:
     experiment: str
     seed: int
     state: str
-    """done, running, evaluating, quiet or waiting."""
+    """done, starting, running, evaluating and other words of its process, quiet or waiting."""
     progress: float
-    """0 to 1, of its steps or epochs."""
+    """0 to 1, of its steps or epochs, or of what else it is doing."""
     seconds_left: float | None
     """Of training, at the speed so far; None where it is not known."""
 
 
-def look(row: str, experiment: Experiment[Any, Any], run: Path, now: float) -> Watched:
-    """Return what a run's folder says.
+@dataclass
+class Told:
+    """What a run's process says of itself, which is more, and sooner, than what lies in its folder."""
+
+    what: str = "starting"
+    """The first word of it is the state."""
+    part: float = 0.0
+    """0 to 1, of what it is doing."""
+    began: tuple[float, float] | None = None
+    """When it first told of its training, in seconds since the epoch, and the part that was done then."""
+
+    def hear(self, what: str, part: float, now: float) -> None:
+        """Take in what it says."""
+        self.what, self.part = what, part
+        if what == "training" and self.began is None:
+            self.began = (now, part)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how long the training still takes, at the speed so far."""
+        if self.what != "training" or self.began is None or self.part <= self.began[1]:
+            return None
+        return (now - self.began[0]) / (self.part - self.began[1]) * (1 - self.part)
+
+
+def look(row: str, experiment: Experiment[Any, Any], run: Path, now: float, told: Told | None = None) -> Watched:
+    """Return what a run's folder says, and its process.
 
     Args:
         row: the table's row.
         experiment: the resolved experiment.
         run: its folder, which need not exist.
         now: seconds since the epoch, as the clock that metrics are logged with.
+        told: by its process, where that is one of ours and at work.
     """
     folder = RunFolder(run)
+    if told is not None:
+        state = "running" if told.what == "training" else told.what.split()[0]
+        return Watched(row, experiment.name, experiment.seed, state, told.part, told.seconds_left(now))
     if folder.finished:
         return Watched(row, experiment.name, experiment.seed, "done", 1.0, 0.0)
     rows = folder.metrics() if folder.exists else []
@@ -67,39 +97,56 @@ def _part(experiment: Experiment[Any, Any], row: dict[str, Any]) -> float:
 
 
 class Watch:
-    """Shows the runs under way on stderr while the block goes on: call it to draw anew; silent where no terminal is.
+    """Shows the runs under way on stderr while the block goes on, drawn anew every second; silent where no terminal is.
 
     Args:
         runs: gives what to show; an empty list shows nothing.
+        drawn: whether to draw at all; `say` speaks either way.
     """
 
-    def __init__(self, runs: Callable[[], Sequence[Watched]]) -> None:
+    def __init__(self, runs: Callable[[], Sequence[Watched]], *, drawn: bool = True) -> None:
         self._runs = runs
-        console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._console = Console(stderr=True)
+        self._held = ExitStack()
+        self._live = None
+        if drawn and self._console.is_terminal:
+            # By a thread: what this one is busy with, a page for example, does not stop the clock.
+            self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=1, transient=True)
 
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> Self:
         if self._live is not None:
+            self._held.enter_context(one_at_a_time())
             self._live.start()
-        return self._draw
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+        self._held.close()
 
-    def _draw(self) -> None:
-        runs = self._runs() if self._live is not None else []
-        if runs and self._live is not None:
-            under_way = [one for one in runs if one.state not in ("done", "waiting")]
-            done = sum(one.state == "done" for one in runs)
-            told = Text(f"{done} of {len(runs)} done, {len(under_way)} under way")
-            self._live.update(Group(as_table(under_way), told) if under_way else told, refresh=True)
+    def draw(self) -> None:
+        """Draw at once."""
+        if self._live is not None:
+            self._live.refresh()
+
+    def say(self, line: str) -> None:
+        """Write a line that stays, above what is drawn."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _picture(self) -> Group | Text:
+        runs = self._runs()
+        if not runs:
+            return Text("")
+        under_way = [one for one in runs if one.state not in ("done", "waiting")]
+        done = sum(one.state == "done" for one in runs)
+        told = Text(f"{done} of {len(runs)} done, {len(under_way)} under way")
+        return Group(as_table(under_way), told) if under_way else Group(told)
 
 
 def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str], None], poll: float = 2.0) -> None:
     """Show runs that other processes make, until all are done: live, or a line for each change where no terminal is."""
     seen: dict[tuple[str, str, int], str] = {}
-    with Watch(runs) as show:
+    with Watch(runs) as watch:
         while True:
             now = runs()
             for one in now:
@@ -107,7 +154,7 @@ def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str],
                 if seen.get(key) != one.state:
                     seen[key] = one.state
                     say(f"{one.row}, {one.experiment}, seed {one.seed}: {one.state}")
-            show()
+            watch.draw()
             if all(one.state == "done" for one in now):
                 return
             time.sleep(poll)

@@ -1,11 +1,13 @@
 """A helper that makes runs: `python -m flowbench.reproduction.worker`, started by `flowbench.reproduction.workers`.
 
 A request is `{"experiment": …, "out": FOLDER, "run": FOLDER}`; the answer is what became of the run: `done`, `claimed`
-(another process has it), or, with the reason, `skipped` or `failed`, as the row of the table then says.
+(another process has it), or, with the reason, `skipped` or `failed`, as the row of the table then says. Before it come
+answers of what is being done, `doing`, and the `part` of it (0 to 1).
 """
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from flowbench.reproduction.sharing import claim
 from flowbench.reproduction.training import trainer_with
 from flowbench.system.helpers import Served
 from flowbench.system.interruption import Interrupted
+from flowbench.system.progress import telling
 from flowbench.tracking.relayed import RelayedMirror
 
 __all__ = ["main"]
@@ -30,13 +33,13 @@ def main() -> int:
     trainer = trainer_with(RelayedMirror(served.answer))
     try:
         for request in served:
-            served.answer(**_make(request, trainer))
+            served.answer(**_make(request, trainer, lambda what, part: served.answer(doing=what, part=part)))
     except Interrupted as stop:
         return stop.exit_code
     return 0
 
 
-def _make(request: dict[str, Any], trainer: Trainer) -> dict[str, str]:
+def _make(request: dict[str, Any], trainer: Trainer, tell: Callable[[str, float], None]) -> dict[str, str]:
     run, out = Path(request["run"]), Path(request["out"])
     try:
         experiment = experiment_of(request["experiment"], run)
@@ -44,7 +47,8 @@ def _make(request: dict[str, Any], trainer: Trainer) -> dict[str, str]:
             if not mine:
                 return {"state": "claimed"}
             if not finished(run, experiment):
-                trainer(experiment, run)
+                with telling(tell):
+                    trainer(experiment, run)
             return {"state": "done"}
     except InputError as error:
         return {"state": "skipped", "reason": str(error)}

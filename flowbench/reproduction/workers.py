@@ -12,6 +12,7 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.planning.estimate import PROCESS_BYTES, needed_memory
 from flowbench.reproduction.agenda import Ended, Pair
+from flowbench.reproduction.watching import Told
 from flowbench.system.helpers import Helper, dismiss, heard
 from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.memory import has_room
@@ -53,6 +54,8 @@ class Workers:
         self._idle: list[Helper] = []
         self._busy: dict[Helper, _Order] = {}
         self._memory: dict[str, int] = {}
+        self.told: dict[Path, Told] = {}
+        """What the runs at work say of themselves."""
         self._deaths: dict[Path, int] = {}
         self._not_before: dict[Path, float] = {}
 
@@ -66,7 +69,7 @@ class Workers:
             try:
                 while queue or self._busy:
                     if stop.signal is not None:
-                        raise Interrupted(f"{self._out}: stopped and saved: the same command goes on", stop.signal)
+                        raise Interrupted(f"{self._out}: stopped and saved", stop.signal)
                     self._hand_out(queue)
                     ended = [self._judge(order, answer, queue) for order, answer in self._listen(mirror)]
                     # The next ones are at work while the caller writes down what has ended.
@@ -91,6 +94,7 @@ class Workers:
                 return
             queue.remove((order.experiment, order.run))
             self._busy[self._idle.pop()] = order
+            self.told[order.run] = Told()
             helper.ask(
                 experiment=content_of(order.experiment),
                 out=str(self._out.absolute()),
@@ -117,12 +121,20 @@ class Workers:
         """Yield what workers say of their runs within a moment; None for one that died without a word."""
         for helper, answers in heard(self._busy, POLL_SECONDS):
             for answer in answers:
-                if not pass_on(answer, mirror):
+                if "doing" in answer:
+                    self.told[self._busy[helper].run].hear(answer["doing"], answer["part"], time.time())
+                elif not pass_on(answer, mirror):
                     self._idle.append(helper)
-                    yield self._busy.pop(helper), answer
+                    yield self._over(helper), answer
             if helper in self._busy and helper.status is not None:
                 helper.wait()
-                yield self._busy.pop(helper), None
+                yield self._over(helper), None
+
+    def _over(self, helper: Helper) -> _Order:
+        """Return the order that a helper is done with."""
+        order = self._busy.pop(helper)
+        del self.told[order.run]
+        return order
 
     def _judge(self, order: _Order, answer: dict[str, str] | None, queue: deque[Pair]) -> Ended | None:
         """Return a run's end; None where it waits again: it is claimed elsewhere, or its process died."""

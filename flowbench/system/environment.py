@@ -41,6 +41,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
         "float32": float32_arithmetic(device),
         "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,

@@ -100,7 +100,7 @@ def write_bounds(results: Path, table: str | None = None) -> tuple[Path, list[st
         usable = {
             key: row
             for key, row in numbered(content["rows"])
-            if row["status"] == "done" and len(row["values"]) >= 3 and "stale" not in row["badges"]
+            if row["status"] == "done" and len(row["values"]) >= 3 and not {"stale", "limited"} & set(row["badges"])
         }
         name = table or content["table"]
     except (KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from flowbench.tables.table import Entry, Row
 
 __all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
-LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit")
+LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "limited")
 OTHER_IMAGES = "other resampling"
 """The badge of figures on images that were resized in another way than those of the published figures."""
 
@@ -100,7 +100,10 @@ def done_row(
         "n": metrics[0].get("n"),
         "seed_std": statistics.stdev(known) if len(known) > 1 else None,
         "budget": budgets.pop() if len(budgets) == 1 else "custom",
-        "badges": _badges(results, runs, status, stale=bool(stale)),
+        "badges": [
+            *(["limited"] if any("limited" in metric for metric in metrics) else []),
+            *_badges(results, runs, status, stale=bool(stale)),
+        ],
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
         "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
         "data_status": status,

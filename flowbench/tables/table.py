@@ -66,6 +66,8 @@ class Entry(Section):
     reproduces: str | None = None
     """The published model that the figure is compared with."""
     bounds: Bounds | None = None
+    seconds: PositiveFloat | None = None
+    """What one run took, on one thread of a named processor, for the plan that `reproduce` begins with."""
 
 
 def _entry(value: Any) -> Any:
@@ -116,6 +118,8 @@ class Table(Section):
     table: str
     title: str
     description: str
+    preset: Literal["quick"] | None = None
+    """The badge of rows with the table's own settings whose experiments have no preset."""
     rows: Annotated[list[Row], Field(min_length=1)]
 
     @whole(mode="after")

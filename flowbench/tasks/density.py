@@ -27,7 +27,7 @@ from flowbench.evaluation.likelihood import (
     reported_state,
     write_evaluation,
 )
-from flowbench.evaluation.measuring import Request
+from flowbench.evaluation.measuring import Request, limited
 from flowbench.evaluation.sample_quality import inception, sample_quality
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
@@ -37,6 +37,8 @@ from flowbench.tasks.compilation import as_compiled
 
 __all__ = ["DensityTask", "build_density", "reported_setting"]
 
+HOLDOUT = "holdout"
+"""What the images that are put aside for choosing are called."""
 TRAIN_FIGURE_IMAGES = 10_000
 """Training images that the figure beside the report split's is measured on: enough for its standard error."""
 
@@ -59,6 +61,7 @@ def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Sett
         batch_norm=experiment.evaluate.batch_norm,
         weights=experiment.weights,
         training_batch_size=experiment.data.batch_size,
+        limit=experiment.evaluate.limit,
     )
 
 
@@ -154,12 +157,11 @@ class DensityTask:
         )
         return images, noise[self._rank * len(images) : (self._rank + 1) * len(images)]
 
-    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
+    def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float] | None:
         """Return bits/dim on the held-out training images, as the final figure will be measured; None without."""
         if self._holdout is None:
             return None
-        setting = replace(self.setting(), other_mode=False)
-        measured = self._evaluate(self._holdout, setting, average)
+        measured = self._measured_holdout(self._holdout, average, run)
         return {"bits_per_dim": measured.metrics["bits_per_dim"]["value"]}
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -179,17 +181,28 @@ class DensityTask:
 
     def choose(self, run: RunFolder, average: WeightAverage | None) -> dict[str, dict[str, Any]]:
         """Measure the held-out training images."""
+        return {HOLDOUT: self._measured_holdout(self._held_out(), average, run).metrics}
+
+    def _held_out(self) -> Images:
         if self._holdout is None:
             raise InputError(f"{self._experiment.name}: data.holdout: 0 leaves no images to choose by")
+        return self._holdout
+
+    def _measured_holdout(self, images: Images, average: WeightAverage | None, run: RunFolder | None) -> Measured:
+        """Measure the held-out images; keep the value of each in `run`, so that trials can be compared."""
         setting = replace(self.setting(), other_mode=False)
-        return {"holdout": self._evaluate(self._holdout, setting, average).metrics}
+        measured = self._evaluate(images, setting, average)
+        if run is not None and leads():
+            write_evaluation(run.evaluations, images, setting, measured, part=HOLDOUT)
+        return measured
 
     def measure(self, run: RunFolder, average: WeightAverage | None, request: Request) -> tuple[dict[str, Any], Path]:
         """Evaluate once more as asked, on any split of any set of the same shape; return the content and its file."""
         config = self._experiment.data
         data = config if request.data is None else config.model_copy(update={"name": request.data, "holdout": 0})
         split = request.split or image_sets[data.name].report_split
-        images = open_images(data, _split(split))
+        part = HOLDOUT if split == HOLDOUT and request.data is None else None
+        images = self._held_out() if part else open_images(data, _split(split))
         if (images.shape, images.levels) != (self.model.image_shape, self.model.levels):
             raise InputError(
                 f"--data {data.name}: images of {images.shape} with {images.levels} levels; the model takes "
@@ -205,7 +218,7 @@ class DensityTask:
                 quality = sample_quality(self.model, images, setting.samples, seed=setting.seed, network=network)
             measured = replace(measured, metrics={**measured.metrics, **quality})
         foreign = data.name != config.name or change_of_data(run) is not None
-        path = write_evaluation(run.evaluations, images, setting, measured, foreign=foreign)
+        path = write_evaluation(run.evaluations, images, setting, measured, part=part, foreign=foreign)
         return json.loads(path.read_text(encoding="utf-8")), path
 
     def _with_statistics(self, run: RunFolder, setting: Setting) -> Setting:
@@ -231,9 +244,12 @@ class DensityTask:
             }
 
     def _evaluate(self, images: Images, setting: Setting, average: WeightAverage | None) -> Measured:
-        return evaluate(
+        number = min(setting.limit or len(images), len(images))
+        # Evenly over the part: some sets are in the order of their classes.
+        some = images if number == len(images) else images.subset(np.arange(number) * len(images) // number)
+        measured = evaluate(
             self.model,
-            images,
+            some,
             setting,
             average=average,
             training=self._train,
@@ -241,6 +257,7 @@ class DensityTask:
             ranks=self._ranks,
             gather=gather,
         )
+        return replace(measured, metrics=limited(measured.metrics, number, len(images)))
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""
@@ -249,5 +266,5 @@ class DensityTask:
 
 def _split(split: str) -> Split:
     if split not in get_args(Split):
-        raise InputError(f"--split {split}: one of {', '.join(get_args(Split))}")
+        raise InputError(f"--split {split}: one of {', '.join(get_args(Split))}, {HOLDOUT}")
     return cast(Split, split)

@@ -16,7 +16,7 @@ from flowbench.config.schema import Experiment, ForecastData
 from flowbench.data.series import series_path, series_status
 from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError
-from flowbench.evaluation.measuring import Request, stem_of
+from flowbench.evaluation.measuring import Request, limited, stem_of
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, metrics
@@ -181,9 +181,9 @@ class ForecastTask:
         torch.rand(before, generator=self._generator, device=self._generator.device)
         return self._feed.batch(step)
 
-    def validate(self, average: WeightAverage | None) -> dict[str, float]:
+    def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float]:
         """Return MAE and MSE on the validation part, normalized."""
-        return from_leader(lambda: self._validated(average))
+        return from_leader(lambda: self._validated(average, run))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
         """Nothing: no forecaster here normalizes by batches."""
@@ -220,24 +220,31 @@ class ForecastTask:
                 raise InputError(f"--{option.replace('_', '-')}: is for density models; this run is a forecast")
         if request.split not in (None, *SPLITS):
             raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
-        return self._measured(run, average, request.split or "test")
+        return self._measured(run, average, request.split or "test", request.limit)
 
-    def _validated(self, average: WeightAverage | None) -> dict[str, float]:
+    def _validated(self, average: WeightAverage | None, run: RunFolder | None) -> dict[str, float]:
+        if run is not None:
+            content, _ = self._measured(run, average, "validation")
+            return {name: content["metrics"]["validation"][name]["value"] for name in ("mae", "mse")}
         with self._weights(average):
-            errors = measure(self.model, self._windows.splits["validation"])
+            errors = measure(self.model, self._windows.splits["validation"].first(self._experiment.evaluate.limit))
         return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
 
-    def _measured(self, run: RunFolder, average: WeightAverage | None, split: str) -> tuple[dict[str, Any], Path]:
+    def _measured(
+        self, run: RunFolder, average: WeightAverage | None, split: str, limit: int | None = None
+    ) -> tuple[dict[str, Any], Path]:
         """Measure one split and write it, with the errors of every window, into the run's evaluations."""
         measured = self._test if split == "test" else self._here
         windows, name = measured.windows, measured.name
+        whole, limit = windows.splits[_split(split)], limit or self._experiment.evaluate.limit
+        some = whole.first(limit)
         with self._weights(average):
-            errors = measure(self.model, windows.splits[_split(split)])
+            errors = measure(self.model, some)
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
             found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
-        path = run.evaluations / f"{split}-{measured.stem}.json"
+        path = run.evaluations / f"{split}-{measured.stem}{'' if limit is None else f'-limit{limit}'}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
         content = {
@@ -247,7 +254,7 @@ class ForecastTask:
             "data_fingerprint": windows.series.sha256,
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
-            "metrics": {split: found},
+            "metrics": {split: limited(found, len(some), len(whole))},
             "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
         }

@@ -48,8 +48,11 @@ class Task(Protocol):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Return the batch of a step: a function of (seed, step) alone."""
 
-    def validate(self, average: WeightAverage | None) -> dict[str, float] | None:
-        """Return figures on the data that chooses; None where nothing was held out."""
+    def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float] | None:
+        """Return figures on the data that chooses; None where nothing was held out.
+
+        With `run`, the values of each image or window are kept in it.
+        """
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
         """Return the batch statistics that belong to the reported weights, by buffer name; often none."""

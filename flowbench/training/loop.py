@@ -152,6 +152,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         session.checkpoints.check()
         window.add(*_step(session, objective))
         session.step += 1
+        bar.advance(session.progress)
         if session.average:
             session.average.update(session.step)
         last = session.step == session.total_steps
@@ -209,7 +210,8 @@ def _skips(session: Session) -> dict[str, int]:
 
 
 def _validate(session: Session) -> None:
-    figures = session.task.validate(session.average)
+    # A trial may be pruned after any of them: what it was chosen by is kept.
+    figures = session.task.validate(session.average, None if session.watch is None else session.run)
     session.task.model.train()
     if figures is None:
         return

@@ -150,6 +150,12 @@ class Session:
                 f"{self.run.path}: begun with {threads} threads, going on with {torch.get_num_threads()}: "
                 "the result will differ in the last bits from an uninterrupted run's"
             )
+        here = torch.backends.cpu.get_cpu_capability()
+        if self.device.type == "cpu" and environment.get("instructions", here) != here:
+            warn(
+                f"{self.run.path}: begun on a processor with {environment['instructions']}, going on with {here}: "
+                "the result will differ in the last bits from an uninterrupted run's"
+            )
         if (processes := environment.get("processes", 1)) != place()[1]:
             warn(
                 f"{self.run.path}: begun with {processes} processes, going on with {place()[1]}: "

@@ -1,12 +1,16 @@
 """`flowbench compare` from run folders: what is read, what is refused, what is said."""
 
 import json
+import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from flowbench.__main__ import main
 from flowbench.comparison.compared_runs import compare_runs
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
@@ -109,3 +113,64 @@ def test_too_few_horizons_are_no_verdict_in_words_and_in_json(tmp_path: Path) ->
     assert compared.lines[-2] == f"A − B = {compared.paired.difference:+.4f}"
     content = json.loads(json.dumps(compared.as_json()))
     assert (content["verdict"], content["paired"]["stderr"]) == ("no verdict", None)
+
+
+HELD_OUT = [*TINY, "data.holdout=287", "train.steps=4", "train.validate_every=2", "train.checkpoint_every=4"]
+
+
+class PrunedError(Exception):
+    """Raised by a test where a pruner would give up."""
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial that came to its end, one that was pruned at its first validation, and a run in full."""
+
+    def prune(step: int, figures: Mapping[str, float]) -> None:
+        raise PrunedError
+
+    folder = tmp_path_factory.mktemp("trials")
+    train(load_experiment("real_nvp/digits", HELD_OUT), folder / "complete", watch=lambda step, figures: None)
+    with pytest.raises(PrunedError):
+        train(load_experiment("real_nvp/digits", [*HELD_OUT, "seed=1"]), folder / "pruned", watch=prune)
+    train(load_experiment("real_nvp/digits", [*HELD_OUT, "evaluate.limit=40"]), folder / "full")
+    return folder
+
+
+def test_trials_are_compared_by_the_images_that_chose_them_pruned_ones_as_they_stood(trials: Path) -> None:
+    compared = compare_runs(str(trials / "complete"), str(trials / "pruned"))
+    assert (compared.split, compared.paired.n) == ("holdout", 287)
+    figure = RunFolder(trials / "complete").result["metrics"]["holdout"]["bits_per_dim"]["value"]
+    assert compared.paired.values[0] == pytest.approx(figure, abs=1e-9)
+    logged = [row["validation/bits_per_dim"] for row in RunFolder(trials / "pruned").metrics()
+              if "validation/bits_per_dim" in row]  # fmt: skip
+    assert compared.paired.values[1] == pytest.approx(logged[-1], abs=1e-9)
+    assert compared.lines[3] == f"{trials / 'pruned'}: not finished: as it stood at step 2"
+    assert json.dumps(compared.as_json())
+
+
+def asked_for(*names: Path, split: str | None = None) -> list[str]:
+    """Return the command that a comparison asks for."""
+    with pytest.raises(InputError) as refused:
+        compare_runs(*map(str, names), split=split)
+    return shlex.split(str(refused.value)[str(refused.value).index("flowbench ") :])
+
+
+def test_what_is_not_measured_alike_yet_names_a_command_that_works(
+    trials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(words: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+
+    command = asked_for(trials / "complete", trials / "full")
+    assert command == ["flowbench", "evaluate", str(trials / "full"), "--split", "holdout"]
+    run(command)
+    command = asked_for(trials / "complete", trials / "full")
+    assert command == ["flowbench", "evaluate", str(trials / "complete"), "--split", "holdout", "--limit", "40"]
+    run(command)
+    assert compare_runs(str(trials / "complete"), str(trials / "full")).paired.n == 40
+    never = asked_for(trials / "full", trials / "pruned", split="test")
+    assert never == ["flowbench", "train", str(trials / "pruned" / "config.yaml"), "trains", "it"]

@@ -1,13 +1,16 @@
 """Plans: counts against known figures, and that what is measured is measured where a step is affordable."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flowbench.config.experiments import load_experiment
+from flowbench.data import feed
 from flowbench.errors import InputError
-from flowbench.planning import plan, stored_speed
+from flowbench.planning import estimate, plan, stored_speed
 from flowbench.planning.costs import count
 from flowbench.planning.probe import measure
 
@@ -26,6 +29,30 @@ def test_parameters_flops_and_passes_are_counted() -> None:
     assert counted.evaluated == 2 * (360 + 1437)
     assert counted.normalized_steps == 0
     assert counted.data_bytes == 0
+
+
+@pytest.mark.parametrize(("name", "training"), [("imagenet64", 14.66), ("lsun-bedroom", 104.12)])
+def test_a_set_that_does_not_fit_is_planned_as_the_feed_streams_it(
+    name: str, training: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment(f"real_nvp/{name}", ["model.features=1", "model.residual_blocks=1", "model.scales=1"])
+    for gigabytes, stays in ((16, False), (400, True)):
+        monkeypatch.setattr(
+            feed.psutil, "virtual_memory", lambda size=gigabytes: SimpleNamespace(available=size * 2**30)
+        )
+        counted = count(experiment)
+        assert counted.training_bytes / 2**30 == pytest.approx(training, abs=0.01)
+        assert counted.held is stays
+        ahead = (feed.PREFETCH + 1) * experiment.data.batch_size * 3 * 64 * 64
+        assert counted.resident_bytes == (2 * counted.training_bytes if stays else ahead)
+    monkeypatch.setattr(estimate, "count", lambda _: replace(counted, held=False))
+    monkeypatch.setattr(estimate, "_affordable", lambda *_: False)
+    lines = plan(experiment).lines
+    assert (
+        lines[4]
+        == f"  images      {training:.1f} GiB to train on, streamed from disk: more than 40 % of the free memory"
+    )
+    assert lines[5].startswith("  time        unknown for")
 
 
 def test_batch_norm_evaluates_twice_and_estimates_statistics() -> None:
@@ -47,13 +74,37 @@ def test_a_few_real_steps_are_measured_in_this_process_too() -> None:
 
 
 def test_a_plan_measures_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    import flowbench.planning.estimate as module
-
-    monkeypatch.setattr(module, "_probe", lambda experiment: measure(experiment, 0.2))
+    monkeypatch.setattr(estimate, "_probe", lambda experiment: measure(experiment, 0.2))
     one = plan(load_experiment("real_nvp/digits", TINY))
     assert one.seconds is not None
     assert one.memory_how.startswith("measured on")
     assert one.lines[0].startswith("real_nvp/digits, seed 0")
+
+
+@pytest.mark.parametrize(
+    ("load", "cpu_seconds", "said"),
+    [
+        (None, 0.1, None),
+        ("load 9.0 on 2 cores", 0.02, "measured on a busy machine (load 9.0 on 2 cores), so too slow, about "),
+        (None, 0.05, "measured on a busy machine (it had 50% of a core), so too slow, about "),
+    ],
+)
+def test_a_plan_says_when_its_steps_were_measured_on_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch, load: str | None, cpu_seconds: float, said: str | None
+) -> None:
+    probed = {"step_seconds": 0.1, "step_cpu_seconds": cpu_seconds, "item_seconds": 0.01, "peak_bytes": 2**30}
+    probed |= {"steps": 3, "device": "a processor", "device_type": "cpu", "threads": 1}
+    monkeypatch.setattr(estimate, "_probe", lambda _: probed)
+    monkeypatch.setattr(estimate, "busy", lambda _: load)
+    one = plan(load_experiment("real_nvp/digits", TINY))
+    time, disk = one.lines[4], one.lines[-1]
+    assert time.startswith("  time        at most " if said else "  time        ")
+    assert disk.startswith("  disk ")
+    assert (one.busy is None) == (said is None) == ("at most" not in time)
+    if said:
+        assert one.seconds is not None
+        assert one.free_seconds == pytest.approx(one.seconds * cpu_seconds / 0.1)
+        assert said in one.lines[5]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from tests.report.test_throughput_section import stored
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+SHIPPED = Path(__file__).parents[2] / "reports" / "index.html"
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update")
 FIGURES = (3.61, 3.5, 12.25, None)
@@ -147,6 +148,28 @@ def test_no_screen_scrolls_sideways(page: Any, width: int) -> None:
         # Each cell carries its column's name there, since the head is out of sight.
         label = "return getComputedStyle(document.querySelector('#table-mine td.strong'), '::before').content"
         assert page.execute_script(label) == '"Ours"'
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1600])
+def test_no_table_of_the_shipped_reports_is_wider_than_its_page_or_cuts_a_label(browser: Any, width: int) -> None:
+    show(browser, width=width, dark=False)
+    browser.get(SHIPPED.as_uri())
+    script = """
+      const wide = (e) => e.scrollWidth > e.clientWidth + 1;
+      const clipped = (e) => { const inner = e.getBoundingClientRect();
+        for (let p = e.parentElement; p; p = p.parentElement) { const box = p.getBoundingClientRect();
+          if (getComputedStyle(p).overflowX !== 'visible' && (inner.right > box.right + 1 || inner.left < box.left - 1))
+            return true; }
+        return inner.right > document.documentElement.clientWidth + 1; };
+      const cells = [...document.querySelectorAll('tbody th, tbody td')].filter(e => e.checkVisibility());
+      const texts = [...document.querySelectorAll('tbody .badge, tbody small, tbody a, tbody span')];
+      return {page: document.documentElement.scrollWidth, labels: document.querySelectorAll('.sheet .badge').length,
+        tables: [...document.querySelectorAll('.sheet')].filter(wide).map(e => e.id), cells: cells.filter(wide).length,
+        cut: texts.filter(e => e.checkVisibility() && clipped(e)).map(e => e.textContent)};"""
+    found = browser.execute_script(script)
+    assert found["page"] <= width
+    assert found["labels"] >= 5
+    assert (found["tables"], found["cells"], found["cut"]) == ([], 0, [])
 
 
 def test_structure_that_a_screen_reader_needs(page: Any) -> None:

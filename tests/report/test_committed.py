@@ -1,5 +1,6 @@
 """The page that this project commits: it is what the kept files give, and it fits a shelf."""
 
+import json
 import re
 from pathlib import Path
 
@@ -70,3 +71,18 @@ def test_what_is_kept_is_what_the_page_shows() -> None:
         run = RunFolder(REPORTS / folder / name)
         assert run.finished
         assert len(run.metrics()) <= CURVE_POINTS
+
+
+def test_the_readmes_figures_are_those_that_its_command_gives() -> None:
+    """Of seed 0, which the command trains, and as the command rounds them."""
+    kept = [json.loads(line) for line in (REPORTS / "quick" / "runs.jsonl").read_text().splitlines()]
+    results = [run["result"] for run in kept if "result" in run and run["result"]["seed"] == 0]
+    given = {
+        result["experiment"]: f"{metric['value']:.3f} ± {metric['stderr']:.3f} bits/dim"
+        for result in results
+        if (metric := result["metrics"]["test"].get("bits_per_dim"))
+    }
+    text = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
+    told = {name: figure for name, figure in re.findall(r"\| digits \| (\S+) \| test \| ([^|]*?) \|", text)}
+    assert len(told) == 3
+    assert told == given

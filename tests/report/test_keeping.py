@@ -127,6 +127,16 @@ def test_a_row_of_a_run_that_lies_nowhere_is_not_kept(table: Path, tmp_path: Pat
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_small_evaluation_is_labelled_in_its_row_and_not_kept(tmp_path: Path) -> None:
+    reproduce("quick", only=["digits"], out=tmp_path / "quick", trainer=FakeTrainer(limited="9 of 360"))
+    row = rows(tmp_path / "quick")[0]
+    assert row["badges"] == ["limited", "quick"]
+    assert row["labels"]["limited"] == "9 of 360"  # type: ignore[index]
+    with pytest.raises(InputError, match=r"a small evaluation \(9 of 360\), which is not kept"):
+        keep([str(tmp_path / "quick")], tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_only_the_first_seeds_pictures_are_kept_and_large_ones_are_shrunk(table: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 700, 3), dtype=np.uint8)
     for folder in (table / "runs").glob("glow*"):

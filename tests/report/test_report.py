@@ -73,7 +73,30 @@ def test_odd_tables_are_shown_too(tmp_path: Path, rows: list[dict[str, Any]]) ->
 
 def test_the_table_has_the_spread_over_seeds_under_the_figure(tmp_path: Path) -> None:
     text = page(tmp_path, row(metric="mae", value=0.4, stderr=None, n=99, seeds=[0, 1], seed_std=0.01))
-    assert re.search(r"0\.400</span><small>test, n = 99; 2 seeds, sd 0\.010</small>", text)
+    badges = r'<span class="badges"><span class="badge plain" title="[^"]*">custom</span></span>'
+    assert re.search(rf"0\.400</span>{badges}<small>test, n = 99; 2 seeds, sd 0\.010</small>", text)
+
+
+def test_the_verdict_and_what_is_missing_are_said_once(tmp_path: Path) -> None:
+    lost = [row(row=f"ROW {place}", status="skipped", value=None, reason="no such data") for place in range(3)]
+    text = page(tmp_path, row(runs=["runs/lost"]), *lost)
+    assert text.count("0.12 bits/dim above Real NVP&#39;s 3.49") == 1
+    assert text.count("no such data") == 1
+    assert all(f"<li>ROW {place}: real_nvp/cifar10</li>" in text for place in range(3))
+    assert text.count('<code class="copy">flowbench reproduce real_nvp</code>') == 2
+
+
+def test_a_table_without_published_figures_says_so_once(tmp_path: Path) -> None:
+    text = page(tmp_path, row(published=[], reproduces=None), row(row="B", published=[], reproduces=None))
+    assert "there are no published figures to stand beside them. Lower is better." in text
+    assert "no published figure</span>" not in text
+    assert ">Verdict<" not in text
+
+
+def test_published_figures_of_few_rows_share_a_column(tmp_path: Path) -> None:
+    text = page(tmp_path, row(), *(row(row=f"ROW {place}", published=[], reproduces=None) for place in range(3)))
+    assert '<td data-label="Published"><span>Real NVP 3.49 (3.40), Conv DRAW &lt; 3.59</span></td>' in text
+    assert '<td class="empty" data-label="Published"></td>' in text
 
 
 @pytest.mark.pictures

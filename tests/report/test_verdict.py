@@ -4,7 +4,8 @@ import pytest
 import scipy.stats
 
 from flowbench.config.experiments import load_experiment
-from flowbench.report.verdict import noise, shortfall, verdict
+from flowbench.report.formats import difference
+from flowbench.report.verdict import details, noise, shortfall, verdict
 from tests.report.test_report import row
 
 
@@ -55,14 +56,24 @@ def test_three_seeds_that_vary_as_much_as_the_gap_are_within_noise(
 def test_a_forecast_is_compared_with_its_lookback_and_three_decimals() -> None:
     published = [{"model": "NLinear", "value": 0.39, "bound": "=", "split": "test", "lookback": 336, "source": "Zeng"}]
     forecast = row(metric="mae", value=0.3903, stderr=None, lookback=96, published=published, reproduces="NLinear")
-    assert verdict(forecast) == "within noise of NLinear's 0.390, which looks back 336 steps"
+    assert (verdict(forecast), details(forecast)) == ("within noise of NLinear's 0.390", "NLinear looks back 336 steps")
     assert verdict({**forecast, "value": 0.392, "lookback": 336}) == "0.002 MAE above NLinear's 0.390"
 
 
 def test_no_reference_no_figure_and_bounds_are_said() -> None:
     assert verdict(row(reproduces=None)) == "no published figure"
-    assert verdict(row(status="skipped", value=None, reason="cifar10 is not here")) == "cifar10 is not here"
-    assert verdict(row(reproduces="Conv DRAW")).endswith("Conv DRAW's < 3.59, which is an upper bound")
+    missing = row(status="skipped", value=None, reason="cifar10 is not here")
+    assert verdict(missing) == details(missing) == ""
+    bounded = row(reproduces="Conv DRAW")
+    assert verdict(bounded).endswith("Conv DRAW's < 3.59")
+    assert details(bounded) == "Conv DRAW's figure is an upper bound"
+
+
+def test_a_small_evaluation_is_compared_with_nothing() -> None:
+    limited = row(value=3.61, badges=["limited", "custom"], labels={"limited": "64 of 10,000"})
+    assert verdict(limited) == "compared with nothing: a small evaluation"
+    assert details(limited) == "of 64 of 10,000"
+    assert difference(limited) is None
 
 
 def test_what_was_less_than_the_preset_is_said_for_custom_runs_alone() -> None:
@@ -70,7 +81,8 @@ def test_what_was_less_than_the_preset_is_said_for_custom_runs_alone() -> None:
     short = shortfall(row(), {"epochs": 3.0, "steps": 2346}, small)
     assert short.startswith("trained 3 of ")
     assert short.endswith(" epochs, model.features 16 instead of 64")
-    assert verdict(row(), short).startswith("0.12 bits/dim above Real NVP's 3.49; trained 3 of ")
+    assert verdict(row()) == "0.12 bits/dim above Real NVP's 3.49"
+    assert details(row(), short) == short
     assert shortfall(row(budget="paper"), {"epochs": 3.0}, small) == ""
 
 

@@ -1,6 +1,8 @@
 import json
 import math
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,10 @@ from flowbench.errors import InputError, WorkFailedError
 from flowbench.reproduction import agenda, downloading
 from flowbench.reproduction.downloading import quick_download
 from flowbench.reproduction.reproduce import failure, reproduce, unfinished
+from flowbench.system.interruption import Interrupted
 from flowbench.tables.table import load_table
 from tests.faked_runs import FakeTrainer
+from tests.faults.commands import FLOWBENCH, finish, kill, start, wait_until
 
 FLOW, BASELINE = "real_nvp/digits", "independent/digits"
 EXPERIMENTS = [entry.name for row in load_table("quick").rows for entry in row.experiments]
@@ -71,6 +75,24 @@ def test_a_killed_call_leaves_a_valid_state_and_goes_on_in_the_same_folders(tmp_
     assert failure(reproduce("quick", out=tmp_path, trainer=trainer)) is None
     assert trainer.calls == [(name, 0) for name in EXPERIMENTS if name != BASELINE]
     assert len(list((tmp_path / "runs").iterdir())) == len(EXPERIMENTS)
+
+
+def test_a_stopped_table_says_how_the_table_goes_on_not_the_run(tmp_path: Path) -> None:
+    trainer = FakeTrainer({(FLOW, 0): Interrupted("run: stopped at step 3: go on with --resume", signal.SIGTERM)})
+    with pytest.raises(Interrupted, match=r"saved: to go on: flowbench reproduce$") as stopped:
+        reproduce("quick", out=tmp_path, trainer=trainer, again="to go on: flowbench reproduce")
+    assert stopped.value.exit_code == 143
+
+
+def test_the_command_that_goes_on_is_named_in_full_at_ctrl_c(tmp_path: Path) -> None:
+    words = ["reproduce", "quick", "--only", "digits", "--jobs", "1", "train.log_every=1", "data.batch_size=8"]
+    words += ["--out", "my results"]
+    process = start([*FLOWBENCH, *words], cwd=tmp_path)
+    assert wait_until(lambda: any(tmp_path.glob("my results/runs/real_nvp*/metrics.jsonl")), process)
+    kill(process, signal.SIGINT)
+    _, errors = finish(process, code=130)
+    last = errors.splitlines()[-1]
+    assert last == f"flowbench: my results: stopped and saved: to go on: flowbench {shlex.join(words)}"
 
 
 def test_a_failed_and_a_skipped_line_leave_the_others(tmp_path: Path) -> None:

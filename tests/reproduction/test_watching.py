@@ -76,8 +76,8 @@ def test_only_runs_under_way_are_drawn_and_the_others_counted(monkeypatch: pytes
     screen = io.StringIO()
     monkeypatch.setattr(watching, "Console", lambda **_: Console(file=screen, width=80, force_terminal=True))
     states = {"a": "done", "b": "running", "c": "evaluating", "d": "waiting"}
-    with Watch(lambda: [Watched("digits", name, 0, state, 0.5, 5.0) for name, state in states.items()]) as show:
-        show()
+    with Watch(lambda: [Watched("digits", name, 0, state, 0.5, 5.0) for name, state in states.items()]) as watch:
+        watch.draw()
     lines = Text.from_ansi(screen.getvalue()).plain.splitlines()
     assert sorted({line.split()[1] for line in lines if line.startswith("digits")}) == ["b", "c"]
     assert "1 of 4 done, 2 under way" in lines

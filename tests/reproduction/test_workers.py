@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import threading
 from collections import deque
@@ -112,7 +113,7 @@ def test_a_signal_lets_all_save_and_leaves_no_process(number: signal.Signals, tm
 
     before = psutil.Process().children()
     threading.Thread(target=stop_both).start()
-    with pytest.raises(Interrupted, match="the same command goes on") as stopped:
+    with pytest.raises(Interrupted, match="stopped and saved") as stopped:
         list(Workers(tmp_path, 2).run(pairs(tmp_path, LONG, LONG, FINE)))
     assert stopped.value.exit_code == 128 + number
     assert [path.read_text() for path in tmp_path.glob("runs/*/saved")] == ["SIGTERM"] * 2
@@ -162,7 +163,7 @@ def test_what_is_trained_is_the_same_side_by_side_on_any_threads_and_with_kills(
     kill(process, signal.SIGINT)
     _, errors = finish(process, code=130)
     assert "another one goes on with the run" in errors
-    assert "the same command goes on" in errors
+    assert f"stopped and saved: to go on: flowbench {shlex.join(command[len(FLOWBENCH) :])}\n" in errors
     assert not any(one.is_running() for one in helpers)
     assert json.loads((tmp_path / "together" / "results.json").read_text())["table"] == "mine"
     assert not all(RunFolder(path).finished for path in checkpoints("*"))

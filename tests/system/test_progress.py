@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flowbench.system import progress
-from flowbench.system.progress import TrainingBar, counted
+from flowbench.system.progress import TrainingBar, counted, numbered, telling
 
 
 def screen(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -62,14 +62,43 @@ def test_an_error_takes_the_bar_away(clock: list[float]) -> None:
         assert not TrainingBar.drawing
 
 
-def test_a_narrow_terminal_cuts_the_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def last_frame(target: io.StringIO, word: str) -> str:
+    return [line for line in Text.from_ansi(target.getvalue()).plain.splitlines() if word in line][-1]
+
+
+def test_a_narrow_terminal_cuts_the_title_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     console, target = screen(terminal=True)
     monkeypatch.setattr(progress, "Console", lambda stderr: console)
-    figures = {f"train/figure_{number}": 1.0 for number in range(9)}
-    with TrainingBar("real_nvp/digits", "images", shown=True) as bar:
-        bar.show(0.25, {**figures, "images_per_second": 560.0})
-    last = [line for line in Text.from_ansi(target.getvalue()).plain.splitlines() if "images/s" in line][-1]
-    assert last.startswith("real_nvp/digits ")
-    assert " 25% 560 images/s" in last
-    assert last.split()[-1].count(":") == 2  # the time left
+    logged = {"train/bits_per_dim": 1.94321, "train/loss": 83.2, "train/grad_norm": 12.0, "images_per_second": 1560.0}
+    with numbered("run 2 of 5"), TrainingBar("real_nvp/lsun-church_outdoor", "images", shown=True) as bar:
+        bar.show(0.25, logged)
+    last = last_frame(target, "images/s")
+    assert last.startswith("run 2 of 5 real_nvp/lsun-")
+    assert " 25% 1.943 bits/dim, 1,560 images/s " in last
+    assert last.split()[-1].count(":") == 1  # the time left
     assert len(last) <= 80
+
+
+def test_a_bar_moves_between_logged_rows_and_says_what_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, target = screen(terminal=True)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    with TrainingBar("nice/digits", "images", shown=True) as bar:
+        bar.advance(0.03)
+        console.print("before the first row")
+        bar._progress.refresh()
+        assert "  3%" in last_frame(target, "nice/digits")
+        assert list(counted(range(2), "evaluating digits test", 2)) == [0, 1]
+    assert "evaluating digits test 100%" in last_frame(target, "nice/digits")
+
+
+def test_a_bar_is_told_where_somebody_listens() -> None:
+    heard: list[tuple[str, float]] = []
+    with telling(lambda what, part: heard.append((what, part))), TrainingBar("nice", "images", shown=False) as bar:
+        bar.note("compiling")
+        for step in range(1, 1001):
+            bar.advance(step / 1000)
+        list(counted(range(4), "evaluating", 4))
+    assert heard[:2] == [("compiling", 0.0), ("training", 0.001)]
+    assert ("training", 1.0) in heard
+    assert heard[-1] == ("evaluating", 1.0)
+    assert len(heard) < 20

@@ -11,7 +11,7 @@ from flowbench.config.schema import COMPILED_NUMERICS, Experiment
 from flowbench.data import open_split
 from flowbench.data.preparing import prepare
 from flowbench.report.formats import difference
-from flowbench.report.verdict import verdict
+from flowbench.report.verdict import details, verdict
 from flowbench.reproduction.reproduce import reproduce
 from flowbench.runs.folder import RunFolder
 from flowbench.tables.results import done_row, rechecked_row, stale_reasons
@@ -72,9 +72,8 @@ def test_a_figure_of_otherwise_resized_images_is_badged_and_never_a_reproduction
     assert row["labels"]["resample"] == shown
     assert OTHER in row["badges"]
     assert row["budget"] == "custom"
-    assert verdict(row) == (
-        f"no reproduction of Real NVP's {published}: other images, resized in another way (resample {shown})"
-    )
+    assert verdict(row) == "no reproduction: other images"
+    assert details(row) == f"those of Real NVP's {published} were resized in another way than by {shown}"
     assert difference(row) is None
 
 

@@ -329,12 +329,13 @@ def test_warnings_leave_stdout_to_the_result(
     newest.unlink()
     newest.write_bytes(b"damaged")
     path = tmp_path / "run" / "environment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 99, "instructions": "ABACUS"}))
     train(tiny(), tmp_path / "run", resume=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "using checkpoint.previous.pt" in captured.err
     assert "begun with 99 threads" in captured.err
+    assert "begun on a processor with ABACUS, going on with " in captured.err
 
 
 def test_two_csv_files_are_two_trainings(tmp_path: Path) -> None:

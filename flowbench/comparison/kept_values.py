@@ -1,0 +1,139 @@
+"""The values for each image or window that runs keep, whatever became of the runs: finished, pruned, stopped."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowbench.config.registry import image_sets
+from flowbench.errors import InputError
+from flowbench.runs.folder import RunFolder
+
+__all__ = ["PER_WINDOW", "Kept", "common_split", "dataset_of", "on_the_same_items"]
+
+PER_WINDOW = ("mae", "mse")
+"""What is stored of each window, by column."""
+
+
+_KEPT = {"density": ("bits_per_dim",), "forecast": PER_WINDOW}
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What one evaluation of a run has kept."""
+
+    figure: dict[str, Any]
+    values: NDArray[np.float64]
+    """Of each image or window in the split's order, (n,)."""
+    fingerprint: str
+    """Of the data."""
+
+
+def dataset_of(run: RunFolder) -> tuple[str, str]:
+    """Return a run's kind and the name of its data."""
+    return run.experiment.kind, str(run.environment.get("data", {}).get("name") or run.result["dataset"])
+
+
+def common_split(runs: Sequence[RunFolder], metric: str) -> str:
+    """Return the part of the data that all runs were measured on: the report split where they can, else what chooses.
+
+    Raises:
+        InputError: there is none; the message has the command that makes one.
+    """
+    kind, dataset = dataset_of(runs[0])
+    known = kind == "density" and dataset in image_sets
+    report = str(image_sets[dataset].report_split) if known else "test"
+    if metric not in _KEPT[kind]:
+        return report  # nothing has it: what is read there says so
+    measured = [{split for split, found in _figures(run) if found == metric} for run in runs]
+    shared = set.intersection(*measured)
+    for split in (report, "holdout", "validation", "test", "train"):
+        if split in shared:
+            return split
+    chooses = "validation" if kind == "forecast" else "holdout"
+    held_out = kind == "forecast" or all(run.experiment.data.holdout for run in runs)
+    # Where some of them chose by it, the report split stays closed.
+    split = chooses if held_out and any(chooses in found for found in measured) else report
+    lacking = next(run for run, found in zip(runs, measured, strict=True) if split not in found)
+    raise InputError(f"{lacking.path}: has no {metric} on {split}: {_way_out(lacking, split)}")
+
+
+def on_the_same_items(runs: Sequence[RunFolder], split: str, metric: str) -> list[Kept]:
+    """Return what each run keeps of a split, all of them of the same images or windows, as many as there are.
+
+    Raises:
+        InputError: a run has nothing, or nothing of the same items; the message has the command that makes it.
+    """
+    found = [_kept(run, split, metric) for run in runs]
+    # A run's own figure comes first; a small evaluation beside it may be what the other run has, too.
+    shared = set.intersection(*({(len(one.values), one.fingerprint) for one in kept} for kept in found))
+    if not shared:
+        first = [kept[0] for kept in found]
+        prints = sorted({one.fingerprint for one in first})
+        if len(prints) > 1:
+            raise InputError(
+                f"{' and '.join(str(run.path) for run in runs)}: measured on different data: fingerprints "
+                f"{', '.join(prints)}"
+            )
+        sizes = [len(one.values) for one in first]
+        most, fewest = runs[sizes.index(max(sizes))], min(sizes)
+        raise InputError(
+            f"measured on {' and '.join(map(str, sorted(set(sizes))))} images or windows of {split}: measure them "
+            f"alike, for example {_way_out(most, split, limit=fewest)}"
+        )
+    size = max(shared)
+    return [next(one for one in kept if (len(one.values), one.fingerprint) == size) for kept in found]
+
+
+def _figures(run: RunFolder) -> list[tuple[str, str]]:
+    """Return the splits and metrics that a run has values of, or, kept without them, figures."""
+    if run.kept is not None:
+        return [(split, metric) for split, metrics in run.result["metrics"].items() for metric in metrics]
+    return [(split, metric) for _, content in _evaluations(run) for split in content["metrics"]
+            for metric in content["metrics"][split]]  # fmt: skip
+
+
+def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
+    """Return what a run keeps of a metric on a split: its own figure first, then what was measured last."""
+    if run.finished:
+        known = [f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics]
+        if metric not in ("bits_per_dim", *PER_WINDOW) and f"{split} {metric}" in known:
+            kinds = ", ".join(PER_WINDOW)
+            raise InputError(f"--metric {metric}: not kept for each item: give one of bits_per_dim, {kinds}")
+        if run.kept is not None:
+            raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
+    mine = run.result["metrics"].get(split, {}).get(metric) if run.finished else None
+    found: list[Kept] = []
+    for path, content in _evaluations(run):
+        figure = content["metrics"].get(split, {}).get(metric)
+        if figure is None:
+            continue
+        stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
+        values = stored if stored.ndim == 1 else stored[:, PER_WINDOW.index(metric)]
+        one = Kept(figure, values.astype(np.float64), content["data_fingerprint"])
+        found.insert(0 if figure == mine else len(found), one)
+    if found:
+        return found
+    has = sorted({f"{name} {key}" for name, key in _figures(run)}) or ["nothing"]
+    way_out = f": {_way_out(run, split)}" if metric in _KEPT[dataset_of(run)[0]] else ""
+    raise InputError(f"{run.path}: has no {metric} on {split}; it has: {', '.join(has)}{way_out}")
+
+
+def _evaluations(run: RunFolder) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the run's evaluations whose values lie beside them, the newest first."""
+    paths = [path for path in run.evaluations.glob("*.json") if path.with_suffix(".npy").is_file()]
+    newest = sorted(paths, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in newest]
+
+
+def _way_out(run: RunFolder, split: str, limit: int | None = None) -> str:
+    """Return the command that gives a run values on a split."""
+    if not run.finished and not (run.path / "checkpoint.pt").is_file():
+        return f"no checkpoint was saved; {shlex.join(['flowbench', 'train', str(run.path / 'config.yaml')])} trains it"
+    words = ["flowbench", "evaluate", str(run.path), "--split", split]
+    return shlex.join([*words, *([] if limit is None else ["--limit", str(limit)])])
