@@ -24,6 +24,8 @@ __all__ = [
     "published_figure",
     "records",
     "reproduced",
+    "rerun_figure",
+    "rerun_models",
     "spread",
     "unit",
 ]
@@ -77,6 +79,14 @@ def published_figure(row: Mapping[str, Any], model: str) -> str:
     main = [_bounded(row, entry) for entry in mine if entry["split"] == row["split"]]
     train = [_bounded(row, entry) for entry in mine if entry["split"] == "train" and row["split"] != "train"]
     return " ".join([*main[:1], *(f"({text})" for text in train[:1])]) or "–"
+
+
+def rerun_figure(row: Mapping[str, Any], model: str) -> str:
+    """Return what a model's own program gives today on the row's split; a dash where nobody ran it again."""
+    for entry in row["published"]:
+        if (entry["model"], entry["split"]) == (model, row["split"]) and entry.get("rerun"):
+            return f"{entry['rerun']['value']:.{decimals(row, entry)}f}"
+    return "–"
 
 
 def difference(row: Mapping[str, Any]) -> float | None:
@@ -161,13 +171,20 @@ def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         line |= {"badges": ", ".join(row["badges"]), "seeds": ", ".join(map(str, row["seeds"]))}
         line |= {"labels": labels(row), "difference": difference(row)}
         line |= {key: row.get(key) for key in _BESIDE if any(one.get(key) is not None for one in results["rows"])}
-        lines.append(line | {model: published_figure(row, model) for model in names})
+        line |= {model: published_figure(row, model) for model in names}
+        lines.append(line | {f"{model} again": rerun_figure(row, model) for model in rerun_models(results)})
     return lines
 
 
 def models(results: Mapping[str, Any]) -> list[str]:
     """Return the published models of a table, in its order."""
     return list(dict.fromkeys(entry["model"] for row in results["rows"] for entry in row["published"]))
+
+
+def rerun_models(results: Mapping[str, Any]) -> list[str]:
+    """Return the published models whose own program was run again for any row."""
+    again = {entry["model"] for row in results["rows"] for entry in row["published"] if entry.get("rerun")}
+    return [model for model in models(results) if model in again]
 
 
 def decimals(row: Mapping[str, Any], published: Mapping[str, Any]) -> int:

@@ -19,6 +19,8 @@ from flowbench.report.formats import (
     models,
     published_figure,
     records,
+    rerun_figure,
+    rerun_models,
     spread,
     unit,
 )
@@ -107,14 +109,17 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
 
 
 def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
-    names = models(results)
+    names, again = models(results), rerun_models(results)
     metrics = {row["metric"] for row in results["rows"]}
     compared = any(difference(row) is not None for row in results["rows"])
     columns = [Column("Row"), Column("Experiment"), Column("Ours", True, " and ".join(map(unit, sorted(metrics))))]
     columns += [Column(model, True, "published") for model in names]
+    columns += [Column(model, True, "program run again") for model in again]
     columns += [Column("Difference", True, "ours − published")] if compared else []
     columns += [Column("Verdict"), Column("Labels")]
-    return Sheet(name, _caption(results), columns, [_cells(line, names, compared) for line in lines], records(results))
+    return Sheet(
+        name, _caption(results), columns, [_cells(line, names, again, compared) for line in lines], records(results)
+    )
 
 
 def _caption(results: Mapping[str, Any]) -> str:
@@ -123,6 +128,9 @@ def _caption(results: Mapping[str, Any]) -> str:
     if sources:
         words += f", beside published figures ({'; '.join(sources)})"
     entries = [entry for row in results["rows"] for entry in row["published"]]
+    again = sorted({_program(entry["rerun"]) for entry in entries if entry.get("rerun")})
+    if again:
+        words += f", and the authors' own programs run again ({'; '.join(again)})"
     if any(entry["split"] == "train" for entry in entries):
         words += "; training figures in parentheses"
     if any(entry["bound"] == "<" for entry in entries):
@@ -130,7 +138,11 @@ def _caption(results: Mapping[str, Any]) -> str:
     return f"{words}. Lower is better."
 
 
-def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
+def _program(rerun: Mapping[str, Any]) -> str:
+    return f"{rerun['source']}, {rerun['version']}, seed {rerun['seed']}"
+
+
+def _cells(line: _Line, names: Sequence[str], again: Sequence[str], compared: bool) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
     over_seeds = f"; {spread(row)}" if spread(row) else ""
@@ -146,6 +158,7 @@ def _cells(line: _Line, names: Sequence[str], compared: bool) -> list[Cell]:
             entry["value"] for entry in row["published"] if (entry["model"], entry["split"]) == (model, row["split"])
         ]
         cells.append(Cell(text, values[0] if values else None))
+    cells += [Cell(rerun_figure(row, model)) for model in again]
     if compared:
         cells.append(
             number_cell(difference(row), "+.3f", note=f"to {row['reproduces']}" if row.get("reproduces") else "")
