@@ -62,7 +62,7 @@ def reproduced_again(row: Mapping[str, Any]) -> bool | None:
         return None
     rounding = 0.5 * 10.0 ** -decimals(row, published)
     allowed = of_one_more(row["seed_std"], len(row["seeds"])).half_width(LEVEL) + rounding
-    return abs(row["value"] - published["rerun"]["value"]) <= allowed
+    return bool(abs(row["value"] - published["rerun"]["value"]) <= allowed)
 
 
 def verdict(row: Mapping[str, Any], short: str = "") -> str:
