@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-__all__ = ["ErrorBar", "joined", "over_seeds"]
+__all__ = ["ErrorBar", "joined", "of_one_more", "over_seeds"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class ErrorBar:
 def over_seeds(deviation: float, seeds: int) -> ErrorBar:
     """Return the error bar of a mean over at least two seeds, from their standard deviation (ddof 1)."""
     return ErrorBar(deviation / math.sqrt(seeds), seeds - 1)
+
+
+def of_one_more(deviation: float, seeds: int) -> ErrorBar:
+    """Return the error bar of the difference between a mean over seeds and the figure of one seed more.
+
+    s √(1 + 1/k), with k − 1 degrees of freedom: the prediction interval of a normal sample.
+    """
+    return ErrorBar(deviation * math.sqrt(1 + 1 / seeds), seeds - 1)
 
 
 def joined(bars: Sequence[ErrorBar]) -> ErrorBar:

@@ -48,7 +48,7 @@ _MODELS = {
     "dlinear": 2,
     "lstm2lstm": 3,
     "patchtst": 4,
-    "itransformer": 4,
+    "itransformer": 6,
     "seasonal_naive": 5,
     "repeat_last": 7,
     "mean": 8,

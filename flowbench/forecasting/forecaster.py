@@ -12,7 +12,7 @@ from flowbench.forecasting.windows import Windows
 
 __all__ = ["Forecaster", "ForecasterConfig", "InstanceNormalized", "LearnedConfig", "WindowShape"]
 
-Normalization = Literal["none", "last", "revin"]
+Normalization = Literal["none", "last", "standard", "revin"]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ class InstanceNormalized(Forecaster):
     """A forecaster on windows that are normalized each by itself, column by column, and mapped back afterwards.
 
     - `last`: x − x_last (Zeng et al. 2023, section 4.1, "NLinear").
+    - `standard`: (x − mean) / √(var + 1e-5) over the lookback (Liu et al. 2022, "Non-stationary transformers", eq. 1).
     - `revin`: γ (x − mean) / √(var + 1e-5) + β over the lookback, with learned γ and β per column (Kim et al. 2022,
       "Reversible instance normalization", eq. 1–3).
     """
 
-    def __init__(self, network: Forecaster, normalize: Literal["last", "revin"]) -> None:
+    def __init__(self, network: Forecaster, normalize: Literal["last", "standard", "revin"]) -> None:
         super().__init__(network.shape)
         self.network = network
         self.normalize = normalize
@@ -129,7 +130,10 @@ class InstanceNormalized(Forecaster):
             return history[:, -1:], one, torch.zeros_like(one)
         variance, mean = torch.var_mean(history, dim=1, keepdim=True, correction=0)
         # The statistics are constants of the window: no gradient flows to the data in any case.
-        return mean, self.weight * torch.rsqrt(variance + 1e-5), self.bias.view(1, 1, -1)
+        scale = torch.rsqrt(variance + 1e-5)
+        if self.normalize == "standard":
+            return mean, scale, torch.zeros_like(scale)
+        return mean, self.weight * scale, self.bias.view(1, 1, -1)
 
     def _undo(self, forecast: Tensor, shift: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         return (forecast - self.targets(offset)) / self.targets(scale) + self.targets(shift)

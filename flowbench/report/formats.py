@@ -18,6 +18,7 @@ __all__ = [
     "published_figure",
     "records",
     "reproduced",
+    "rerun_figure",
     "spread",
     "unit",
 ]
@@ -73,6 +74,13 @@ def published_figure(row: Mapping[str, Any], model: str) -> str:
     return " ".join([*main[:1], *(f"({text})" for text in train[:1])]) or "–"
 
 
+def rerun_figure(row: Mapping[str, Any]) -> str:
+    """Return what the program of the model that is reproduced gives today; empty where nobody ran it again."""
+    published = reproduced(row)
+    rerun = published and published.get("rerun")
+    return f"{rerun['value']:.{decimals(row, published)}f}" if published and rerun else ""
+
+
 def difference(row: Mapping[str, Any]) -> float | None:
     """Return ours − the published figure of the model that is reproduced, on the same split; None without either."""
     published = reproduced(row)
@@ -126,14 +134,15 @@ def described(row: Mapping[str, Any]) -> str:
 
 def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one flat mapping for each row with everything that is known of it, in full precision, for CSV."""
-    names = models(results)
+    names, again = models(results), any(rerun_figure(row) for row in results["rows"])
     lines = []
     for row in results["rows"]:
         line = {column: row.get(column) for column in _COLUMNS}
         line |= {"badges": ", ".join(row["badges"]), "seeds": ", ".join(map(str, row["seeds"]))}
         line |= {"labels": labels(row), "difference": difference(row)}
         line |= {key: row.get(key) for key in _BESIDE if any(one.get(key) is not None for one in results["rows"])}
-        lines.append(line | {model: published_figure(row, model) for model in names})
+        line |= {model: published_figure(row, model) for model in names}
+        lines.append(line | ({"run again": rerun_figure(row)} if again else {}))
     return lines
 
 

@@ -19,6 +19,7 @@ from flowbench.report.formats import (
     models,
     published_figure,
     records,
+    rerun_figure,
     spread,
     unit,
 )
@@ -118,11 +119,13 @@ def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> She
     compared = any(difference(row) is not None for row in results["rows"])
     columns = [Column("Row"), Column("Experiment"), Column("Ours", True, " and ".join(map(unit, sorted(metrics))))]
     columns += [Column("Published")] if together else [Column(model, True, "published") for model in names]
+    again = any(rerun_figure(row) for row in results["rows"])
+    columns += [Column("Run again", True, "their program today")] if again else []
     columns += [Column("Difference", True, "ours − published")] if compared else []
     # Where nothing was published, one sentence says it once, in the caption.
     judged = any(line.row["published"] for line in lines)
     columns += [Column("Verdict")] if judged or any(line.details for line in lines) else []
-    cells = [_cells(line, names, together, compared)[: len(columns)] for line in lines]
+    cells = [_cells(line, names, together, again, compared)[: len(columns)] for line in lines]
     return Sheet(name, _caption(results), columns, cells, records(results))
 
 
@@ -132,6 +135,9 @@ def _caption(results: Mapping[str, Any]) -> str:
     if sources:
         words += f", beside published figures ({'; '.join(sources)})"
     entries = [entry for row in results["rows"] for entry in row["published"]]
+    again = sorted({_program(entry["rerun"]) for entry in entries if entry.get("rerun")})
+    if again:
+        words += f", and the authors' own programs run again ({'; '.join(again)})"
     if any(entry["split"] == "train" for entry in entries):
         words += "; training figures in parentheses"
     if any(entry["bound"] == "<" for entry in entries):
@@ -141,7 +147,11 @@ def _caption(results: Mapping[str, Any]) -> str:
     return f"{words}. Lower is better."
 
 
-def _cells(line: _Line, names: Sequence[str], together: bool, compared: bool) -> list[Cell]:
+def _program(rerun: Mapping[str, Any]) -> str:
+    return f"{rerun['source']}, {rerun['version']}, seed {rerun['seed']}"
+
+
+def _cells(line: _Line, names: Sequence[str], together: bool, again: bool, compared: bool) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
     over_seeds = f"; {spread(row)}" if spread(row) else ""
@@ -159,6 +169,8 @@ def _cells(line: _Line, names: Sequence[str], together: bool, compared: bool) ->
             entry["value"] for entry in row["published"] if (entry["model"], entry["split"]) == (model, row["split"])
         ]
         cells.append(Cell("" if text == "–" else text, values[0] if values else None))
+    if again:
+        cells.append(Cell(rerun_figure(row)))
     if compared:
         gap, to = difference(row), row.get("reproduces")
         cells.append(Cell("") if gap is None else number_cell(gap, "+.3f", note=f"to {to}" if to else ""))

@@ -46,6 +46,12 @@ def patchtst(data: Any, model: Any) -> int:
     return int(COLUMNS * (embedding + model.layers * layer + head))
 
 
+def itransformer(data: Any, model: Any) -> int:
+    projections, attention = 4 * COLUMNS * model.width**2, 2 * COLUMNS**2 * model.width
+    layer = projections + attention + 2 * COLUMNS * model.width * model.hidden
+    return int(COLUMNS * model.width * (data.lookback + data.horizon) + model.layers * layer)
+
+
 def lstm2lstm(data: Any, model: Any) -> int:
     hidden, rows = model.hidden, data.lookback
     columns = 1 if model.channels == "independent" else COLUMNS
@@ -158,7 +164,7 @@ def tarflow(shape: tuple[int, int, int], model: Any) -> int:
 
 FORECASTERS = {
     "linear": linear, "nlinear": linear, "dlinear": dlinear, "patchtst": patchtst, "lstm2lstm": lstm2lstm,
-    "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
+    "itransformer": itransformer, "repeat_last": nothing, "seasonal_naive": nothing, "mean": nothing,
 }  # fmt: skip
 FLOWS: dict[str, Callable[[tuple[int, int, int], Any], int]] = {
     "real_nvp": real_nvp, "glow": glow, "nice": nice, "independent": lambda shape, model: 0, "pixelcnn": pixelcnn,

@@ -14,9 +14,10 @@ from flowbench.forecasting.windows import open_windows
 MakeSeries = Callable[..., Series]
 SMALL: dict[str, dict[str, Any]] = {
     "lstm2lstm": {"hidden": 8},
+    "itransformer": {"width": 8, "hidden": 8, "layers": 1, "dropout": 0.0},
     "patchtst": {"width": 8, "hidden": 8, "layers": 1, "dropout": 0.0},
 }
-LEARNED = ["linear", "nlinear", "dlinear", "lstm2lstm", "patchtst"]
+LEARNED = ["linear", "nlinear", "dlinear", "lstm2lstm", "patchtst", "itransformer"]
 NAIVE = ["repeat_last", "seasonal_naive", "mean"]
 
 
@@ -43,7 +44,7 @@ def test_every_model_handles_every_choice_of_features(make_series: MakeSeries, n
     assert model.fit(opened.splits["train"]) == (name in NAIVE)
 
 
-@pytest.mark.parametrize("normalize", ["none", "last", "revin"])
+@pytest.mark.parametrize("normalize", ["none", "last", "standard", "revin"])
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_learned_model_learns_under_every_normalization(name: str, normalize: str) -> None:
     model = build(name, normalize=normalize)
@@ -53,7 +54,7 @@ def test_every_learned_model_learns_under_every_normalization(name: str, normali
     assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in gradients.values())
 
 
-@pytest.mark.parametrize("normalize", ["last", "revin"])
+@pytest.mark.parametrize("normalize", ["last", "standard", "revin"])
 @pytest.mark.parametrize("name", LEARNED)
 def test_instance_normalization_carries_a_shift_through(name: str, normalize: str) -> None:
     model = build(name, normalize=normalize).double().eval()
@@ -108,6 +109,14 @@ def test_columns_share_weights_and_do_not_mix(name: str) -> None:
     model = build(name).eval()
     history = torch.randn(2, 48, 3)
     torch.testing.assert_close(model(history[..., [2, 0, 1]]), model(history)[..., [2, 0, 1]])
+
+
+def test_the_columns_of_itransformer_are_alike_and_see_each_other() -> None:
+    model, history = build("itransformer").eval(), torch.randn(2, 48, 3)
+    torch.testing.assert_close(model(history[..., [2, 0, 1]]), model(history)[..., [2, 0, 1]])
+    other = history.clone()
+    other[..., 0] = torch.randn(2, 48)
+    assert not torch.allclose(model(other)[..., 1:], model(history)[..., 1:])
 
 
 def test_patchtst_has_42_patches_of_336_rows() -> None:

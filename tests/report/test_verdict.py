@@ -5,7 +5,7 @@ import scipy.stats
 
 from flowbench.config.experiments import load_experiment
 from flowbench.report.formats import difference
-from flowbench.report.verdict import details, noise, shortfall, verdict
+from flowbench.report.verdict import details, noise, reproduced_again, shortfall, verdict
 from tests.report.test_report import row
 
 
@@ -58,6 +58,30 @@ def test_a_forecast_is_compared_with_its_lookback_and_three_decimals() -> None:
     forecast = row(metric="mae", value=0.3903, stderr=None, lookback=96, published=published, reproduces="NLinear")
     assert (verdict(forecast), details(forecast)) == ("within noise of NLinear's 0.390", "NLinear looks back 336 steps")
     assert verdict({**forecast, "value": 0.392, "lookback": 336}) == "0.002 MAE above NLinear's 0.390"
+
+
+@pytest.mark.parametrize(
+    ("value", "deviation", "words", "below"),
+    [
+        # DLinear on ETTh1, 720 steps: its paper's figure does not come out of its own program.
+        (0.5166, 0.0104, "reproduces its authors' program", "today; 0.0266 MAE above DLinear's 0.490"),
+        (0.5166, 0.0184, "within noise of DLinear's 0.490", "today"),
+        (0.54, 0.004, "0.05 MAE above DLinear's 0.490", "today"),
+        # One seed of theirs: 0.5146 + 4.303 * 0.004 * sqrt(4 / 3) + 0.0005 = 0.53498
+        (0.5349, 0.004, "reproduces its authors' program", "today; 0.0449 MAE above DLinear's 0.490"),
+        (0.5351, 0.004, "0.0451 MAE above DLinear's 0.490", "today"),
+    ],
+)
+def test_what_the_authors_program_gives_today_is_a_second_ruler(
+    value: float, deviation: float, words: str, below: str
+) -> None:
+    rerun = {"value": 0.5146, "version": "torch 2.14.1", "seed": 2021, "source": "LTSF-Linear"}
+    theirs = {"model": "DLinear", "value": 0.49, "bound": "=", "split": "test", "lookback": 336, "source": "Zeng"}
+    ours = row(metric="mae", value=value, stderr=None, seeds=[0, 1, 2], seed_std=deviation, lookback=336)
+    row_of_ours = ours | {"published": [theirs | {"rerun": rerun}], "reproduces": "DLinear"}
+    assert verdict(row_of_ours) == words
+    assert details(row_of_ours) == f"its authors' program gives 0.515 {below}"
+    assert reproduced_again(row_of_ours | {"seed_std": None}) is None
 
 
 def test_no_reference_no_figure_and_bounds_are_said() -> None:
