@@ -16,7 +16,9 @@ from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.tasks.compilation import as_compiled
-from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.tasks.density import build_density
+from flowbench.tasks.objectives import density_objective
+from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
 __all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject"]
@@ -102,7 +104,8 @@ def can_be_compiled(subject: Subject, name: str) -> bool:
 
 def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
     config, model = subject.experiment, subject.model
-    objective = NegativeLogLikelihood(model, config.optim.scale_l2, compiled=compiled)
+    objective, opponent = density_objective(config, model, compiled=compiled)
+    opposition = Opposition(opponent, subject.images.device) if opponent else None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(parameters, config.optim)
     average = WeightAverage(model, config.train.ema) if config.train.ema else None
@@ -113,7 +116,10 @@ def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 
     def run() -> Tensor:
         nonlocal step
-        loss, _ = objective(subject.images, subject.noise(step))
+        batch = subject.images, subject.noise(step)
+        if opposition:
+            opposition.train(batch)
+        loss, _ = objective(*batch)
         torch.autograd.backward(loss)
         take_step(optimizer, parameters, loss, config.optim.clip_norm)
         step += 1

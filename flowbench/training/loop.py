@@ -187,7 +187,9 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
-    loss, terms = objective(*session.task.batch(session.step))
+    batch = session.task.batch(session.step)
+    opposed = session.opposition.train(batch) if session.opposition else {}
+    loss, terms = objective(*batch)
     torch.autograd.backward(loss)
     # Detached: what is kept of a step must not keep its graph beside the next one's.
     values = mean_of_all({key: value.detach() for key, value in {"loss": loss, **terms}.items()})
@@ -195,7 +197,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     bad = 1 - finite
     session.skipped += bad
     session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
-    return {**values, "grad_norm": norm}, finite
+    return {**values, **opposed, "grad_norm": norm}, finite
 
 
 def _skips(session: Session) -> dict[str, int]:

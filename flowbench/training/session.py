@@ -18,6 +18,7 @@ from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
 from flowbench.system.progress import is_quiet
 from flowbench.tasks.task import Task, Watch
+from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
 
@@ -43,6 +44,7 @@ class Session:
         self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
+        self.opposition = Opposition(task.opponent, device) if task.opponent else None
         self.average = WeightAverage(task.model, config.ema) if config.ema else None
         self.step = 0
         self.resumed = False
@@ -89,6 +91,7 @@ class Session:
                 "model": self.task.model.state_dict(),
                 "ema": self.average.state_dict() if self.average else {},
                 "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+                **({"opposition": self.opposition.state_dict()} if self.opposition else {}),
                 "schedule": {
                     "seconds": self.seconds,
                     "budget": self.budget,
@@ -117,6 +120,8 @@ class Session:
                 self.average.load_state_dict(state["ema"])
             if self.optimizer:
                 self.optimizer.load_state_dict(state["optimizer"])
+            if self.opposition:
+                self.opposition.load_state_dict(state["opposition"])
             self.seconds = state["schedule"]["seconds"]
             # Checkpoints made before did not tell it apart.
             self.compile_seconds = state["schedule"].get("compile_seconds", 0.0)
