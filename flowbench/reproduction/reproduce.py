@@ -15,6 +15,7 @@ from flowbench.reproduction.downloading import quick_download
 from flowbench.reproduction.in_turn import InTurn, Trainer
 from flowbench.reproduction.training import trainer_with
 from flowbench.reproduction.watching import Watch, watch_until_done
+from flowbench.runs.folder import RunFolder
 from flowbench.tables.table import load_table
 from flowbench.tracking import Mirror
 
@@ -70,7 +71,7 @@ def reproduce(
     agenda = Agenda(loaded, folder, shlex.join(["flowbench", "reproduce", table]), seeds, overrides)
     agenda.plan(loaded.select(only), stored(folder))
     waiting = agenda.waiting
-    if not waiting and agenda.shown:
+    if not waiting and agenda.shown and not agenda.uncosted:
         return agenda.results
     agenda.write()
     queue = deque({run: (experiment, run) for experiment, run in agenda.unfinished}.values())
@@ -81,6 +82,7 @@ def reproduce(
             shown = agenda.watched if progress and not isinstance(maker, InTurn) else list
             show = held.enter_context(Watch(shown))
             _make(agenda, maker.run(queue, show), queue, _Fetching(download or quick_download))
+    _measure_costs(agenda)
     return agenda.results
 
 
@@ -167,6 +169,20 @@ def _make(agenda: Agenda, ended: Generator[Ended], queue: deque[Pair], fetching:
                 elif line.content["status"] == "not_run":
                     agenda.take_finished(line)
             agenda.write()
+
+
+def _measure_costs(agenda: Agenda) -> None:
+    """Measure what the table wants to know of its lines' costs, one after the other, when nothing trains beside."""
+    for line in agenda.uncosted:
+        from flowbench.system.device import default_device
+        from flowbench.system.threads import one_thread
+        from flowbench.throughput.cost import measure_costs
+
+        run = RunFolder(line.runs(agenda.out)[0])
+        with one_thread():
+            run.write_costs(measure_costs(run.experiment, default_device()))
+        agenda.take_finished(line)
+        agenda.write()
 
 
 @dataclass

@@ -116,6 +116,8 @@ class Table(Section):
     table: str
     title: str
     description: str
+    costs: bool = False
+    """Measure what each of ours costs (`costs.json` in its run): operations and time of each pass."""
     rows: Annotated[list[Row], Field(min_length=1)]
 
     @whole(mode="after")

@@ -21,7 +21,7 @@ from flowbench.tasks.objectives import density_objective
 from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
-__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject"]
+__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject", "passes_of", "subject_of"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ def make_subject(
     Raises:
         InputError: a forecast experiment, a model without parameters, or images of unknown size.
     """
+    subject = subject_of(experiment, batch, device, shape)
+    if subject.parameters == 0:
+        raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
+    return subject
+
+
+def subject_of(
+    experiment: Experiment[Any, Any], batch: int, device: torch.device, shape: tuple[int, int, int] | None = None
+) -> Subject:
+    """Return what `make_subject` does, arguments as there, of a model without parameters too: fitted to the images."""
     if experiment.kind != "density":
         raise InputError(f"{experiment.name}: throughput times density models; forecasters are timed in benchmarks/")
     shape = shape or image_shape(experiment.data)
@@ -91,10 +101,14 @@ def make_subject(
     channels, height, width = shape
     stored = torch.randint(0, levels, (batch, height, width, channels), generator=generator, dtype=torch.uint8)
     subject = Subject(experiment, model, channels_first(stored.to(device)))
-    if subject.parameters == 0:
-        raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
-    model.initialize(subject.images, subject.noise(0))
+    if not model.fit([subject.images]):
+        model.initialize(subject.images, subject.noise(0))
     return subject
+
+
+def passes_of(subject: Subject) -> list[str]:
+    """Return which of `PASSES` a model has: one without parameters is not trained step by step."""
+    return [name for name in PASSES if name != "train" or subject.parameters]
 
 
 def can_be_compiled(subject: Subject, name: str) -> bool:

@@ -146,7 +146,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     if config.compile:
         bar.note("compiling")
         compile_steps(session, lambda: _step(session, objective))
-    clock = time.perf_counter()
+    clock, worked = time.perf_counter(), time.process_time() - session.processor_seconds
     while not session.done:
         started = time.perf_counter()
         session.checkpoints.check()
@@ -168,7 +168,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         now = time.perf_counter()
         # The processes get a signal, and read the clock, at moments of their own.
         session.seconds, stopped = agree(session.seconds + now - clock, stop.signal or 0)
-        clock = now
+        clock, session.processor_seconds = now, time.process_time() - worked
         if session.step % config.checkpoint_every == 0 or session.done or stopped:
             session.save()
         if stopped and not session.done:
@@ -264,6 +264,7 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "notes": notes,
         "throughput": {
             f"train_{task.unit}_per_second": speed,
+            "train_processor_seconds": session.processor_seconds,
             **({"compile_seconds": session.compile_seconds} if experiment.train.compile else {}),
         },
         "mlflow_run_id": read_mlflow_run_id(session.run.path),

@@ -49,6 +49,7 @@ class Session:
         self.step = 0
         self.resumed = False
         self.seconds = 0.0
+        self.processor_seconds = 0.0
         self.compile_seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
@@ -94,6 +95,7 @@ class Session:
                 **({"opposition": self.opposition.state_dict()} if self.opposition else {}),
                 "schedule": {
                     "seconds": self.seconds,
+                    "processor_seconds": self.processor_seconds,
                     "budget": self.budget,
                     "compile_seconds": self.compile_seconds,
                 },
@@ -123,8 +125,9 @@ class Session:
             if self.opposition:
                 self.opposition.load_state_dict(state["opposition"])
             self.seconds = state["schedule"]["seconds"]
-            # Checkpoints made before did not tell it apart.
+            # Checkpoints made before did not tell them apart.
             self.compile_seconds = state["schedule"].get("compile_seconds", 0.0)
+            self.processor_seconds = state["schedule"].get("processor_seconds", 0.0)
             # A run begun under a time budget stays one: its rates have followed the clock.
             self.budget = self.budget or state["schedule"]["budget"]
             self.step, self.best = state["step"], state["best"]
