@@ -41,7 +41,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.tasks.compilation import as_compiled
-from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.tasks.density import build_density
+from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.throughput.passes import image_shape
 
 GPU = torch.device("cuda", 0)

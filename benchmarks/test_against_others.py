@@ -19,10 +19,6 @@ OTHERS = {
     ),
     "the plain TarFlow": (plain_tarflow, "tarflow/cifar10-small", [], 0.0, 64),
 }  # fmt: skip
-AS_FAST = {("the plain TarFlow", "inverse")}
-"""Passes of which both ways consist of the same operations, nearly: neither is to be slower by much."""
-
-
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("against", OTHERS)
 def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against, name):
@@ -46,7 +42,7 @@ def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against,
     ratios.append(
         [f"{experiment} {name}, batch {batch}", against, shown, megabytes(our_memory), megabytes(their_memory)]
     )
-    assert high > (0.85 if (against, name) in AS_FAST else 1)
+    assert high > 1
     if name == "train" and our_memory is not None:
         assert our_memory <= their_memory
 

@@ -105,15 +105,20 @@ def dump_experiment(experiment: Experiment[Any, Any]) -> str:
 
 def config_sha256(experiment: Experiment[Any, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of the resolved experiment, without paths."""
-    content = experiment.model_dump(mode="json", by_alias=True)
+    content = _hashed(experiment, experiment.model_dump(mode="json", by_alias=True))
     for name in content:
         section = getattr(experiment, name)
         if isinstance(section, Section):
-            fields = type(section).model_fields
-            unset = {key for key in section.added if getattr(section, key) == fields[key].default}
-            content[name] = {k: v for k, v in content[name].items() if k not in section.unhashed | unset}
+            content[name] = _hashed(section, content[name])
     content["study"] = {key: value for key, value in content["study"].items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _hashed(section: Section, content: dict[str, Any]) -> dict[str, Any]:
+    """Return a section's content without what is no part of its hash."""
+    fields = type(section).model_fields
+    unset = {key for key in section.added if getattr(section, key) == fields[key].default}
+    return {key: value for key, value in content.items() if key not in section.unhashed | unset}
 
 
 def config_id(experiment: Experiment[Any, Any]) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
 __all__ = [
     "COMPILED_NUMERICS",
     "FUSED",
+    "Critic",
     "DensityData",
     "Evaluate",
     "Experiment",
@@ -52,6 +53,8 @@ class ModelConfig(Section):
 
     numerics: ClassVar[int] = 1
     """Raised by hand when a change alters the model's results: stored results with another value are stale."""
+    learns_from_samples: ClassVar[bool] = False
+    """Whether its samples are a differentiable map of noise: then it can be trained against a critic."""
 
     name: str
 
@@ -137,8 +140,13 @@ class Optim(Section):
 class Train(Section):
     """The `train:` section: how long, how precise, how often to log, validate and save."""
 
+    added = frozenset({"objective", "likelihood"})
     unhashed = frozenset({"recompute"})
 
+    objective: Literal["likelihood", "adversarial"] = "likelihood"
+    """adversarial: against the critic of the `critic:` section (Flow-GAN, Grover et al. 2018)."""
+    likelihood: NonNegativeFloat = 0.0
+    """λ under `objective: adversarial`: weight of −log p in nats an image beside the critic's verdict."""
     epochs: NonNegativeInt | None = None
     steps: NonNegativeInt | None = None
     precision: Literal[32, "bf16"] = 32
@@ -166,7 +174,28 @@ class Train(Section):
             raise ValueError("give either train.epochs or train.steps, one of the two")
         if self.recompute and self.compile:
             raise ValueError("train.recompute and train.compile exclude each other: set one of them to false")
+        if self.likelihood and self.objective == "likelihood":
+            raise ValueError("train.likelihood weighs log p beside a critic: set train.objective: adversarial")
+        if self.compile and self.objective == "adversarial":
+            # The penalty is a gradient of a gradient, which torch's compiler does not compile.
+            raise ValueError("train.objective: adversarial cannot be compiled: set train.compile: false")
         return self
+
+
+class Critic(Section):
+    """The `critic:` section: what an adversarial training plays against (WGAN-GP, Gulrajani et al. 2017).
+
+    The defaults are those of the authors' program for CIFAR-10 (ermongroup/flow-gan).
+    """
+
+    width: PositiveInt = 64
+    """Features of the first convolution; they double with each."""
+    updates: PositiveInt = 5
+    """Steps of its own before each of the flow's."""
+    penalty: NonNegativeFloat = 10.0
+    """Weight of (‖∇D‖ − 1)² between images and samples."""
+    lr: PositiveFloat = 1e-4
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.5, 0.9)
 
 
 class Evaluate(Section):
@@ -237,6 +266,8 @@ ModelT = TypeVar("ModelT", bound=ModelConfig)
 class Experiment(Section, Generic[DataT, ModelT]):
     """One experiment, whole and valid: `Experiment[DensityData, …]` or `Experiment[ForecastData, …]`."""
 
+    added = frozenset({"critic"})
+
     name: Annotated[str, Field(max_length=200)]
     kind: Literal["density", "forecast"]
     preset: Literal["paper", "quick"] | None = None
@@ -247,6 +278,7 @@ class Experiment(Section, Generic[DataT, ModelT]):
     model: ModelT
     optim: Optim = Optim()
     train: Train
+    critic: Critic = Critic()
     evaluate: Evaluate = Evaluate()
     tune: dict[str, Space] = {}
     study: Study = Study()
@@ -261,6 +293,8 @@ class Experiment(Section, Generic[DataT, ModelT]):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment[DataT, ModelT]":
+        if self.train.objective == "adversarial" and not self.model.learns_from_samples:
+            raise ValueError(f"train.objective: adversarial is for flows, and {self.model.name} is none")
         if self.evaluate.weights == "ema" and self.train.ema == 0:
             raise ValueError("evaluate.weights: ema asks for moving averages, but train.ema is 0: set train.ema")
         if self.train.ema > 0 and self.weights == "ema" and self.evaluate.batch_norm == "running":

@@ -284,6 +284,19 @@ class FlowDensity(LatentDensity):
         y, jacobian = self.preprocessing(dequantize(images, noise, self.levels))
         return y, jacobian
 
+    def generated(self, white: Tensor) -> Tensor:
+        """Return G(z), the dequantized images x that white latents stand for, in evaluation mode; gradients flow.
+
+        Args:
+            white: N(0, 1), (batch, channels, height, width).
+
+        Returns:
+            Of the same shape; real images lie in [0, 1), these may leave it.
+        """
+        with evaluating(self):
+            y, _ = self.flow.inverse(self.base.color(white))
+            return self.preprocessing.inverse(y)
+
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Return floor(levels · x) of x = preprocessing⁻¹(flow⁻¹(z)), clamped to the levels; in evaluation mode.
@@ -397,6 +410,7 @@ class FlowConfig(DensityConfig):
     """The keys that all flows share."""
 
     numerics = 2  # 2: another training noise on the CPU, another choice of the mirrored images
+    learns_from_samples = True
 
     logit: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.05
     """α of the logit; None: no logit, pixels are centred at 0 (x − 1/2), as in Glow."""

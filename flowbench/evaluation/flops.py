@@ -35,9 +35,24 @@ def flops_per_item(*stages: Callable[[int], object]) -> list[int]:
 
 
 def _flops(stage: Callable[[int], object], size: int) -> int:
-    with _nothing_fused(), FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH)
+    # Its tracker of modules hangs hooks into the graph, and the gradient of a critic's gradient refuses them.
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    with _nothing_fused(), counter:
         stage(size)
     return int(counter.get_total_flops())
+
+
+class _Untracked:
+    """Every operation belongs to the whole."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 @contextmanager

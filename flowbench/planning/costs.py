@@ -17,7 +17,8 @@ from flowbench.errors import InputError
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
 from flowbench.evaluation.likelihood import POPULATION_BATCHES
 from flowbench.system.device import default_device
-from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, NegativeLogLikelihood, build_density
+from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, build_density
+from flowbench.tasks.objectives import density_objective
 from flowbench.tasks.task import make_task
 
 __all__ = ["Counted", "count", "data_here", "image_format"]
@@ -83,8 +84,10 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     closed_form = bool(model.fit([images]))
     if not closed_form:
         model.initialize(images, noise)
-    objective = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=False)
+    objective, opponent = density_objective(experiment, model)
     forward, training = _flops(objective, (images, noise), learns=not closed_form)
+    if opponent:
+        training += opponent.config.updates * _flops(opponent.objective, (images, noise), learns=True)[1]
     activations = _activations(objective, (images[:FEW], noise[:FEW]), learns=not closed_form)
     trained = max(known.counts["train"] - data.holdout, 1)
     steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)

@@ -28,8 +28,10 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.planning.costs import image_format
 from flowbench.system.device import default_device
 from flowbench.system.environment import device_name
-from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.tasks.density import build_density
+from flowbench.tasks.objectives import density_objective
 from flowbench.tasks.task import make_task
+from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import make_optimizer, take_step
 
 __all__ = ["measure"]
@@ -50,12 +52,13 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
     device = default_device()
     torch.manual_seed(experiment.seed)
     if experiment.kind == "density":
-        model, objective, batch, evaluation, items = _density(experiment, device)
+        model, (objective, opponent), batch, evaluation, items = _density(experiment, device)
     else:
-        model, objective, batch, evaluation, items = _forecast(experiment, device)
+        model, (objective, opponent), batch, evaluation, items = _forecast(experiment, device)
+    opposition = Opposition(opponent, device) if opponent else None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    times, computed = _steps(experiment, model, objective, batch, seconds) if parameters else ([0.0], [0.0])
+    times, computed = _steps(experiment, model, objective, opposition, batch, seconds) if parameters else ([0.0], [0.0])
     started = time.perf_counter()
     evaluation()
     on_gpu = device.type == "cuda"
@@ -77,6 +80,7 @@ def _steps(
     experiment: Experiment[Any, Any],
     model: nn.Module,
     objective: nn.Module,
+    opposition: Opposition | None,
     batch: Callable[[int], tuple[Tensor, ...]],
     seconds: float,
 ) -> tuple[list[float], list[float]]:
@@ -89,7 +93,10 @@ def _steps(
     begun = time.perf_counter()
     for step in range(WARM_UP + MOST_STEPS):
         started, before = time.perf_counter(), time.process_time()
-        loss, _ = objective(*batch(step))
+        items = batch(step)
+        if opposition:
+            opposition.train(items)
+        loss, _ = objective(*items)
         loss.backward()
         take_step(optimizer, parameters, loss, experiment.optim.clip_norm)
         del loss  # as in a training: its graph does not lie beside the next one
@@ -124,14 +131,20 @@ def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:
 
     if not model.fit([some.cpu()]):
         model.initialize(*batch(0))
-    objective = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=experiment.train.compile)
-    return model, objective, batch, evaluation, EVALUATED
+    objectives = density_objective(experiment, model, compiled=experiment.train.compile)
+    return model, objectives, batch, evaluation, EVALUATED
 
 
 def _forecast(experiment: Experiment[Any, Any], device: torch.device) -> Any:
     task = make_task(experiment, device)
     task.prepare()
-    return task.model, task.objective, task.batch, lambda: task.validate(None), task.data["windows"]["validation"]
+    return (
+        task.model,
+        (task.objective, task.opponent),
+        task.batch,
+        lambda: task.validate(None),
+        task.data["windows"]["validation"],
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from flowbench.errors import FlowbenchError
+from flowbench.report.costs import cost_plots, cost_sheet
 from flowbench.report.formats import (
     constant_runs,
     difference,
@@ -91,6 +92,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     rows = results["rows"]
     content = {
         "lines": lines,
+        "plots": cost_plots(results, place, slug(results["table"])),
         "shared": {
             "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
             "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
@@ -106,7 +108,8 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
         "row_badges": _badges,
     }
     title = results.get("title") or results["table"]
-    sheets, galleries = [_sheet(results, lines, name)], [line.pictures for line in lines]
+    costs = cost_sheet(results, f"{name}-costs")
+    sheets, galleries = [_sheet(results, lines, name), *([costs] if costs else [])], [line.pictures for line in lines]
     return Section(slug(results["table"]), title, "section_table.html.j2", content, sheets, galleries)
 
 

@@ -146,6 +146,14 @@ class Agenda:
         return [line for line in lines if not self.take_finished(line)]
 
     @property
+    def uncosted(self) -> list[Line]:
+        """The selected lines with a figure, where the table wants costs, whose first run has none yet."""
+        wanted = [
+            line for line in self.lines if self.table.costs and line.selected and line.content["status"] == "done"
+        ]
+        return [line for line in wanted if RunFolder(line.runs(self.out)[0]).costs is None]
+
+    @property
     def unfinished(self) -> list[Pair]:
         """The runs of the selected lines that are not at their end."""
         pairs = [pair for line in self.lines if line.selected for pair in line.pairs(self.out)]

@@ -16,6 +16,7 @@ from flowbench.reproduction.in_turn import InTurn, Trainer
 from flowbench.reproduction.outlook import ending, plan
 from flowbench.reproduction.training import trainer_with
 from flowbench.reproduction.watching import Told, Watch, watch_until_done
+from flowbench.runs.folder import RunFolder
 from flowbench.system.interruption import Interrupted
 from flowbench.tables.table import load_table
 from flowbench.tracking import Mirror
@@ -74,7 +75,7 @@ def reproduce(
     agenda = Agenda(loaded, folder, shlex.join(["flowbench", "reproduce", table]), seeds, overrides)
     agenda.plan(loaded.select(only), stored(folder))
     waiting = agenda.waiting
-    if not waiting and agenda.shown:
+    if not waiting and agenda.shown and not agenda.uncosted:
         return agenda.results
     agenda.write()
     queue = deque({run: (experiment, run) for experiment, run in agenda.unfinished}.values())
@@ -96,6 +97,7 @@ def reproduce(
         except Interrupted as stop:
             # What stopped a training knows its folder, not the call that goes on with the whole table.
             raise Interrupted(f"{folder}: stopped and saved: {again}", stop.signal) from stop
+    _measure_costs(agenda)
     return agenda.results
 
 
@@ -200,6 +202,20 @@ def _make(
 
 def _nothing(_: str) -> None:
     """Say nothing."""
+
+
+def _measure_costs(agenda: Agenda) -> None:
+    """Measure what the table wants to know of its lines' costs, one after the other, when nothing trains beside."""
+    for line in agenda.uncosted:
+        from flowbench.system.device import default_device
+        from flowbench.system.threads import one_thread
+        from flowbench.throughput.cost import measure_costs
+
+        run = RunFolder(line.runs(agenda.out)[0])
+        with one_thread():
+            run.write_costs(measure_costs(run.experiment, default_device()))
+        agenda.take_finished(line)
+        agenda.write()
 
 
 @dataclass

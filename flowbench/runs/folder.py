@@ -109,6 +109,16 @@ class RunFolder:
         return _read_json(self.path / "environment.json") if kept is None else dict(kept.environment)
 
     @property
+    def costs(self) -> dict[str, Any] | None:
+        """The content of `costs.json`, what an image costs in each pass; None where that was not measured."""
+        file = self.path / "costs.json"
+        return _read_json(file) if file.is_file() else None
+
+    def write_costs(self, costs: Mapping[str, Any]) -> None:
+        """Write `costs.json`."""
+        atomic.write_json(self.path / "costs.json", costs)
+
+    @property
     def step(self) -> int:
         """The last step whose metrics were logged; 0 before."""
         return max((int(row["step"]) for row in self.metrics()), default=0)

@@ -108,6 +108,7 @@ def done_row(
         "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
         "data_status": status,
         **(_without_stuck(results, row.split) if row.metric == "mae" else {}),
+        **_costs(results, RunFolder(runs[0])),
     }
     return _with_resample(content, [_resample(row.dataset, *pair) for pair in zip(results, metrics, strict=True)])
 
@@ -161,6 +162,17 @@ def stale_reasons(result: Mapping[str, Any], experiment: Experiment[Any, Any]) -
     if today is not None and result.get("data_fingerprint") != today:
         reasons.append("the data has another fingerprint today")
     return reasons
+
+
+def _costs(results: Sequence[Mapping[str, Any]], run: RunFolder) -> dict[str, Any]:
+    """Return the `costs` of a row whose first run has them: beside them, its size and its training's mean seconds."""
+    costs = run.costs
+    if costs is None:
+        return {}
+    seconds = [result.get("throughput", {}).get("train_processor_seconds") for result in results]
+    known = [value for value in seconds if value is not None]
+    mean = statistics.fmean(known) if len(known) == len(seconds) else None
+    return {"costs": {**costs, "parameters": results[0]["parameters"], "train_processor_seconds": mean}}
 
 
 def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:

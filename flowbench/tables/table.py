@@ -133,6 +133,8 @@ class Table(Section):
     description: str
     preset: Literal["quick"] | None = None
     """The badge of rows with the table's own settings whose experiments have no preset."""
+    costs: bool = False
+    """Measure what each of ours costs (`costs.json` in its run): operations and time of each pass."""
     rows: Annotated[list[Row], Field(min_length=1)]
 
     @whole(mode="after")

@@ -1,14 +1,13 @@
 """What the training loop needs of a density model on images: batches, loss, validation, exact evaluation."""
 
 import json
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData, Experiment
@@ -33,7 +32,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import change_of_data, fingerprints_here
 from flowbench.system.processes import gather, leads, place
-from flowbench.tasks.compilation import as_compiled
+from flowbench.tasks.objectives import density_objective
 
 __all__ = ["DensityTask", "build_density", "reported_setting"]
 
@@ -63,30 +62,6 @@ def reported_setting(experiment: Experiment[DensityData, DensityConfig]) -> Sett
         training_batch_size=experiment.data.batch_size,
         limit=experiment.evaluate.limit,
     )
-
-
-class NegativeLogLikelihood(nn.Module):
-    """The loss of a batch: −mean log p in nats per image + coefficient · sum of squared weight-norm scales.
-
-    And what else the model trains on (`training_terms`), which the bits/dim do not hold.
-    """
-
-    def __init__(self, model: DensityModel, coefficient: float, *, compiled: bool) -> None:
-        super().__init__()
-        self.model = model
-        self._coefficient = coefficient
-        self._to_bits = 1 / (model.dimensions * math.log(2))
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self._terms = as_compiled(model.training_terms, device) if compiled else model.training_terms
-
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss in nats per image and what is logged of it, bits/dim among them; images as in `terms`."""
-        terms, surplus = self._terms(images, noise)
-        nats = -terms.log_prob.mean()
-        loss = nats if surplus is None else nats + surplus
-        if self._coefficient:
-            loss = loss + self._coefficient * self.model.regularization()
-        return loss, {"bits_per_dim": nats * self._to_bits}
 
 
 class DensityTask:
@@ -135,7 +110,7 @@ class DensityTask:
             ranks=self._ranks,
         )
         self.steps_per_epoch = self._feed.steps_per_epoch
-        self.objective = NegativeLogLikelihood(self.model, experiment.optim.scale_l2, compiled=experiment.train.compile)
+        self.objective, self.opponent = density_objective(experiment, self.model, compiled=experiment.train.compile)
 
     def prepare(self) -> bool:
         """Fit in closed form, or initialize what depends on the first batch."""

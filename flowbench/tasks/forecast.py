@@ -114,6 +114,7 @@ class ForecastTask:
     """
 
     unit: ClassVar[str] = "windows"
+    opponent: ClassVar[None] = None
 
     def __init__(
         self,

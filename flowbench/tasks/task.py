@@ -11,6 +11,7 @@ from flowbench.config.schema import Experiment
 from flowbench.evaluation.measuring import Request
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
+from flowbench.tasks.objectives import Opponent
 
 __all__ = ["Task", "Watch", "build_model", "make_task"]
 
@@ -28,6 +29,10 @@ class Task(Protocol):
     @property
     def objective(self) -> nn.Module:
         """`objective(*batch) -> (loss, {name: value})`: scalars on the device; it holds `model`."""
+
+    @property
+    def opponent(self) -> Opponent | None:
+        """What trains against the model before each of its steps, on the same batch; None: nothing does."""
 
     @property
     def data(self) -> dict[str, Any]:

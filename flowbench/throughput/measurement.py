@@ -16,10 +16,10 @@ from flowbench.system.environment import describe_environment
 from flowbench.tasks.compilation import forget_compiled
 from flowbench.throughput.convolutions import Floor, record
 from flowbench.throughput.device import Device
-from flowbench.throughput.passes import PASSES, can_be_compiled, make_subject
+from flowbench.throughput.passes import PASSES, can_be_compiled, make_subject, subject_of
 from flowbench.throughput.statistics import Samples, interval
 
-__all__ = ["Prepared", "alternate", "measure", "measure_pass", "prepare_pass"]
+__all__ = ["Prepared", "alternate", "figure", "flops_per_image", "measure", "measure_pass", "prepare_pass"]
 
 MIN_SAMPLE_SECONDS = 0.1
 """A shorter pass is repeated within a sample: below this, what disturbs a machine weighs too much."""
@@ -97,8 +97,8 @@ class Prepared:
         known = ("experiment", "pass", "batch", "precision", "compiled")
         return {
             **{key: self.facts[key] for key in known},
-            "images_per_second": _figure(self.facts["batch"] / seconds),
-            "floor_ratio": None if floor_ratios is None else _figure(floor_ratios),
+            "images_per_second": figure(self.facts["batch"] / seconds),
+            "floor_ratio": None if floor_ratios is None else figure(floor_ratios),
             **{key: value for key, value in self.facts.items() if key not in known},
         }
 
@@ -126,7 +126,7 @@ def prepare_pass(
         "precision": experiment.train.precision,
         "compiled": compiled,
         "parameters": subject.parameters,
-        "flops_per_image": _flops_per_image(experiment, name, subject.model.image_shape),
+        "flops_per_image": flops_per_image(experiment, name, subject.model.image_shape),
         "peak_memory_bytes": memory,
     }
     floor = Floor(calls, clock.device, clock.synchronize, clock.as_graph if compiled else None)
@@ -145,9 +145,9 @@ def alternate(runs: Sequence[Callable[[], object]], clock: Device, repeats: int)
     return wall, work
 
 
-def _flops_per_image(experiment: Experiment[Any, Any], name: str, shape: tuple[int, int, int]) -> int:
+def flops_per_image(experiment: Experiment[Any, Any], name: str, shape: tuple[int, int, int] | None = None) -> int:
     """Count a pass as `flops` counts everything: on a few images, whatever the batch that is timed."""
-    subject = make_subject(experiment, MOST_COUNTED, torch.device("cpu"), shape)
+    subject = subject_of(experiment, MOST_COUNTED, torch.device("cpu"), shape)
 
     runs = {
         size: PASSES[name](replace(subject, images=subject.images[:size]), compiled=False)
@@ -158,6 +158,7 @@ def _flops_per_image(experiment: Experiment[Any, Any], name: str, shape: tuple[i
     return flops
 
 
-def _figure(samples: Samples) -> dict[str, Any]:
+def figure(samples: Samples) -> dict[str, Any]:
+    """Return the median of samples with its interval, and the samples."""
     median, low, high = interval(samples)
     return {"median": median, "low": low, "high": high, "samples": samples.tolist()}

@@ -16,10 +16,12 @@ from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.tasks.compilation import as_compiled
-from flowbench.tasks.density import NegativeLogLikelihood, build_density
+from flowbench.tasks.density import build_density
+from flowbench.tasks.objectives import density_objective
+from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
-__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject"]
+__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject", "passes_of", "subject_of"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ def make_subject(
     Raises:
         InputError: a forecast experiment, a model without parameters, or images of unknown size.
     """
+    subject = subject_of(experiment, batch, device, shape)
+    if subject.parameters == 0:
+        raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
+    return subject
+
+
+def subject_of(
+    experiment: Experiment[Any, Any], batch: int, device: torch.device, shape: tuple[int, int, int] | None = None
+) -> Subject:
+    """Return what `make_subject` does, arguments as there, of a model without parameters too: fitted to the images."""
     if experiment.kind != "density":
         raise InputError(f"{experiment.name}: throughput times density models; forecasters are timed in benchmarks/")
     shape = shape or image_shape(experiment.data)
@@ -89,10 +101,14 @@ def make_subject(
     channels, height, width = shape
     stored = torch.randint(0, levels, (batch, height, width, channels), generator=generator, dtype=torch.uint8)
     subject = Subject(experiment, model, channels_first(stored.to(device)))
-    if subject.parameters == 0:
-        raise InputError(f"{experiment.name}: {experiment.model.name} has no parameters: there is no pass to time")
-    model.initialize(subject.images, subject.noise(0))
+    if not model.fit([subject.images]):
+        model.initialize(subject.images, subject.noise(0))
     return subject
+
+
+def passes_of(subject: Subject) -> list[str]:
+    """Return which of `PASSES` a model has: one without parameters is not trained step by step."""
+    return [name for name in PASSES if name != "train" or subject.parameters]
 
 
 def can_be_compiled(subject: Subject, name: str) -> bool:
@@ -102,7 +118,8 @@ def can_be_compiled(subject: Subject, name: str) -> bool:
 
 def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
     config, model = subject.experiment, subject.model
-    objective = NegativeLogLikelihood(model, config.optim.scale_l2, compiled=compiled)
+    objective, opponent = density_objective(config, model, compiled=compiled)
+    opposition = Opposition(opponent, subject.images.device) if opponent else None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(parameters, config.optim)
     average = WeightAverage(model, config.train.ema) if config.train.ema else None
@@ -113,7 +130,10 @@ def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
 
     def run() -> Tensor:
         nonlocal step
-        loss, _ = objective(subject.images, subject.noise(step))
+        batch = subject.images, subject.noise(step)
+        if opposition:
+            opposition.train(batch)
+        loss, _ = objective(*batch)
         torch.autograd.backward(loss)
         take_step(optimizer, parameters, loss, config.optim.clip_norm)
         step += 1

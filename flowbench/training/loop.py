@@ -146,7 +146,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     if config.compile:
         bar.note("compiling")
         compile_steps(session, lambda: _step(session, objective))
-    clock = time.perf_counter()
+    clock, worked = time.perf_counter(), time.process_time() - session.processor_seconds
     while not session.done:
         started = time.perf_counter()
         session.checkpoints.check()
@@ -169,7 +169,7 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         now = time.perf_counter()
         # The processes get a signal, and read the clock, at moments of their own.
         session.seconds, stopped = agree(session.seconds + now - clock, stop.signal or 0)
-        clock = now
+        clock, session.processor_seconds = now, time.process_time() - worked
         if session.step % config.checkpoint_every == 0 or session.done or stopped:
             session.save()
         if stopped and not session.done:
@@ -188,7 +188,9 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     if place()[1] > 1:
         # Dropout of a process of its own, and the same after a resume.
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
-    loss, terms = objective(*session.task.batch(session.step))
+    batch = session.task.batch(session.step)
+    opposed = session.opposition.train(batch) if session.opposition else {}
+    loss, terms = objective(*batch)
     torch.autograd.backward(loss)
     # Detached: what is kept of a step must not keep its graph beside the next one's.
     values = mean_of_all({key: value.detach() for key, value in {"loss": loss, **terms}.items()})
@@ -196,7 +198,7 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
     bad = 1 - finite
     session.skipped += bad
     session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
-    return {**values, "grad_norm": norm}, finite
+    return {**values, **opposed, "grad_norm": norm}, finite
 
 
 def _skips(session: Session) -> dict[str, int]:
@@ -264,6 +266,7 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "notes": notes,
         "throughput": {
             f"train_{task.unit}_per_second": speed,
+            "train_processor_seconds": session.processor_seconds,
             **({"compile_seconds": session.compile_seconds} if experiment.train.compile else {}),
         },
         "mlflow_run_id": read_mlflow_run_id(session.run.path),

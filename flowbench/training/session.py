@@ -18,6 +18,7 @@ from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
 from flowbench.system.progress import is_quiet
 from flowbench.tasks.task import Task, Watch
+from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
 
@@ -43,10 +44,12 @@ class Session:
         self.total_steps = config.steps if config.steps is not None else (config.epochs or 0) * task.steps_per_epoch
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.parameters, experiment.optim) if self.parameters else None
+        self.opposition = Opposition(task.opponent, device) if task.opponent else None
         self.average = WeightAverage(task.model, config.ema) if config.ema else None
         self.step = 0
         self.resumed = False
         self.seconds = 0.0
+        self.processor_seconds = 0.0
         self.compile_seconds = 0.0
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
@@ -89,8 +92,10 @@ class Session:
                 "model": self.task.model.state_dict(),
                 "ema": self.average.state_dict() if self.average else {},
                 "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+                **({"opposition": self.opposition.state_dict()} if self.opposition else {}),
                 "schedule": {
                     "seconds": self.seconds,
+                    "processor_seconds": self.processor_seconds,
                     "budget": self.budget,
                     "compile_seconds": self.compile_seconds,
                 },
@@ -117,9 +122,12 @@ class Session:
                 self.average.load_state_dict(state["ema"])
             if self.optimizer:
                 self.optimizer.load_state_dict(state["optimizer"])
+            if self.opposition:
+                self.opposition.load_state_dict(state["opposition"])
             self.seconds = state["schedule"]["seconds"]
-            # Checkpoints made before did not tell it apart.
+            # Checkpoints made before did not tell them apart.
             self.compile_seconds = state["schedule"].get("compile_seconds", 0.0)
+            self.processor_seconds = state["schedule"].get("processor_seconds", 0.0)
             # A run begun under a time budget stays one: its rates have followed the clock.
             self.budget = self.budget or state["schedule"]["budget"]
             self.step, self.best = state["step"], state["best"]

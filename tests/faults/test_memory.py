@@ -15,7 +15,7 @@ from flowbench.errors import WorkFailedError, fitting_in_memory, is_out_of_memor
 from flowbench.evaluation.likelihood import Setting, evaluate
 from flowbench.reproduction.reproduce import failure, reproduce
 from flowbench.system.processes import surviving
-from flowbench.tasks.density import NegativeLogLikelihood
+from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.training.loop import train
 from tests.faults.commands import FLOWBENCH, finish, start
 

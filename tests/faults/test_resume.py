@@ -31,7 +31,11 @@ SMALL = {
     "lstm2lstm": ["model.hidden=8"],
     "patchtst": ["model.width=8", "model.hidden=8", "model.dropout=0.2"],
 }
-NAMES = [name for name in experiment_names() if name.endswith(("/digits", "/digits-1x1")) or name.startswith("etth/")]
+NAMES = [
+    name
+    for name in experiment_names()
+    if name.endswith(("/digits", "/digits-1x1", "/digits-adversarial")) or name.startswith("etth/")
+]
 
 
 class CrashedError(Exception):
@@ -76,6 +80,8 @@ def small(name: str, series: Path) -> Experiment[Any, Any]:
     if load_experiment(name).kind == "forecast":
         data = [f"data.csv={series}", "data.protocol=ratio", "data.lookback=48", "data.horizon=6"]
         return load_experiment(name, [*overrides, *LENGTH, *data])
+    if name.endswith("-adversarial"):
+        overrides += ["critic.width=2", "critic.updates=2"]
     steps = [] if model.name == "independent" else LENGTH
     return load_experiment(name, [*overrides, *steps, "data.holdout=60", "evaluate.draws=1"])
 

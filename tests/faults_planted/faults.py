@@ -26,6 +26,7 @@ _CAUSAL = (
     "test_a_pixels_distribution_depends_on_pixels_before_it_its_neighbours_among_them_and_on_no_other[elu]"
 )
 _SHAPES = f"{_PIXELCNN}/test_pixelcnn.py::test_what_is_doubled_lies_over_what_it_comes_from"
+_OBJECTIVES = "tests/tasks/test_objectives.py"
 _IAF_VAE = "tests/densities/variational/test_iaf_vae.py"
 VALUE = f"{_TESTS}::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
 
@@ -393,6 +394,22 @@ def flow_scaled_the_wrong_way(forward: Any) -> Any:
 def bins_of_256_levels(bins: Any) -> Any:
     def wrong(images: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Any:
         return bins(images, location, log_scale, 256)
+
+    return wrong
+
+
+def critic_that_prefers_samples(loss: Any) -> Any:
+    def wrong(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        found, distance = loss(*arguments, **named)
+        return found + 2 * distance, distance
+
+    return wrong
+
+
+def flow_that_pleases_no_critic(forward: Any) -> Any:
+    def wrong(self: Any, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, logged = forward(self, *batch)
+        return -loss, logged
 
     return wrong
 
@@ -939,5 +956,29 @@ FAULTS = [
         "flowbench.densities.variational.convolutions._mask",
         mask_off_by_one,
         f"{_IAF_VAE}::test_the_log_determinant_of_the_flow_is_that_of_its_jacobian",
+    ),
+    Fault(
+        "a critic that learns to prefer samples",
+        "flowbench.densities.critic.critic_loss",
+        critic_that_prefers_samples,
+        "tests/densities/test_critic.py::test_the_loss_of_a_linear_critic_is_the_closed_form",
+    ),
+    Fault(
+        "a flow that learns to displease its critic",
+        "flowbench.tasks.objectives.Adversarial.forward",
+        flow_that_pleases_no_critic,
+        f"{_OBJECTIVES}::test_the_flow_wants_a_higher_verdict",
+    ),
+    Fault(
+        "a flow's step whose gradients reach its critic",
+        "flowbench.tasks.objectives.held_fixed",
+        lambda _: nullcontext,
+        f"{_OBJECTIVES}::test_the_flows_step_leaves_the_critic_alone",
+    ),
+    Fault(
+        "an adversarial training of an actnorm that never saw an image",
+        "flowbench.tasks.density.DensityTask.prepare",
+        lambda _: lambda self: False,
+        f"{_OBJECTIVES}::test_a_flow_is_initialized_from_images_before_it_meets_its_critic",
     ),
 ]

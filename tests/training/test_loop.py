@@ -19,6 +19,7 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks import density as density_task
+from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.training.loop import _budget, train
 from tests.faults.commands import FLOWBENCH, Process, finish, start, wait_until
 
@@ -156,10 +157,10 @@ def test_nothing_of_a_step_is_left_when_the_next_one_begins(tmp_path: Path, monk
     class Token:
         pass
 
-    forward = density_task.NegativeLogLikelihood.forward
+    forward = NegativeLogLikelihood.forward
     left: list[weakref.ref[Any]] = []
 
-    def watched(self: density_task.NegativeLogLikelihood, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def watched(self: NegativeLogLikelihood, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         assert not any(one() is not None for one in left)
         loss, values = forward(self, *batch)
         for tensor in (loss, *values.values()):
@@ -170,7 +171,7 @@ def test_nothing_of_a_step_is_left_when_the_next_one_begins(tmp_path: Path, monk
         assert all(one() is not None for one in left[-2:])
         return loss, values
 
-    monkeypatch.setattr(density_task.NegativeLogLikelihood, "forward", watched)
+    monkeypatch.setattr(NegativeLogLikelihood, "forward", watched)
     monkeypatch.setattr(density_task.DensityTask, "evaluate", lambda *_: ({}, []))
     monkeypatch.setattr(density_task.DensityTask, "population", lambda *_: {})
     train(tiny("train.steps=3", "train.validate_every=2"), tmp_path / "run")

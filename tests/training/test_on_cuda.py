@@ -18,7 +18,8 @@ from flowbench.data.images import FixedPixels
 from flowbench.densities.noise import training_noise
 from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.weights import WeightAverage
-from flowbench.tasks.density import NegativeLogLikelihood, build_density, reported_setting
+from flowbench.tasks.density import build_density, reported_setting
+from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.training.optimization import make_optimizer, take_step
 from tests.fake_cuda import CUDA, backward, fake_cuda, on_cuda
 

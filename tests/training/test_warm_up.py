@@ -52,8 +52,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         images, noise = batch(self, number)
         return images, torch.full_like(noise, float("nan")) if number == 3 else noise
 
+    def shown() -> float:
+        return float(clock.now)
+
     for module in (loop, warm_up):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=shown, process_time=shown))
     monkeypatch.setattr(torch, "compile", slow_at_first)
     monkeypatch.setattr(DensityTask, "batch", ticking)
     monkeypatch.setattr(DensityTask, "evaluate", lambda *_: ({}, []))

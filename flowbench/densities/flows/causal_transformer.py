@@ -5,50 +5,70 @@ pre-norm, residual, and no norm after the last one.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.densities.flows.conditioner import Conditioner
-from flowbench.densities.flows.products import Linear
+from flowbench.densities.flows.products import Linear, repeated
 
 __all__ = ["Cache", "CausalTransformer"]
 
 
 class Cache:
-    """Keys and values that one layer has computed for the tokens so far.
+    """What one layer keeps while tokens are made one after the other: their keys and values, and its weights, laid out.
 
     Args:
+        layer: whose.
         tokens: the most that it takes.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, layer: "_Layer", tokens: int) -> None:
+        self._layer, self._tokens = layer, tokens
         self._kept: Tensor | None = None
+        self._products: _Products | None = None
+
+    def products(self, h: Tensor) -> "_Products":
+        """Return the layer's products for tokens of the shape of h, (batch, width)."""
+        if self._products is None:
+            self._products = self._layer.products(h)
+        return self._products
 
     def extend(self, pairs: Tensor, place: int) -> tuple[Tensor, Tensor]:
         """Take the keys and values of the token at `place` and return those of all tokens up to it.
 
         Args:
-            pairs: (2, batch, heads, 1, head).
+            pairs: (2, batch, heads, head).
             place: how many tokens came before.
 
         Returns:
-            Keys and values, (batch, heads, place + 1, head) each.
+            Keys and values, (batch · heads, place + 1, head) each.
         """
         if torch.is_grad_enabled():
             # What autograd has saved must not be written to.
-            self._kept = pairs if self._kept is None else torch.cat((self._kept, pairs), dim=3)
+            new = pairs.unsqueeze(3)
+            self._kept = new if self._kept is None else torch.cat((self._kept, new), dim=3)
         else:
-            # Each token has a place of its own, so that nothing is copied for the cache to grow; tokens come first in
-            # memory, so that those there are lie together (1.08 times as fast as heads first, 2026-11).
+            # Each token has a place of its own, so that nothing is copied for the cache to grow.
             if self._kept is None:
-                two, batch, heads, _, head = pairs.shape
-                self._kept = pairs.new_empty((self._tokens, two, batch, heads, head)).permute(1, 2, 3, 0, 4)
-            self._kept[:, :, :, place : place + 1] = pairs
-        keys, values = self._kept[:, :, :, : place + 1]
+                two, batch, heads, head = pairs.shape
+                self._kept = pairs.new_empty((two, batch, heads, self._tokens, head))
+            self._kept[:, :, :, place] = pairs
+        keys, values = self._kept[:, :, :, : place + 1].flatten(1, 2)
         return keys, values
+
+
+class _Products(NamedTuple):
+    """The matrix products of a layer, each a function of (batch, features)."""
+
+    qkv: Callable[[Tensor], Tensor]
+    proj: Callable[[Tensor], Tensor]
+    widened: Callable[[Tensor], Tensor]
+    """With the GELU."""
+    narrowed: Callable[[Tensor], Tensor]
 
 
 class _Attention(nn.Module):
@@ -65,11 +85,16 @@ class _Attention(nn.Module):
         return self._merged(F.scaled_dot_product_attention(queries, keys, values, is_causal=True))
 
     def step(self, h: Tensor, cache: Cache, place: int, temperature: float) -> Tensor:
-        """Return what the branch adds to the token at `place`, h (batch, 1, width), after those in the cache."""
-        heads = self._heads(h)
-        keys, values = cache.extend(heads[1:], place)
+        """Return what the branch adds to the token at `place`, h (batch, width), after those in the cache."""
+        products = cache.products(h)
+        heads = products.qkv(self.norm(h)).view(len(h), 3, h.shape[1] // self.head, self.head)
+        keys, values = cache.extend(heads[:, 1:].transpose(0, 1), place)
+        queries = heads[:, 0].flatten(0, 1).unsqueeze(1)
+        # One query each: two products of small matrices are 1.4 times as fast as torch's fused attention (2026-11).
         scale = 1 / (math.sqrt(self.head) * temperature)
-        return self._merged(F.scaled_dot_product_attention(heads[0], keys, values, scale=scale))
+        nothing = queries.new_zeros(1)
+        logits = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=scale)
+        return products.proj(torch.bmm(logits.softmax(-1), values).view(h.shape))
 
     def _heads(self, h: Tensor) -> Tensor:
         """Return queries, keys and values, (3, batch, heads, tokens, head)."""
@@ -106,10 +131,23 @@ class _Layer(nn.Module):
         return h + self._dropped(self.mlp(h))
 
     def step(self, h: Tensor, cache: Cache, place: int, temperature: float) -> Tensor:
-        """Return the token at `place`, (batch, 1, width), after attention and MLP."""
+        """Return the token at `place`, (batch, width), after attention and MLP."""
+        products = cache.products(h)
         h = h + self.attention.step(h, cache, place, temperature)
-        out: Tensor = h + self.mlp(h)
-        return out
+        return h + products.narrowed(products.widened(self.mlp.norm(h)))
+
+    def products(self, h: Tensor) -> _Products:
+        """Return the layer's products for tokens of the shape of h, (batch, width)."""
+        widen, _, narrow = self.mlp.main
+        assert isinstance(widen, Linear)
+        assert isinstance(narrow, Linear)
+        wide = h.new_empty((len(h), narrow.in_features))
+        return _Products(
+            repeated(self.attention.qkv, h),
+            repeated(self.attention.proj, h),
+            repeated(widen, h, gelu=True),
+            repeated(narrow, wide),
+        )
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
@@ -143,13 +181,13 @@ class CausalTransformer(Conditioner):
 
     def caches(self, tokens: int) -> list[Cache]:
         """Return empty caches, one a layer, for a sequence of that many tokens."""
-        return [Cache(tokens) for _ in self.attn_blocks]
+        return [Cache(cast(_Layer, layer), tokens) for layer in self.attn_blocks]
 
     def step(self, x: Tensor, caches: list[Cache], place: int, temperature: float = 1.0) -> Tensor:
-        """Return what `net` gives at one token, (batch, 1, outputs), from it and the cached ones.
+        """Return what `net` gives at one token, (batch, outputs), from it and the cached ones.
 
         Args:
-            x: the hidden token, (batch, 1, width).
+            x: the hidden token, (batch, width).
             caches: of `caches`, with the tokens before this one; they take it in.
             place: of the token in the sequence.
             temperature: divides the attention's logits.

@@ -5,6 +5,7 @@ Torch's own products are those of the BLAS it was built with. On an AMD processo
 torch 2.14, 2026-11). Torch has oneDNN's product as the operator that its compiler calls on a CPU.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["Linear", "product", "suits"]
+__all__ = ["Linear", "product", "repeated", "suits"]
 
 LEAST_FEATURES = 128
 LEAST_ROWS = 1024
-"""For the 64 rows of a step of sampling oneDNN takes as long as MKL: it lays out the weights anew at every call."""
+"""For the 64 rows of a step of sampling oneDNN takes as long as MKL where it lays out the weights anew each time."""
 
 
 class Linear(nn.Linear):
@@ -35,12 +36,15 @@ def suits(x: Tensor, weight: Tensor) -> bool:
 
     It is not for whoever watches the operations (a count of FLOPs, say): the model's own product is to be seen.
     """
+    return x.numel() >= LEAST_ROWS * weight.shape[1] and _takes(x, weight)
+
+
+def _takes(x: Tensor, weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and weight.shape[1] >= LEAST_FEATURES
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.numel() >= LEAST_ROWS * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -58,6 +62,30 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
     return out
+
+
+def repeated(linear: nn.Linear, x: Tensor, *, gelu: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return the function x ↦ x Wᵀ + b, or GELU of that, for many inputs of the shape of x between which W stays.
+
+    Where oneDNN's product suits, W is laid out for it once, at 64 rows 1.6 times as fast as MKL (512 and 128 features,
+    EPYC, 2026-11), and the GELU is part of it.
+
+    Args:
+        linear: its weights are read now.
+        x: (rows, in).
+        gelu: apply torch's exact GELU.
+    """
+    weight, bias = linear.weight, linear.bias
+    if torch.is_grad_enabled() or not _takes(x, weight):
+        return (lambda x: F.gelu(linear(x))) if gelu else linear
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), len(x))
+    after = "gelu" if gelu else "none"
+
+    def multiplied(x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, after, [], "none")
+        return out
+
+    return multiplied
 
 
 class _Affine(torch.autograd.Function):

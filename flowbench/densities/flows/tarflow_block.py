@@ -106,10 +106,10 @@ class TarFlowBlock(Bijection):
         tokens = z.shape[1]
         guided = guidance is not None and guidance.weight > 0
         ordered = self._turned(z)
-        place, label = self._places(), self._label(y)
-        nobody = self._label(None) if guided else None
+        place, label = self._places(), self._of_one_token(self._label(y))
+        nobody = self._of_one_token(self._label(None)) if guided else None
         caches, second = self.transformer.caches(tokens), self.transformer.caches(tokens)
-        made, log_det = [ordered[:, :1]], z.new_zeros(len(z))
+        made, log_det = [ordered[:, 0]], z.new_zeros(len(z))
         with self._computing(z):
             for t in range(tokens - 1):
                 h = self.proj_in(made[-1]) + place[t]
@@ -118,12 +118,12 @@ class TarFlowBlock(Bijection):
                     other = self._step(h, nobody, second, t, guidance.temperature)
                     out = out + guidance.at(t, tokens) * self._pushed(guidance, out - other)
                 log_scale, shift = self._split(out)
-                token = ordered[:, t + 1 : t + 2]
+                token = ordered[:, t + 1]
                 if log_scale is not None:
                     token = token * log_scale.exp()
-                    log_det = log_det + log_scale.flatten(1).sum(1)
+                    log_det = log_det + log_scale.sum(1)
                 made.append(token + shift)
-        return self._turned(torch.cat(made, dim=1)), log_det
+        return self._turned(torch.stack(made, dim=1)), log_det
 
     def hidden(self, ordered: Tensor, y: Tensor | None = None) -> Tensor:
         """Return what the transformer reads, (batch, T, width), of tokens (batch, T, E) in the block's order."""
@@ -146,6 +146,10 @@ class TarFlowBlock(Bijection):
             return None
         mean = self.class_embed.mean(0)
         return mean if y is None else torch.where((y < 0).view(-1, 1, 1), mean, self.class_embed[y.clamp(min=0)])
+
+    def _of_one_token(self, label: Tensor | None) -> Tensor | None:
+        """Return a label's vectors, of `_label`, without the dimension of the tokens: they are the same at each."""
+        return None if label is None else label.reshape(-1, label.shape[-1])
 
     def _split(self, out: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return log-scales a, None without them, and shifts b, of the transformer's output."""

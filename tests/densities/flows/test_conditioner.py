@@ -6,7 +6,7 @@ import torch
 from flowbench.config.experiments import load_experiment
 from flowbench.densities.flows.conditioner import set_precision, set_recompute
 from flowbench.densities.flows.normalization import population_statistics
-from flowbench.tasks.density import NegativeLogLikelihood
+from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.throughput.passes import make_subject
 from flowbench.training.optimization import make_optimizer, take_step
 

@@ -14,7 +14,7 @@ from flowbench.densities.variational.iaf_vae import IAFVAE
 from flowbench.densities.variational.inverse_autoregressive import InverseAutoregressiveFlow
 from flowbench.errors import InputError
 from flowbench.evaluation.likelihood import Setting, evaluate
-from flowbench.tasks.density import NegativeLogLikelihood
+from flowbench.tasks.objectives import NegativeLogLikelihood
 
 F64 = torch.float64
 SHAPE, LEVELS = (1, 8, 8), 17

@@ -1,0 +1,117 @@
+"""What the figures of a table cost: a sheet of operations and times, and a picture of bits/dim against a sample's."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flowbench.figures.theme import color_of, new_figure, themed
+from flowbench.report.formats import mean, unit
+from flowbench.report.plot import Plot, save_plot
+from flowbench.report.section import Place
+from flowbench.report.sheet import Cell, Column, Sheet, number_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["cost_plots", "cost_sheet", "costed"]
+
+PASSES = {"train": "training", "forward": "likelihood", "inverse": "sampling"}
+BOUNDS = {"exact": "the likelihood itself", "uniform": "a bound: uniform dequantization", "elbo": "a bound: ELBO"}
+BOUNDS |= {"density_branch": "a bound: some bins by their density", "importance": "a bound: importance-weighted"}
+MARKS = {"exact": "o"}
+BOUND_MARK = "v"
+"""Of everything but exact values: those lie at their mark or below it."""
+SPREAD = 3
+"""Of the figures of a panel, from which on its axis is logarithmic."""
+
+
+def costed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rows of a results.json whose costs were measured."""
+    return [row for row in results["rows"] if row["status"] == "done" and row.get("costs")]
+
+
+def cost_sheet(results: Mapping[str, Any], name: str) -> Sheet | None:
+    """Return the sheet of the costs of a table; None where none were measured."""
+    rows = costed(results)
+    if not rows:
+        return None
+    columns = [Column("Row"), Column("Experiment"), Column("Ours", True, unit(rows[0]["metric"])), Column("Bound")]
+    columns += [Column("Parameters", True), Column("Trained", True, "processor seconds")]
+    columns += [Column(f"MFLOP, {word}", True, "an image") for word in PASSES.values()]
+    columns += [Column(f"Images/s, {word}", True, "of processor time") for word in PASSES.values()]
+    machines = sorted({str(row["costs"]["environment"].get("device_name") or "an unnamed machine") for row in rows})
+    caption = (
+        f"{results.get('title') or results['table']}: what a figure costs. Operations are those of convolutions and "
+        f"matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at the "
+        "training batch size, the median of passes in alternation."
+    )
+    return Sheet(name, caption, columns, [_cells(row) for row in rows])
+
+
+def _cells(row: Mapping[str, Any]) -> list[Cell]:
+    costs, bound = row["costs"], row["labels"].get("bound", "")
+    passes = costs["passes"]
+    flops = [passes[name]["flops_per_image"] / 1e6 if name in passes else None for name in PASSES]
+    speeds = [passes[name]["images_per_second"]["median"] if name in passes else None for name in PASSES]
+    return [
+        Cell(row["row"]),
+        Cell(row["experiment"]),
+        Cell(mean(row), row["value"], strong=True),
+        Cell(bound.replace("_", " "), note=BOUNDS.get(bound, "")),
+        number_cell(costs["parameters"], ",d"),
+        number_cell(costs["train_processor_seconds"], ",.0f"),
+        *(number_cell(value, ",.2f") for value in flops),
+        *(number_cell(value, ",.1f") for value in speeds),
+    ]
+
+
+def cost_plots(results: Mapping[str, Any], place: Place, name: str) -> list[Plot]:
+    """Return the picture of bits/dim against the time of a sample, and write its files; none without costs."""
+    rows = costed(results)
+    if not rows:
+        return []
+    title = f"{unit(rows[0]['metric'])} against the processor time of a sample"
+    words = "; ".join(
+        f"{row['row']}, {row['experiment']}: {row['value']:.3f} ({row['labels'].get('bound', 'unnamed bound')}) at "
+        f"{1e3 * _seconds(row):.3g} ms a sample"
+        for row in rows
+    )
+    stem = place.plots and place.plots / f"{name}-sample-cost"
+    with themed():
+        drawing = sample_costs(rows)
+    return [save_plot(drawing, stem, page=place.folder, title=title, alt=f"{title}. {words}.", wide=True)]
+
+
+def sample_costs(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw a panel for each row title: circles are exact values, triangles bounds, each with its error bar."""
+    from matplotlib.lines import Line2D
+
+    titles = list(dict.fromkeys(row["row"] for row in rows))
+    figure = new_figure(5.2 * len(titles), 4.4)
+    for number, title in enumerate(titles, 1):
+        axes = figure.add_subplot(1, len(titles), number)
+        mine = [row for row in rows if row["row"] == title]
+        for row in mine:
+            mark = MARKS.get(row["labels"].get("bound", ""), BOUND_MARK)
+            axes.errorbar(
+                1e3 * _seconds(row), row["value"], yerr=row["stderr"] or 0, fmt=mark, color=color_of(row["model"]), ms=7
+            )
+            axes.annotate(
+                row["experiment"], (1e3 * _seconds(row), row["value"]), xytext=(6, 5), textcoords="offset points",
+                fontsize="small",
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.3)
+        values = [row["value"] for row in mine]
+        if max(values) > SPREAD * min(values) > 0:
+            axes.set_yscale("log")
+        axes.set(
+            title=title, xlabel="processor time of a sample, ms", ylabel=f"{unit(mine[0]['metric'])} (lower is better)"
+        )
+    marks = {"exact": MARKS["exact"], "an upper bound": BOUND_MARK}
+    handles = [Line2D([], [], marker=mark, color="#555555", linestyle="", label=word) for word, mark in marks.items()]
+    figure.axes[0].legend(handles=handles, loc="best", fontsize="small")
+    return figure
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return 1 / float(row["costs"]["passes"]["inverse"]["images_per_second"]["median"])
