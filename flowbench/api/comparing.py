@@ -5,8 +5,6 @@ from typing import Any
 
 from flowbench.api.frames import Frame
 from flowbench.api.stored import StoredRun
-from flowbench.comparison import compare_many
-from flowbench.comparison.compared_runs import compare_runs
 from flowbench.runs.folder import find_run
 from flowbench.system.progress import quietly
 
@@ -44,6 +42,9 @@ def compare(
         >>> fb.compare(a, b)["verdict"].iloc[0]
         'better'
     """
+    from flowbench.comparison import compare_many
+    from flowbench.comparison.compared_runs import compare_runs
+
     names = [str(one.path) if isinstance(one, StoredRun) else str(one) for one in (a, b)]
     with quietly():
         compared = compare_runs(names[0], names[1], split=split, metric=metric)
