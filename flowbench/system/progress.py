@@ -1,6 +1,8 @@
 """Bars on stderr, where it is a terminal, or in a notebook: a training's, and one for whatever else takes a while."""
 
+import sys
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-__all__ = ["PATIENCE", "TrainingBar", "counted", "is_quiet", "quietly"]
+__all__ = ["PATIENCE", "TrainingBar", "counted", "is_quiet", "quietly", "warn"]
 
 T = TypeVar("T")
 
@@ -35,6 +37,14 @@ def quietly(quiet: bool = True) -> Iterator[None]:
 def is_quiet() -> bool:
     """Say whether this is inside `quietly`."""
     return _quiet.get()
+
+
+def warn(message: str) -> None:
+    """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
+    if is_quiet():
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
+    print(f"flowbench: warning: {message}", file=sys.stderr)
 
 
 class TrainingBar:
