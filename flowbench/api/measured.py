@@ -71,6 +71,12 @@ def evaluate(
         draws: of dequantization noise per image; None: the run's own, 1 for a model.
         importance: also give the importance-weighted bound with so many samples.
 
+    Returns:
+        `value` in bits/dim (of a forecaster the normalized MAE) and `stderr`, `n` images or windows and the `values` of
+        each, (n,), in order; `labels`, what the figure depends on: draws, levels, bound, dequantization, batch-norm
+        statistics, weights, data status; `metrics`, everything that was measured, as in `result.json`; `metric`,
+        `split` and `notes`, lines that a reader of the figure should see.
+
     Raises:
         InputError: a model without data, images of another shape, or a split that is not there.
         WorkFailedError: some figure is not finite; the message names the images.
