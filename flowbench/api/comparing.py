@@ -35,7 +35,7 @@ def compare(
     Raises:
         InputError: runs that are missing, not finished, or were measured on different data.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> a, b = (fb.train(fb.experiment("independent/digits", f"model.smoothing={s}"), f"runs/{s}", progress=False)
         ...         for s in (0.1, 10.0))

@@ -81,7 +81,7 @@ def evaluate(
         InputError: a model without data, images of another shape, or a split that is not there.
         WorkFailedError: some figure is not finite; the message names the images.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> run = fb.train("independent/digits", "runs/one", progress=False)
         >>> measured = fb.evaluate(run)

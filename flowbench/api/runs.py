@@ -32,7 +32,7 @@ class Run(StoredRun):
     Raises:
         InputError: there is no run.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> run = fb.train(fb.experiment("independent/digits"), "runs/one", progress=False)
         >>> fb.Run("runs/one").result["metrics"]["test"]["bits_per_dim"]["n"]
@@ -131,7 +131,7 @@ def train(
         InputError: bad data, or a folder with another run in it.
         WorkFailedError: the training diverged or ran out of memory; what was done is in the folder.
 
-    Example:
+    Examples:
         >>> import flowbench as fb, numpy as np
         >>> rng = np.random.default_rng(0)
         >>> data = {"train": rng.integers(0, 256, (64, 4, 4, 1), np.uint8), "test": np.zeros((8, 4, 4, 1), np.uint8)}
@@ -158,7 +158,7 @@ def load_run(path: "str | Path | Run") -> Run:
     Raises:
         InputError: no such run, no sound checkpoint, or one of another model.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> _ = fb.train("independent/digits", "runs/one", progress=False)
         >>> tuple(fb.load_run("runs/one").sample(4).shape)

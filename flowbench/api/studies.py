@@ -50,7 +50,7 @@ def tune(
         InputError: no or a bad search space, missing data, a study of the same name with other settings.
         WorkFailedError: so many trials failed.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> study = fb.tune("real_nvp/digits", trials=30)  # doctest: +SKIP
         >>> run = fb.train(study.best)  # doctest: +SKIP
