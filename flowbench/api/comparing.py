@@ -50,16 +50,19 @@ def compare(
         compared = compare_runs(names[0], names[1], split=split, metric=metric)
         page, _ = compare_many([str(find_run(name).path) for name in names], Path(out), " and ".join(names))
     paired = compared.paired
-    shared: dict[str, Any] = {
-        "metric": compared.metric,
-        "split": compared.split,
-        "n": paired.n,
-        "stderr": paired.stderr,
-        "p_value": paired.p_value,
-        "verdict": compared.as_json()["verdict"],
-    }
-    rows = [
-        {"run": name, "value": value, "difference": value - paired.values[0], **shared}
+    verdict = compared.as_json()["verdict"]
+    rows: list[dict[str, Any]] = [
+        {
+            "run": name,
+            "metric": compared.metric,
+            "split": compared.split,
+            "value": value,
+            "n": paired.n,
+            "difference": value - paired.values[0],
+            "stderr": paired.stderr,
+            "p_value": paired.p_value,
+            "verdict": verdict,
+        }
         for name, value in zip(names, paired.values, strict=True)
     ]
     return Frame.of(rows, page, tuple(compared.lines))

@@ -21,6 +21,7 @@ from flowbench.evaluation.likelihood import Setting
 from flowbench.evaluation.likelihood import evaluate as measure
 from flowbench.evaluation.measuring import Request
 from flowbench.runs.folder import RunFolder, find_run
+from flowbench.system.progress import quietly
 from flowbench.tasks.density import reported_setting
 from flowbench.tasks.loading import evaluate_run
 
@@ -88,6 +89,13 @@ def evaluate(
         >>> f"{measured.value:.4f}", measured.n, measured.values.shape, measured.labels["bound"]
         ('2.4106', 360, (360,), 'exact')
     """
+    with quietly():
+        return _evaluated(run_or_model, data, split, draws, importance)
+
+
+def _evaluated(
+    run_or_model: Any, data: Any, split: str | None, draws: int | None, importance: int | None
+) -> Evaluation:
     if isinstance(run_or_model, str | Path):
         run_or_model = StoredRun(find_run(str(run_or_model)).path)
     if isinstance(run_or_model, StoredRun):

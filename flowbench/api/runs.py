@@ -72,7 +72,8 @@ class Run(StoredRun):
         if data is None:
             check_own_data(self._folder)
         named = series_of(data) if isinstance(data, pd.DataFrame) else None if data is None else str(data)
-        return forecast_with(self._folder, named, rolling=rolling).frame
+        with quietly():
+            return forecast_with(self._folder, named, rolling=rolling).frame
 
     def compare(self, other: StoredRun | str | Path, **options: Any) -> Frame:
         """Compare with another run on the same images or windows: see `flowbench.compare`."""
@@ -87,7 +88,8 @@ class Run(StoredRun):
         """
         from flowbench.trained.exporting import export_run
 
-        return export_run(self._folder, Path(path), licence)
+        with quietly():
+            return export_run(self._folder, Path(path), licence)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Call the model."""

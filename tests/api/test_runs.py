@@ -128,6 +128,7 @@ def test_metrics_and_figures_are_what_lies_in_the_folder(digits: fb.Run) -> None
     assert digits.figures["samples"] == digits.path / "figures" / "samples.png"
 
 
+@pytest.mark.pictures
 def test_a_run_shows_itself_in_a_notebook(digits: fb.Run, series: fb.Run) -> None:
     figure = digits.result["metrics"]["test"]["bits_per_dim"]
     shown = digits._repr_html_()
@@ -169,6 +170,8 @@ def test_export_and_compare(digits: fb.Run, arrays: dict[str, np.ndarray], tmp_p
     values = [run.result["metrics"]["test"]["bits_per_dim"]["value"] for run in (digits, other)]
     assert compared["value"].to_list() == pytest.approx(values)
     assert compared["verdict"].to_list() == ["worse", "worse"]
+    columns = ["run", "metric", "split", "value", "n", "difference", "stderr", "p_value", "verdict"]
+    assert list(compared.columns) == columns
     assert compared["difference"].iloc[1] == pytest.approx(values[1] - values[0])
     assert compared.page == tmp_path / "page" / "compare.html"
     assert compared.page.is_file()
