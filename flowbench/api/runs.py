@@ -130,7 +130,7 @@ def train(
         progress: draw a bar on stderr or in the notebook; without, nothing is printed.
 
     Raises:
-        InputError: bad data, or a folder with another run in it.
+        InputError: bad data, a folder with another run in it, or an override in the folder's place.
         WorkFailedError: the training diverged or ran out of memory; what was done is in the folder.
 
     Examples:
@@ -144,6 +144,12 @@ def train(
     from flowbench.tracking import Mirror
     from flowbench.training.loop import train as train_in_folder
 
+    key, equals, _ = str(run_dir or "").partition("=")
+    if equals and key.partition(".")[0] in Experiment.model_fields:
+        raise InputError(
+            f"run_dir: {str(run_dir)!r} reads like an override: fb.train(fb.experiment(NAME, {str(run_dir)!r})) "
+            "takes it"
+        )
     chosen = with_data(as_experiment(experiment), data)
     folder = run_path_of(chosen, None if run_dir is None else Path(run_dir), resume=resume)
     with quietly(not progress), Mirror() as mirror:

@@ -109,7 +109,6 @@ class Mine(IndependentConfig):
 def test_in_python_it_is_just_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flowbench.config.extensions import import_extension, missing_imports
     from flowbench.config.registry import density_models
-    from flowbench.system.progress import quietly
 
     path = tmp_path / "toy_of_mine.py"
     path.write_text(TOY.format(name="toy_of_mine"))
@@ -122,7 +121,7 @@ def test_in_python_it_is_just_imported(tmp_path: Path, monkeypatch: pytest.Monke
     # A later look at it finds another file.
     path.write_text(TOY.format(name="toy_of_mine") + "# A word more.\n")
     words = rf"toy_of_mine was trained with another toy_of_mine.py \(SHA-256 .* than {path} is now .* put that one back"
-    with pytest.warns(RuntimeWarning, match=words), quietly():
+    with pytest.warns(RuntimeWarning, match=words):
         again = fb.load_run(run.path)
     with pytest.warns(RuntimeWarning, match=words):
         assert fb.train(run.experiment, run.path, progress=False).path == run.path
