@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
-from flowbench.comparison import Outcome, outcome_of
+from flowbench.comparison.study import Outcome, outcome_of
 from flowbench.config.schema import Experiment
 from flowbench.runs.folder import RunFolder
 from flowbench.tracking import Mirror

@@ -36,7 +36,7 @@ def from_log_prob(
         InputError: in evaluation mode an image's figure depends on what stands beside it, or differs the second time,
             or measuring changes the module; `log_prob` is missing or gives another shape.
 
-    Example:
+    Examples:
         >>> import math, torch, flowbench as fb
         >>> class Uniform(torch.nn.Module):
         ...     def log_prob(self, x):

@@ -5,8 +5,6 @@ from typing import Any
 
 from flowbench.api.frames import Frame
 from flowbench.api.stored import StoredRun
-from flowbench.comparison import compare_many
-from flowbench.comparison.compared_runs import compare_runs
 from flowbench.runs.folder import find_run
 from flowbench.system.progress import quietly
 
@@ -37,28 +35,34 @@ def compare(
     Raises:
         InputError: runs that are missing, not finished, or were measured on different data.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> a, b = (fb.train(fb.experiment("independent/digits", f"model.smoothing={s}"), f"runs/{s}", progress=False)
         ...         for s in (0.1, 10.0))
         >>> fb.compare(a, b)["verdict"].iloc[0]
         'better'
     """
+    from flowbench.comparison import compare_many
+    from flowbench.comparison.compared_runs import compare_runs
+
     names = [str(one.path) if isinstance(one, StoredRun) else str(one) for one in (a, b)]
     with quietly():
         compared = compare_runs(names[0], names[1], split=split, metric=metric)
         page, _ = compare_many([str(find_run(name).path) for name in names], Path(out), " and ".join(names))
     paired = compared.paired
-    shared: dict[str, Any] = {
-        "metric": compared.metric,
-        "split": compared.split,
-        "n": paired.n,
-        "stderr": paired.stderr,
-        "p_value": paired.p_value,
-        "verdict": compared.as_json()["verdict"],
-    }
-    rows = [
-        {"run": name, "value": value, "difference": value - paired.values[0], **shared}
+    verdict = compared.as_json()["verdict"]
+    rows: list[dict[str, Any]] = [
+        {
+            "run": name,
+            "metric": compared.metric,
+            "split": compared.split,
+            "value": value,
+            "n": paired.n,
+            "difference": value - paired.values[0],
+            "stderr": paired.stderr,
+            "p_value": paired.p_value,
+            "verdict": verdict,
+        }
         for name, value in zip(names, paired.values, strict=True)
     ]
     return Frame.of(rows, page, tuple(compared.lines))

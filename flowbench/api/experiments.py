@@ -21,7 +21,7 @@ def experiment(what: str | Path | Mapping[str, Any], /, *overrides: str, **secti
     Raises:
         InputError: unknown name, key or value; the message names it and the nearest valid one.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> small = fb.experiment("real_nvp/digits", "model.features=8", train={"steps": 4}, seed=1)
         >>> small.model.features, small.train.steps, small.seed

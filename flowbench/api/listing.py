@@ -21,7 +21,7 @@ def list_experiments() -> pd.DataFrame:
         Columns `name`, `kind`, `dataset`, `model`, `parameters` (trained values; NA where only the data could tell),
         `published` (the figure of the paper that it reproduces, NaN: none), `data_here` (whether it can be trained).
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> fb.list_experiments().set_index("name").loc["real_nvp/cifar10", "published"].item()
         3.49
@@ -54,7 +54,7 @@ def list_tables() -> pd.DataFrame:
     Returns:
         Columns `name`, `title`, `description`, `rows` (how many) and `experiments` (names, a tuple).
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> "quick" in set(fb.list_tables()["name"])
         True
@@ -79,7 +79,7 @@ def list_datasets() -> pd.DataFrame:
         Columns `name`, `kind` (density, forecast), `title`, `here`, `status`, `counts` (images or rows by part),
         `licence`, `command` (what prepares it).
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> bool(fb.list_datasets().set_index("name").loc["digits", "here"])
         True

@@ -21,6 +21,7 @@ from flowbench.evaluation.likelihood import Setting
 from flowbench.evaluation.likelihood import evaluate as measure
 from flowbench.evaluation.measuring import Request
 from flowbench.runs.folder import RunFolder, find_run
+from flowbench.system.progress import quietly
 from flowbench.tasks.density import reported_setting
 from flowbench.tasks.loading import evaluate_run
 
@@ -71,17 +72,30 @@ def evaluate(
         draws: of dequantization noise per image; None: the run's own, 1 for a model.
         importance: also give the importance-weighted bound with so many samples.
 
+    Returns:
+        `value` in bits/dim (of a forecaster the normalized MAE) and `stderr`, `n` images or windows and the `values` of
+        each, (n,), in order; `labels`, what the figure depends on: draws, levels, bound, dequantization, batch-norm
+        statistics, weights, data status; `metrics`, everything that was measured, as in `result.json`; `metric`,
+        `split` and `notes`, lines that a reader of the figure should see.
+
     Raises:
         InputError: a model without data, images of another shape, or a split that is not there.
         WorkFailedError: some figure is not finite; the message names the images.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> run = fb.train("independent/digits", "runs/one", progress=False)
         >>> measured = fb.evaluate(run)
         >>> f"{measured.value:.4f}", measured.n, measured.values.shape, measured.labels["bound"]
         ('2.4106', 360, (360,), 'exact')
     """
+    with quietly():
+        return _evaluated(run_or_model, data, split, draws, importance)
+
+
+def _evaluated(
+    run_or_model: Any, data: Any, split: str | None, draws: int | None, importance: int | None
+) -> Evaluation:
     if isinstance(run_or_model, str | Path):
         run_or_model = StoredRun(find_run(str(run_or_model)).path)
     if isinstance(run_or_model, StoredRun):

@@ -43,7 +43,7 @@ def reproduce(
         InputError: unknown table, row or key; nothing could be run.
         WorkFailedError: every run failed.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> table = fb.reproduce("quick", only="digits", out="results/quick", progress=False)  # doctest: +SKIP
         >>> table[["experiment", "value", "stderr"]]  # doctest: +SKIP

@@ -32,7 +32,7 @@ class Run(StoredRun):
     Raises:
         InputError: there is no run.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> run = fb.train(fb.experiment("independent/digits"), "runs/one", progress=False)
         >>> fb.Run("runs/one").result["metrics"]["test"]["bits_per_dim"]["n"]
@@ -72,7 +72,8 @@ class Run(StoredRun):
         if data is None:
             check_own_data(self._folder)
         named = series_of(data) if isinstance(data, pd.DataFrame) else None if data is None else str(data)
-        return forecast_with(self._folder, named, rolling=rolling).frame
+        with quietly():
+            return forecast_with(self._folder, named, rolling=rolling).frame
 
     def compare(self, other: StoredRun | str | Path, **options: Any) -> Frame:
         """Compare with another run on the same images or windows: see `flowbench.compare`."""
@@ -87,7 +88,8 @@ class Run(StoredRun):
         """
         from flowbench.trained.exporting import export_run
 
-        return export_run(self._folder, Path(path), licence)
+        with quietly():
+            return export_run(self._folder, Path(path), licence)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Call the model."""
@@ -128,10 +130,10 @@ def train(
         progress: draw a bar on stderr or in the notebook; without, nothing is printed.
 
     Raises:
-        InputError: bad data, a folder with another run in it, or an override where the folder stands.
+        InputError: bad data, a folder with another run in it, or an override in the folder's place.
         WorkFailedError: the training diverged or ran out of memory; what was done is in the folder.
 
-    Example:
+    Examples:
         >>> import flowbench as fb, numpy as np
         >>> rng = np.random.default_rng(0)
         >>> data = {"train": rng.integers(0, 256, (64, 4, 4, 1), np.uint8), "test": np.zeros((8, 4, 4, 1), np.uint8)}
@@ -142,10 +144,11 @@ def train(
     from flowbench.tracking import Mirror
     from flowbench.training.loop import train as train_in_folder
 
-    if isinstance(run_dir, str) and "=" in run_dir and Path(run_dir).name == run_dir:
+    key, equals, _ = str(run_dir or "").partition("=")
+    if equals and key.partition(".")[0] in Experiment.model_fields:
         raise InputError(
-            f"run_dir: {run_dir!r} looks like an override, which belongs to the experiment: "
-            f"fb.train(fb.experiment(NAME, {run_dir!r})); a folder called so is ./{run_dir}"
+            f"run_dir: {str(run_dir)!r} reads like an override: fb.train(fb.experiment(NAME, {str(run_dir)!r})) "
+            "takes it"
         )
     chosen = with_data(as_experiment(experiment), data)
     folder = run_path_of(chosen, None if run_dir is None else Path(run_dir), resume=resume)
@@ -163,7 +166,7 @@ def load_run(path: "str | Path | Run") -> Run:
     Raises:
         InputError: no such run, no sound checkpoint, or one of another model.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> _ = fb.train("independent/digits", "runs/one", progress=False)
         >>> tuple(fb.load_run("runs/one").sample(4).shape)

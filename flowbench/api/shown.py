@@ -5,8 +5,6 @@ from html import escape
 from typing import Any
 
 from flowbench.config.metric_words import value_in_words
-from flowbench.report.curves import training_curves
-from flowbench.report.formats import unit
 from flowbench.runs.folder import RunFolder
 
 __all__ = ["metric_of", "run_html", "svg_of"]
@@ -21,6 +19,8 @@ def metric_of(kind: str) -> str:
 
 def run_html(run: RunFolder) -> str:
     """Return a run as HTML; one that is not finished says so."""
+    from flowbench.report.curves import training_curves
+
     experiment = run.experiment
     metric = metric_of(experiment.kind)
     parts = [f"<b>{escape(experiment.name)}</b>, seed {experiment.seed} <code>{escape(str(run.path))}</code>"]
@@ -46,6 +46,8 @@ def svg_of(drawing: Any) -> str:
 
 
 def _figure(split: str, metric: str, figure: dict[str, Any]) -> str:
+    from flowbench.report.formats import unit
+
     labels = [f"{key.replace('_', ' ')} {figure[key]}" for key in LABELS if figure.get(key) is not None]
     value = escape(f"{value_in_words(figure)} {unit(metric)}")
     return f"{escape(split)}: <b>{value}</b> <small>({escape(', '.join(labels))})</small>"

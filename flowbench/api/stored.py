@@ -12,6 +12,7 @@ from flowbench.config.schema import Experiment
 from flowbench.data.sets.own import OWN
 from flowbench.errors import InputError
 from flowbench.runs.folder import RunFolder
+from flowbench.system.progress import quietly
 from flowbench.tasks.loading import load_run as load_model
 
 __all__ = ["StoredRun", "check_own_data"]
@@ -60,7 +61,8 @@ class StoredRun:
     @cached_property
     def model(self) -> nn.Module:
         """The model in evaluation mode, with the weights and batch statistics that the run reports."""
-        return load_model(self.path)
+        with quietly():
+            return load_model(self.path)
 
 
 def check_own_data(folder: RunFolder) -> None:

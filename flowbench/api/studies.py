@@ -1,6 +1,7 @@
 """Hyperparameter search."""
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,18 @@ def tune(
         InputError: no or a bad search space, missing data, a study of the same name with other settings.
         WorkFailedError: so many trials failed.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> study = fb.tune("real_nvp/digits", trials=30)  # doctest: +SKIP
         >>> run = fb.train(study.best)  # doctest: +SKIP
     """
-    from flowbench.comparison import outcome_of
+    with warnings.catch_warnings():
+        # Optuna has a bar of its own, which is never drawn here: a notebook needs no widgets for it.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from flowbench.comparison.study import outcome_of
+        from flowbench.tuning import tune as run_study
+        from flowbench.tuning.joining import STUDIES
     from flowbench.tracking import Mirror
-    from flowbench.tuning import tune as run_study
-    from flowbench.tuning.joining import STUDIES
 
     if data is None and isinstance(experiment, str | Path):
         base: str | Path = experiment

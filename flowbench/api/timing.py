@@ -46,7 +46,7 @@ def measure_throughput(
     Raises:
         InputError: a forecaster, a model without parameters, no such pass or device.
 
-    Example:
+    Examples:
         >>> import flowbench as fb
         >>> small = fb.experiment("real_nvp/digits", "model.features=2")
         >>> speed = fb.measure_throughput(small, passes=["forward"], batch=2, repeats=5, out="s.json", progress=False)

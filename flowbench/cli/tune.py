@@ -48,7 +48,7 @@ def tune(
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []
         _submit(command, jobs or JOBS_ON_A_CLUSTER, storage, slurm or [])
         return
-    from flowbench.comparison import outcome_of
+    from flowbench.comparison.study import outcome_of
     from flowbench.planning.estimate import needed_memory
     from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study

@@ -25,12 +25,12 @@ def importances(entries: Sequence[Entry], keys: Sequence[str]) -> dict[str, floa
         entries: finished ones.
         keys: settings that differ between them.
     """
-    import optuna
-
     shared = [key for key in keys if all(key in entry.settings for entry in entries)]
     values = [entry.value for entry in entries if entry.value is not None]
     if len(values) < FEWEST or not shared or max(values) == min(values):
         return {}
+    import optuna
+
     spaces = {key: _distribution([entry.settings[key] for entry in entries]) for key in shared}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():

@@ -13,7 +13,15 @@ from typing import Any
 from flowbench.config.registry import density_models, forecasters, image_sets, series_sets
 from flowbench.errors import InputError, in_words
 
-__all__ = ["ENVIRONMENT", "import_extension", "import_inherited", "imports_of", "missing_imports", "pass_on"]
+__all__ = [
+    "ENVIRONMENT",
+    "changed_imports",
+    "import_extension",
+    "import_inherited",
+    "imports_of",
+    "missing_imports",
+    "pass_on",
+]
 
 ENVIRONMENT = "FLOWBENCH_IMPORTS"
 """How the processes that a command starts are told what it imported."""
@@ -60,16 +68,14 @@ def imports_of(model: str, data: str | None, kind: str) -> list[dict[str, Any]]:
     for registry, name in zip(registries, (model, data), strict=True):
         module = None if name is None else registry.origin(name)
         if module is not None:
-            file = getattr(sys.modules.get(module), "__file__", None)
-            path = None if file is None else Path(file).absolute()
-            digest = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+            path = _file_of(module)
             found.append(
                 {
                     "what": registry.what,
                     "name": name,
                     "module": module,
                     "path": None if path is None else str(path),
-                    "sha256": digest,
+                    "sha256": None if path is None else _sha256(path),
                 }
             )
     return found
@@ -91,7 +97,34 @@ def missing_imports(recorded: Sequence[dict[str, Any]]) -> str | None:
     return None
 
 
+def changed_imports(recorded: Sequence[dict[str, Any]]) -> str | None:
+    """Return one line that says which file is not the one that a run was trained with; None: none that is known of.
+
+    Files that the file imports itself are not looked at.
+    """
+    for one in recorded:
+        registry = next((each for each in _REGISTRIES if each.what == one["what"]), None)
+        module = None if registry is None else registry.origin(one["name"])
+        path = None if module is None else _file_of(module)
+        if path is None or one["sha256"] is None or (now := _sha256(path)) == one["sha256"]:
+            continue
+        return (
+            f"its {one['what']} {one['name']} was trained with another {path.name} (SHA-256 {one['sha256'][:12]}…) "
+            f"than {path} is now ({now[:12]}…): put that one back, or train anew in another folder"
+        )
+    return None
+
+
 _REGISTRIES = (density_models, image_sets, forecasters, series_sets)
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return None if file is None else Path(file).absolute()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -55,7 +55,10 @@ class Feed:
         resident: bool | None = None,
     ) -> None:
         if batch_size > len(images):
-            raise InputError(f"data.batch_size: {batch_size} is more than the {len(images)} images of {images.name}")
+            raise InputError(
+                f"data.batch_size: {batch_size} is more than the {len(images)} images of {images.name}: "
+                "give at most that many"
+            )
         if batch_size % ranks:
             raise InputError(f"data.batch_size: {batch_size} does not divide among {ranks} processes")
         self.steps_per_epoch = len(images) // batch_size

@@ -47,6 +47,8 @@ class Adapted(DensityModel):
         sample: Callable[[int], Tensor] | None = None,
     ) -> None:
         super().__init__(image_shape, levels)
+        if not isinstance(cast(object, module), nn.Module):
+            raise InputError(f"{_name(module)}: is no torch.nn.Module: wrap it in one that has log_prob(x)")
         if space not in SPACES:
             raise InputError(f"space: {space!r}{did_you_mean(str(space), SPACES)}")
         self.module = module
@@ -150,7 +152,7 @@ def _log_prob(module: nn.Module, x: Tensor) -> Tensor:
 
 def _checked(module: nn.Module, x: Tensor) -> Tensor:
     if not callable(getattr(module, "log_prob", None)):
-        raise InputError(f"{_name(module)}: has no log_prob(x)")
+        raise InputError(f"{_name(module)}: has no log_prob(x): wrap it in a torch.nn.Module that has")
     try:
         found = _log_prob(module, x)
     except Exception as error:  # somebody else's module: whatever it raises, the person is to see what it was given
@@ -165,5 +167,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
 
 
-def _name(module: nn.Module) -> str:
+def _name(module: object) -> str:
     return type(module).__name__

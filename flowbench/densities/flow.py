@@ -1,5 +1,7 @@
 """A flow as an object: a bijection with the distribution of its latents is a density over its own input space."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -30,11 +32,18 @@ class Flow(Bijection):
             x: floats, (batch, channels, height, width) or (batch, d).
 
         Raises:
-            InputError: another shape, or whole numbers.
+            InputError: another shape or kind of number than the flow takes, or no tensor.
         """
+        if not isinstance(cast(object, x), Tensor):
+            raise InputError(f"x is {type(x).__name__}: give a tensor, for example torch.as_tensor(x).float()")
         if tuple(x.shape[1:]) != self.input_shape or x.ndim != len(self.input_shape) + 1 or not x.is_floating_point():
             expected = ", ".join(map(str, self.input_shape))
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}; the flow takes floats (batch, {expected})")
+        weights = next(self.parameters()).dtype
+        if x.dtype != weights:
+            raise InputError(
+                f"x is {x.dtype}, the flow's weights are {weights}: give x.to({weights}), or flow.double()"
+            )
         z, log_det = self(x)
         log_prob: Tensor = self.base.log_prob(z) + log_det
         return log_prob

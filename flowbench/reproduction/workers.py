@@ -16,10 +16,10 @@ from flowbench.reproduction.watching import Told
 from flowbench.system.helpers import Helper, dismiss, heard
 from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.memory import has_room
+from flowbench.system.progress import warn
 from flowbench.system.threads import ONE_THREAD
 from flowbench.tracking import Mirror
 from flowbench.tracking.relayed import pass_on
-from flowbench.training.session import warn
 
 __all__ = ["ATTEMPTS", "Workers"]
 

@@ -1,6 +1,8 @@
 """Bars on stderr, where it is a terminal, or in a notebook: a training's, and one for whatever else takes a while."""
 
+import sys
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-__all__ = ["PATIENCE", "TrainingBar", "counted", "is_quiet", "numbered", "one_at_a_time", "quietly", "telling"]
+__all__ = ["PATIENCE", "TrainingBar", "counted", "is_quiet", "numbered", "one_at_a_time", "quietly", "telling", "warn"]
 
 T = TypeVar("T")
 
@@ -70,6 +72,12 @@ def one_at_a_time() -> Iterator[None]:
         yield
     finally:
         TrainingBar.drawing = before
+def warn(message: str) -> None:
+    """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
+    if is_quiet():
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
+    print(f"flowbench: warning: {message}", file=sys.stderr)
 
 
 class TrainingBar:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flowbench.config.extensions import changed_imports
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request
 from flowbench.evaluation.weights import WeightAverage
@@ -14,6 +15,7 @@ from flowbench.runs.folder import RunFolder, find_run
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.atomic import write_json
 from flowbench.system.device import default_device, keep_float32
+from flowbench.system.progress import warn
 from flowbench.tasks.task import Task, build_model, make_task
 
 __all__ = ["Stopped", "evaluate_run", "load_run", "reported_step", "stopped_at"]
@@ -39,7 +41,8 @@ class Stopped:
 def load_run(run: str | Path) -> nn.Module:
     """Return a run's model in evaluation mode, with the weights and batch-norm statistics that it reports.
 
-    Needs no data set: what the model must know of the data is in the run folder.
+    Needs no data set: what the model must know of the data is in the run folder. Where a module of one's own that it
+    was trained with is another one now, a warning says so.
 
     Args:
         run: a run folder, `<experiment>/<run id>` or an experiment's name (its newest finished run).
@@ -49,6 +52,8 @@ def load_run(run: str | Path) -> nn.Module:
     """
     folder = find_run(str(run))
     experiment = folder.experiment
+    if (line := changed_imports(folder.environment.get("imports", []))) is not None:
+        warn(f"{folder.path}: {line}")
     keep_float32()  # also where somebody moves it to a GPU
     model = build_model(experiment, folder.environment["data"])
     state = _load_state(folder, model)
@@ -68,8 +73,12 @@ def evaluate_run(run: RunFolder, request: Request) -> tuple[dict[str, Any], Path
     finished = run.finished
     task, average, state = _reopen(run, request.data)
     content, path = task.measure(run, average, request)
+    line = changed_imports(run.environment.get("imports", []))
+    if line is not None:
+        content["notes"] = [*content["notes"], line]
     if not finished:
         content["stopped"] = asdict(_stopped(run, state))
+    if line is not None or not finished:
         write_json(path, content)
     return content, path
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowbench.config.experiments import config_sha256, load_experiment, shipped_folder
+from flowbench.config.extensions import changed_imports
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import COMPILED_NUMERICS, Experiment
 from flowbench.densities.noise import step_seed
@@ -24,12 +25,12 @@ from flowbench.runs.same_data import check_same_data
 from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.memory import keep_freed_memory
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
-from flowbench.system.progress import TrainingBar
+from flowbench.system.progress import TrainingBar, warn
 from flowbench.tables.results import stale_reasons
 from flowbench.tasks.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 from flowbench.training.optimization import learning_rate, take_step
-from flowbench.training.session import Session, warn
+from flowbench.training.session import Session
 from flowbench.training.warm_up import compile_steps
 
 __all__ = ["train"]
@@ -106,6 +107,8 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
         check_same_data(run)
         if reasons := stale_reasons(run.result, experiment):
             warn(f"{run.path}: stale: {'; '.join(reasons)}: to train it as it is today, give another --run-dir")
+        if (line := changed_imports(run.environment.get("imports", []))) is not None:
+            warn(f"{run.path}: {line}")
         return run.result
     if not resume:
         raise InputError(f"{run.path}: holds an unfinished run: add --resume, or give another --run-dir")

@@ -1,28 +1,26 @@
 """The state of one training, and its way into a checkpoint and back."""
 
-import sys
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowbench.config.extensions import imports_of
+from flowbench.config.extensions import changed_imports, imports_of
 from flowbench.config.schema import Experiment
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.environment import describe_environment
 from flowbench.system.processes import from_leader, leads, place
-from flowbench.system.progress import is_quiet
+from flowbench.system.progress import warn
 from flowbench.tasks.task import Task, Watch
 from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
 
-__all__ = ["Session", "warn"]
+__all__ = ["Session"]
 
 
 class Session:
@@ -152,6 +150,8 @@ class Session:
     def _check_environment(self) -> None:
         check_same_data(self.run)
         environment = self.run.environment
+        if (line := changed_imports(environment.get("imports", []))) is not None:
+            warn(f"{self.run.path}: {line}")
         threads = environment.get("threads")
         if self.device.type == "cpu" and threads != torch.get_num_threads():
             warn(
@@ -187,11 +187,3 @@ class Session:
         if not leads():
             return
         self.run.append_metrics({"step": self.step, "epoch": self.epoch, "time": time.time(), **values})
-
-
-def warn(message: str) -> None:
-    """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
-    if is_quiet():
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
-        return
-    print(f"flowbench: warning: {message}", file=sys.stderr)

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from flowbench.config.experiments import load_experiment
+from flowbench.config.registry import image_sets
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.interruption import Interrupted, StopRequest
@@ -166,7 +167,12 @@ def _resolve(base: str | Path, overrides: list[str]) -> tuple[Experiment[Any, An
         changes.append(f"train.steps={budget.steps}")
         if budget.validations is not None:
             changes.append(f"train.validate_every={max(1, budget.steps // budget.validations)}")
-    if experiment.kind == "density" and not experiment.data.holdout:
+    # Data that have a part of their own to choose by put no training images aside.
+    if (
+        experiment.kind == "density"
+        and not experiment.data.holdout
+        and image_sets[experiment.data.name].choosing is None
+    ):
         from flowbench.data import open_images
 
         changes.append(f"data.holdout={min(HOLDOUT, len(open_images(experiment.data, 'train')) // 5)}")

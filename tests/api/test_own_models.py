@@ -118,6 +118,16 @@ def test_in_python_it_is_just_imported(tmp_path: Path, monkeypatch: pytest.Monke
     recorded = json.loads((run.path / "environment.json").read_text())["imports"]
     assert missing_imports(recorded) is None
     assert fb.load_run(run.path).sample(2).shape == (2, 1, 8, 8)
+    # A later look at it finds another file.
+    path.write_text(TOY.format(name="toy_of_mine") + "# A word more.\n")
+    words = rf"toy_of_mine was trained with another toy_of_mine.py \(SHA-256 .* than {path} is now .* put that one back"
+    with pytest.warns(RuntimeWarning, match=words):
+        again = fb.load_run(run.path)
+    with pytest.warns(RuntimeWarning, match=words):
+        assert fb.train(run.experiment, run.path, progress=False).path == run.path
+    assert [line for line in again.evaluate().notes if "was trained with another toy_of_mine.py" in line]
+    path.write_text(TOY.format(name="toy_of_mine"))
+    assert not again.evaluate().notes
     # As in a process that has not imported it.
     monkeypatch.delitem(density_models._entries, "toy_of_mine")
     with pytest.raises(fb.errors.InputError, match=rf"toy_of_mine is registered by {path} \(SHA-256 .*give --import"):

@@ -142,5 +142,7 @@ def test_dropout_and_sound_modules_pass() -> None:
 def test_what_has_no_log_prob_or_another_space_is_refused() -> None:
     with pytest.raises(InputError, match=r"Linear: has no log_prob\(x\)"):
         fb.adapters.from_log_prob(nn.Linear(2, 2), image_shape=SHAPE)
+    with pytest.raises(InputError, match=r"function: is no torch.nn.Module: wrap it in one that has log_prob\(x\)"):
+        fb.adapters.from_log_prob(lambda x: x.flatten(1).sum(1), image_shape=SHAPE)
     with pytest.raises(InputError, match="space: 'units'; did you mean unit"):
         fb.adapters.from_log_prob(Uniform("unit", 256), image_shape=SHAPE, space="units")

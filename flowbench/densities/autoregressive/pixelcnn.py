@@ -71,7 +71,7 @@ class PixelCNN(DensityModel):
     Raises:
         InputError: the sides cannot be halved twice.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> model = fb.PixelCNN((1, 8, 8), 17, blocks=1, filters=4, components=2)
         >>> model.log_prob(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape, model.sample(3).dtype

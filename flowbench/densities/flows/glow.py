@@ -123,7 +123,7 @@ class Glow(Flow):
     Raises:
         InputError: the image cannot be halved `levels` times; vectors with settings of images.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> tuple(fb.Glow((1, 4, 4), levels=1, steps=2, hidden=4).sample(3).shape)
         (3, 1, 4, 4)

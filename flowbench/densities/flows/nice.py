@@ -63,7 +63,7 @@ class NICE(Flow, Compose):
     Raises:
         InputError: vectors with settings of images, or the reverse.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> flow = fb.NICE(3)
         >>> x, _ = flow.inverse(flow(torch.ones(1, 3))[0])

@@ -98,7 +98,7 @@ class RealNVP(Flow):
     Raises:
         InputError: the image cannot be halved `scales` − 1 times; vectors with settings of images, or the reverse.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> flow = fb.RealNVP(2)
         >>> tuple(flow.log_prob(torch.zeros(5, 2)).shape), tuple(flow.sample(3).shape)

@@ -104,7 +104,7 @@ class TarFlow(Flow):
     Raises:
         InputError: patches do not tile the image, or heads do not divide the width.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> flow = fb.TarFlow((1, 8, 8), patch=2, width=16, blocks=2, layers=1, head=8)
         >>> flow.log_prob(torch.zeros(5, 1, 8, 8)).shape, flow.sample(3).shape

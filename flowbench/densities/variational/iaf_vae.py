@@ -75,7 +75,7 @@ class IAFVAE(LatentDensity):
     Raises:
         InputError: the image cannot be halved so often; latents and features do not divide each other.
 
-    Example:
+    Examples:
         >>> import torch, flowbench as fb
         >>> model = fb.IAFVAE((1, 8, 8), 17, blocks=1, latents=2, features=4)
         >>> model.log_prob(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), draws=4).shape, model.sample(3).dtype

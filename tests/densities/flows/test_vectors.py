@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -122,6 +123,11 @@ def test_drawn_permutations_are_kept_with_the_weights() -> None:
         (lambda: fb.Glow(2, learn_top=True), "learn_top: only a flow of images has it"),
         (lambda: fb.RealNVP(2).log_prob(torch.zeros(4, 3)), r"the flow takes floats (batch, 2)"),
         (lambda: fb.RealNVP(2).log_prob(torch.zeros(4, 2, dtype=torch.uint8)), "x is torch.uint8"),
+        (lambda: fb.RealNVP(2).log_prob(np.zeros((4, 2))), "x is ndarray: give a tensor"),
+        (
+            lambda: fb.RealNVP(2).log_prob(torch.zeros(4, 2, dtype=torch.float64)),
+            "x is torch.float64, the flow's weights are torch.float32: give x.to(torch.float32), or flow.double()",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make, words: str) -> None:
