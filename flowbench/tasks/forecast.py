@@ -18,8 +18,9 @@ from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request, stem_of
 from flowbench.evaluation.weights import WeightAverage
+from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
-from flowbench.forecasting.metrics import mae_under, measure, metrics
+from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, parse_series, read_series
 from flowbench.forecasting.steps import step_name
@@ -74,6 +75,19 @@ class ForecastLoss(nn.Module):
         error = self.model.training_forward(history, future, self._generator) - future
         absolute = error.abs().mean()
         return absolute if self._loss == "mae" else error.square().mean(), {"mae": absolute}
+
+
+class DistributionLoss(nn.Module):
+    """The loss of a batch of a forecaster of distributions: −log p(future | past), in nats a value."""
+
+    def __init__(self, model: DistributionForecaster) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what is logged of it; windows as in `Windows.batch`."""
+        nats = -self.model.log_prob(future, history).mean() / future[0].numel()
+        return nats, {"nll": nats}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +180,11 @@ class ForecastTask:
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
-        self.monitor = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
-        self.objective = ForecastLoss(self.model, self._generator, self.monitor)
+        loss = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
+        self.monitor: str = loss
+        self.objective: nn.Module = ForecastLoss(self.model, self._generator, loss)
+        if isinstance(self.model, DistributionForecaster) and self.model.has_density:
+            self.monitor, self.objective = "nll", DistributionLoss(self.model)
 
     def prepare(self) -> bool:
         """Fit in closed form, where the model has one or nothing to learn."""
@@ -182,7 +199,10 @@ class ForecastTask:
         return self._feed.batch(step)
 
     def validate(self, average: WeightAverage | None) -> dict[str, float]:
-        """Return MAE and MSE on the validation part, normalized."""
+        """Return MAE and MSE on the validation part, normalized; of a density its negative log-likelihood, a value.
+
+        No samples are drawn: a flow's mean would take most of the time of a validation.
+        """
         return from_leader(lambda: self._validated(average))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
@@ -223,8 +243,11 @@ class ForecastTask:
         return self._measured(run, average, request.split or "test")
 
     def _validated(self, average: WeightAverage | None) -> dict[str, float]:
+        windows = self._windows.splits["validation"]
         with self._weights(average):
-            errors = measure(self.model, self._windows.splits["validation"])
+            if isinstance(self.model, DistributionForecaster) and self.model.has_density:
+                return {"nll": measure_nll(self.model, windows)}
+            errors = measure(self.model, windows)
         return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
 
     def _measured(self, run: RunFolder, average: WeightAverage | None, split: str) -> tuple[dict[str, Any], Path]:
@@ -232,7 +255,7 @@ class ForecastTask:
         measured = self._test if split == "test" else self._here
         windows, name = measured.windows, measured.name
         with self._weights(average):
-            errors = measure(self.model, windows.splits[_split(split)])
+            errors = measure(self.model, windows.splits[_split(split)], seed=self._experiment.seed)
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
@@ -250,6 +273,7 @@ class ForecastTask:
             "metrics": {split: found},
             "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
+            "per_window_columns": list(errors.columns),
         }
         write_json(path, content)
         return json.loads(path.read_text(encoding="utf-8")), path

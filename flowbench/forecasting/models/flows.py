@@ -1,0 +1,186 @@
+"""Forecasters whose future is a flow: place and width given the past, then couplings over all steps and columns.
+
+y = μ(x) + exp(s(x)) · f⁻¹(z; c(x)), z ~ N(0, 1) in all horizon × columns dimensions, f the couplings of
+`ConditionalFlow`, each with halves of its own. Conditioning a Real NVP by what an encoder of the past gives follows
+Rasul, Sheikh, Schuster, Bergmann, Vollgraf: "Multivariate Probabilistic Time Series Forecasting via Conditioned
+Normalizing Flows", ICLR 2021, section 3; theirs is a flow of the columns at one step after the other, ours one of the
+whole future at once. Training is by exact likelihood.
+
+- `nlinear_flow`: μ is NLinear; c is what a layer makes of the last day, seen from its last row, and of the deviations of
+  the window.
+- `lstm_flow`: μ is the forecast of LSTM2LSTM; s comes from its decoder's states, which attend to the encoder's outputs,
+  and c from the encoder's last state.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, Literal, NamedTuple, cast
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from flowbench.config.registry import forecasters
+from flowbench.densities.flows.conditional import ConditionalFlow
+from flowbench.densities.flows.vectors import bounded
+from flowbench.forecasting.distribution import DistributionForecaster
+from flowbench.forecasting.forecaster import Forecaster, NormalizedConfig, WindowShape
+from flowbench.forecasting.models.linear import NLinearConfig
+from flowbench.forecasting.models.lstm2lstm import LSTM2LSTM, LSTM2LSTMConfig
+
+__all__ = ["FlowForecaster", "LSTMFlow", "LSTMFlowConfig", "NLinearFlow", "NLinearFlowConfig"]
+
+MEAN_OF = 199
+"""Futures that `forward` takes the mean of."""
+
+
+class CoupledConfig(NormalizedConfig):
+    """What the `model:` sections of both have; both are trained by their likelihood."""
+
+    couplings: PositiveInt = 6
+    features: PositiveInt = 128
+    """Width of the couplings' networks."""
+    flow_layers: PositiveInt = 2
+    """Hidden layers of the couplings' networks."""
+    context: PositiveInt = 32
+    """Values that the couplings see of the past."""
+
+
+class Read(NamedTuple):
+    """What a forecaster makes of the past before the couplings come."""
+
+    location: Tensor
+    """(batch, horizon, outputs)."""
+    log_scale: Tensor
+    """Alike."""
+    context: Tensor
+    """(batch, values)."""
+
+
+class FlowForecaster(DistributionForecaster):
+    """See the module's text; `forward` is the mean over 199 futures, of the same latents for all windows."""
+
+    sampled_mean = True
+
+    def __init__(self, shape: WindowShape, config: CoupledConfig) -> None:
+        super().__init__(shape)
+        self.flow = ConditionalFlow(
+            shape.horizon * shape.outputs,
+            config.context,
+            couplings=config.couplings,
+            features=config.features,
+            layers=config.flow_layers,
+            mixing="permute",
+        )
+
+    @abstractmethod
+    def read(self, past: Tensor) -> Read:
+        """Read the past, (batch, lookback, inputs)."""
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast the mean: see Forecaster.forward."""
+        latents = torch.randn(MEAN_OF, 1, self.flow.dimensions, generator=torch.Generator().manual_seed(0))
+        return self._futures(history, latents.expand(-1, len(history), -1)).mean(dim=0)
+
+    def log_prob_by_value(self, future: Tensor, past: Tensor) -> Tensor:
+        """See DistributionForecaster."""
+        read = self.read(past)
+        inside = ((future - read.location) * torch.exp(-read.log_scale)).flatten(1)
+        return self.flow.log_prob_by_place(inside, read.context).view_as(future) - read.log_scale
+
+    def sample(self, past: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """See DistributionForecaster."""
+        where = past.device if generator is None else generator.device
+        return self._futures(past, torch.randn(n, len(past), self.flow.dimensions, generator=generator, device=where))
+
+    def _futures(self, past: Tensor, latents: Tensor) -> Tensor:
+        """Return the futures of latents (n, batch, horizon · outputs): (n, batch, horizon, outputs)."""
+        read = self.read(past)
+        contexts = read.context.expand(len(latents), -1, -1).flatten(0, 1)
+        inside, _ = self.flow.inverse(latents.to(past).flatten(0, 1), contexts)
+        return read.location + torch.exp(read.log_scale) * inside.view(len(latents), *read.location.shape)
+
+
+@forecasters.register("nlinear_flow")
+class NLinearFlowConfig(CoupledConfig):
+    """`name: nlinear_flow`."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of what the context is made of."""
+
+    def make(self, shape: WindowShape) -> Forecaster:
+        """Build it."""
+        return NLinearFlow(shape, self)
+
+
+class NLinearFlow(FlowForecaster):
+    """NLinear, and a flow of what it leaves: see the module's text."""
+
+    def __init__(self, shape: WindowShape, config: NLinearFlowConfig) -> None:
+        super().__init__(shape, config)
+        self.mean = NLinearConfig(name="nlinear").make(shape)
+        self.last_rows = min(shape.lookback, shape.rows_per_day)
+        self.summary = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear((self.last_rows + 1) * shape.inputs, config.context), nn.Tanh()
+        )
+        self.log_scale = nn.Parameter(torch.zeros(shape.horizon, shape.outputs))
+        self.widths = _from_nothing(config.context, shape.outputs)
+
+    def read(self, past: Tensor) -> Read:
+        """See FlowForecaster."""
+        location: Tensor = self.mean(past)
+        moves = past[:, -self.last_rows :] - past[:, -1:]
+        deviations = torch.log(past.std(dim=1, correction=0) + 1e-2)  # a stuck sensor has none
+        context: Tensor = self.summary(torch.cat((moves.flatten(1), deviations), dim=1))
+        return Read(location, bounded(self.log_scale + self.widths(context)[:, None]), context)
+
+
+@forecasters.register("lstm_flow")
+class LSTMFlowConfig(CoupledConfig):
+    """`name: lstm_flow`; the keys of the LSTM2LSTM inside are those of `lstm2lstm`."""
+
+    hidden: PositiveInt = 32
+    layers: PositiveInt = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    channels: Literal["mixed", "independent"] = "independent"
+    positions: bool = True
+
+    def make(self, shape: WindowShape) -> Forecaster:
+        """Build it."""
+        return LSTMFlow(shape, self)
+
+
+class LSTMFlow(FlowForecaster):
+    """LSTM2LSTM, and a flow of what it leaves: see the module's text."""
+
+    def __init__(self, shape: WindowShape, config: LSTMFlowConfig) -> None:
+        super().__init__(shape, config)
+        inside = LSTM2LSTMConfig(
+            name="lstm2lstm",
+            hidden=config.hidden,
+            layers=config.layers,
+            dropout=config.dropout,
+            channels=config.channels,
+            positions=config.positions,
+        )
+        self.network = cast(LSTM2LSTM, inside.make(shape))
+        independent = config.channels == "independent"
+        self.summary = nn.Sequential(
+            nn.Linear(config.hidden * (shape.outputs if independent else 1), config.context), nn.Tanh()
+        )
+        self.log_scale = nn.Parameter(torch.zeros(shape.horizon, shape.outputs))
+        self.widths = _from_nothing(config.hidden, 1 if independent else shape.outputs)
+
+    def read(self, past: Tensor) -> Read:
+        """See FlowForecaster."""
+        decoded = self.network.decode(past)
+        widths = self.widths(decoded.states)
+        if self.network.independent:
+            widths = widths.squeeze(3)
+        return Read(decoded.forecast, bounded(self.log_scale + widths), self.summary(decoded.encoded))
+
+
+def _from_nothing(inputs: int, outputs: int) -> nn.Linear:
+    """Return a layer whose output is 0 at first: a width that the window has no part in."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
