@@ -17,7 +17,7 @@ _RUNS = "A run, an exported folder, a folder of runs, or an experiment (all seed
 def compare(
     models: Annotated[list[str] | None, typer.Argument(metavar="A B", help=_RUNS)] = None,
     split: Annotated[str | None, typer.Option(help="A B: which part [default: the set's report split].")] = None,
-    metric: Annotated[str | None, typer.Option(help="A B: bits_per_dim, mae or mse.")] = None,
+    metric: Annotated[str | None, typer.Option(help="A B: bits_per_dim; mae, mse, nll, crps or mae_median.")] = None,
     experiment: Annotated[str | None, typer.Option(help="All finished runs of such experiments: 'real_nvp/*'.")] = None,
     runs: Annotated[list[str] | None, typer.Option(help="These runs: --runs RUN RUN ….")] = None,
     study: Annotated[str | None, typer.Option(help="The trials of a study of flowbench tune.")] = None,

@@ -21,7 +21,9 @@ from flowbench.runs.same_data import check_same_data
 __all__ = ["ComparedRuns", "compare_runs"]
 
 _PER_WINDOW = ("mae", "mse")
-"""What is stored of each window, by column."""
+"""What is stored of each window, by column, where the file beside it does not say it."""
+_COMPARED = ("bits_per_dim", "mae", "mse", "nll", "crps", "mae_median")
+"""Kept for each item, and lower is better."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         a: a run, an exported folder, a folder of runs, or an experiment's name: all seeds of its newest config.
         b: likewise.
         split: of the data [default: the set's report split].
-        metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
+        metric: `bits_per_dim`, `mae`, `mse`, or of distributions `nll`, `crps`, `mae_median` [default: bits_per_dim,
+            mae].
 
     Raises:
         InputError: a run is missing or not finished; the two were not measured on the same data, or these lie here
@@ -165,17 +168,18 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
     if figure is None:
         known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
         raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
-    if metric not in ("bits_per_dim", *_PER_WINDOW):
-        raise InputError(
-            f"--metric {metric}: not kept for each item: give one of bits_per_dim, {', '.join(_PER_WINDOW)}"
-        )
+    if metric not in _COMPARED:
+        raise InputError(f"--metric {metric}: not compared item by item: give one of {', '.join(_COMPARED)}")
+    if figure["value"] is None:
+        raise InputError(f"{run.path}: {run.experiment.model.name} has no density, so no {metric}: take crps")
     if run.kept is not None:
         raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
     for path in sorted(run.evaluations.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["metrics"].get(split, {}).get(metric) == figure:
             stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
-            values = stored if stored.ndim == 1 else stored[:, _PER_WINDOW.index(metric)]
+            columns = content.get("per_window_columns", _PER_WINDOW)
+            values = stored if stored.ndim == 1 else stored[:, columns.index(metric)]
             return values.astype(np.float64), content["data_fingerprint"]
     raise InputError(
         f"{run.path}: no file in evaluations/ has its {split} {metric}: run `flowbench evaluate {run.path}`"

@@ -73,9 +73,9 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, see
                 squared = squared + error.square().sum(dim=0).cpu()
                 kept = [error.abs().mean(dim=(1, 2)), error.square().mean(dim=(1, 2))]
                 if scored is not None:
-                    for name, values in scored.by_value.items():
-                        scores[name] = scores.get(name, 0) + values.sum(dim=0).cpu()
-                        kept.append(values.mean(dim=(1, 2)))
+                    for name, score_of in scored.by_value.items():
+                        scores[name] = scores.get(name, 0) + score_of.sum(dim=0).cpu()
+                        kept.append(score_of.mean(dim=(1, 2)))
                     if scored.crps_variance is not None:
                         crps_variance = (crps_variance or 0.0) + float(scored.crps_variance.sum())
                 per_window.append(torch.stack(kept, dim=1).cpu())

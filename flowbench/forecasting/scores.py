@@ -1,4 +1,4 @@
-"""How good a distribution of the future was, once the future is known: exact where a closed form is, else by samples."""
+"""How good a distribution of the future was once it is known: exact where there is a closed form, else by samples."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Yesterday, and what came of it before: seasonal naive plus residuals of the training part, drawn as whole paths."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +21,8 @@ AT_ONCE = 1024
 @forecasters.register("empirical")
 class EmpiricalConfig(ForecasterConfig):
     """`name: empirical`."""
+
+    distributions: ClassVar[bool] = True
 
     season: Annotated[int, Field(gt=0)] | None = None
     """Rows of a season; None: those of a day."""

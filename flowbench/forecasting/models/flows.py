@@ -6,14 +6,16 @@ Rasul, Sheikh, Schuster, Bergmann, Vollgraf: "Multivariate Probabilistic Time Se
 Normalizing Flows", ICLR 2021, section 3; theirs is a flow of the columns at one step after the other, ours one of the
 whole future at once. Training is by exact likelihood.
 
-- `nlinear_flow`: μ is NLinear; c is what a layer makes of the last day, seen from its last row, and of the deviations of
-  the window.
+- `nlinear_flow`: μ is NLinear at the least squares of the training part, and stays there. Trained together with the
+  couplings, the joint density gains and single steps lose: NLL 0.137 instead of 0.147, but MAE of the median 0.420
+  instead of 0.416 (every 11th window of ETTh1's validation part, 24 steps, one seed, 2026-11). c is what a layer makes
+  of the last day, seen from its last row, and of the deviations of the window.
 - `lstm_flow`: μ is the forecast of LSTM2LSTM; s comes from its decoder's states, which attend to the encoder's outputs,
   and c from the encoder's last state.
 """
 
 from abc import abstractmethod
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -24,8 +26,9 @@ from flowbench.densities.flows.conditional import ConditionalFlow
 from flowbench.densities.flows.vectors import bounded
 from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster, NormalizedConfig, WindowShape
-from flowbench.forecasting.models.linear import NLinearConfig
+from flowbench.forecasting.models.linear import NLinear
 from flowbench.forecasting.models.lstm2lstm import LSTM2LSTM, LSTM2LSTMConfig
+from flowbench.forecasting.windows import Windows
 
 __all__ = ["FlowForecaster", "LSTMFlow", "LSTMFlowConfig", "NLinearFlow", "NLinearFlowConfig"]
 
@@ -35,6 +38,8 @@ MEAN_OF = 199
 
 class CoupledConfig(NormalizedConfig):
     """What the `model:` sections of both have; both are trained by their likelihood."""
+
+    distributions: ClassVar[bool] = True
 
     couplings: PositiveInt = 6
     features: PositiveInt = 128
@@ -117,13 +122,18 @@ class NLinearFlow(FlowForecaster):
 
     def __init__(self, shape: WindowShape, config: NLinearFlowConfig) -> None:
         super().__init__(shape, config)
-        self.mean = NLinearConfig(name="nlinear").make(shape)
+        self.mean = NLinear(shape).requires_grad_(False)
         self.last_rows = min(shape.lookback, shape.rows_per_day)
         self.summary = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear((self.last_rows + 1) * shape.inputs, config.context), nn.Tanh()
         )
         self.log_scale = nn.Parameter(torch.zeros(shape.horizon, shape.outputs))
         self.widths = _from_nothing(config.context, shape.outputs)
+
+    def fit(self, windows: Windows) -> bool:
+        """Fit NLinear; the flow takes steps."""
+        self.mean.fit_least_squares(windows)
+        return False
 
     def read(self, past: Tensor) -> Read:
         """See FlowForecaster."""

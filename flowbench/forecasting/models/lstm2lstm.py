@@ -81,7 +81,7 @@ class Decoded(NamedTuple):
     forecast: Tensor
     """(batch, horizon, outputs)."""
     states: Tensor
-    """Of the decoder, which has attended to the encoder's outputs: (batch, horizon, hidden), or with independent columns
+    """Of the decoder, which attends to the encoder's outputs: (batch, horizon, hidden), or with independent columns
     (batch, horizon, outputs, hidden)."""
     encoded: Tensor
     """The encoder's last state: (batch, hidden), or with independent columns (batch, outputs · hidden)."""
@@ -125,8 +125,8 @@ class LSTM2LSTM(Forecaster):
         forecast, states, encoded = self._decode(columns, columns[:, -1], None, None)
         return Decoded(
             self._together(forecast),
-            torch.stack(states, dim=1).unflatten(0, (-1, outputs)).transpose(1, 2),
-            encoded.unflatten(0, (-1, outputs)).flatten(1),
+            torch.stack(states, dim=1).view(len(history), outputs, self.shape.horizon, -1).transpose(1, 2),
+            encoded.view(len(history), -1),
         )
 
     def _forecast(self, history: Tensor, future: Tensor | None, forced: Tensor | None) -> Tensor:
