@@ -169,7 +169,7 @@ def _values(run: RunFolder, split: str, metric: str) -> tuple[NDArray[np.float64
         known = ", ".join(f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics)
         raise InputError(f"{run.path}: has no {metric} on {split}; it has: {known}")
     if metric not in _COMPARED:
-        raise InputError(f"--metric {metric}: not compared item by item: give one of {', '.join(_COMPARED)}")
+        raise InputError(f"--metric {metric}: not kept for each item: give one of {', '.join(_COMPARED)}")
     if figure["value"] is None:
         raise InputError(f"{run.path}: {run.experiment.model.name} has no density, so no {metric}: take crps")
     if run.kept is not None:

@@ -1,4 +1,4 @@
-"""Forecasters of distributions: densities that integrate to one, samples that follow them, means, and what is fitted."""
+"""Forecasters of distributions: densities that integrate to one, samples that follow them, and what is fitted."""
 
 from collections.abc import Callable
 from typing import Any
