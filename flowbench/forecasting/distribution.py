@@ -1,22 +1,22 @@
 """What a forecaster is that gives a distribution of the future given the past."""
 
 from abc import abstractmethod
-from typing import Literal, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flowbench.forecasting.forecaster import Forecaster, InstanceNormalized
+from flowbench.forecasting.forecaster import Forecaster
 
-__all__ = ["DistributionForecaster", "InstanceNormalizedDistribution"]
+__all__ = ["DistributionForecaster"]
 
 
 class DistributionForecaster(Forecaster):
     """A forecaster of distributions, on normalized values; `forward` gives the mean."""
 
-    has_density: bool = True
+    has_density: ClassVar[bool] = True
     """False: it has samples alone, and `log_prob` raises an InputError."""
-    sampled_mean: bool = False
+    sampled_mean: ClassVar[bool] = False
     """Whether `forward` is a mean over samples, not the exact one."""
 
     @abstractmethod
@@ -53,40 +53,3 @@ class DistributionForecaster(Forecaster):
     def normal(self, past: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return mean and deviation of every value, (batch, horizon, outputs) each, where each is normal; else None."""
         return None
-
-    def normalized(self, how: Literal["last", "revin"]) -> Forecaster:
-        """Return this forecaster on windows that are normalized each by itself."""
-        return InstanceNormalizedDistribution(self, how)
-
-
-class InstanceNormalizedDistribution(InstanceNormalized, DistributionForecaster):
-    """See InstanceNormalized: the density of x is that of (x − shift)·scale + offset, times |scale|."""
-
-    def __init__(self, network: DistributionForecaster, normalize: Literal["last", "revin"]) -> None:
-        super().__init__(network, normalize)
-        self.has_density, self.sampled_mean = network.has_density, network.sampled_mean
-
-    def log_prob_by_value(self, future: Tensor, past: Tensor) -> Tensor:
-        """See DistributionForecaster."""
-        shift, scale, offset = self._map(past)
-        of_targets = self.targets(scale)
-        known = (future - self.targets(shift)) * of_targets + self.targets(offset)
-        inside = self._inside().log_prob_by_value(known, (past - shift) * scale + offset)
-        return inside + of_targets.abs().log()
-
-    def sample(self, past: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """See DistributionForecaster."""
-        shift, scale, offset = self._map(past)
-        return self._undo(self._inside().sample((past - shift) * scale + offset, n, generator), shift, scale, offset)
-
-    def normal(self, past: Tensor) -> tuple[Tensor, Tensor] | None:
-        """See DistributionForecaster."""
-        shift, scale, offset = self._map(past)
-        inside = self._inside().normal((past - shift) * scale + offset)
-        if inside is None:
-            return None
-        mean, deviation = inside
-        return self._undo(mean, shift, scale, offset), deviation / self.targets(scale).abs()
-
-    def _inside(self) -> DistributionForecaster:
-        return cast(DistributionForecaster, self.network)

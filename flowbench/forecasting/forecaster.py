@@ -10,15 +10,7 @@ from torch import Tensor, nn
 from flowbench.config.schema import ModelConfig
 from flowbench.forecasting.windows import Windows
 
-__all__ = [
-    "Forecaster",
-    "ForecasterConfig",
-    "InstanceNormalized",
-    "LearnedConfig",
-    "Normalization",
-    "NormalizedConfig",
-    "WindowShape",
-]
+__all__ = ["Forecaster", "ForecasterConfig", "InstanceNormalized", "LearnedConfig", "WindowShape"]
 
 Normalization = Literal["none", "last", "revin"]
 
@@ -64,10 +56,6 @@ class Forecaster(nn.Module):
         """Return the history of the outputs, (batch, lookback, outputs)."""
         return history[..., self.shape.inputs - self.shape.outputs :]
 
-    def normalized(self, how: Literal["last", "revin"]) -> "Forecaster":
-        """Return this forecaster on windows that are normalized each by itself."""
-        return InstanceNormalized(self, how)
-
 
 class ForecasterConfig(ModelConfig):
     """The `model:` section of a forecast experiment."""
@@ -86,27 +74,22 @@ class ForecasterConfig(ModelConfig):
         return self.make(WindowShape(lookback, horizon, inputs, outputs, rows_per_day))
 
 
-class NormalizedConfig(ForecasterConfig):
-    """The `model:` section of a forecaster whose windows may be normalized each by itself."""
+class LearnedConfig(ForecasterConfig):
+    """The `model:` section of a forecaster with parameters."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     normalize: Normalization = "none"
     """Of each window by itself, undone after the forecast: see InstanceNormalized."""
+    loss: Literal["mse", "mae"] = "mse"
+    """What training minimizes on normalized values, and what the best epoch is best in."""
 
     def build(
         self, *, lookback: int, horizon: int, inputs: int, outputs: int, rows_per_day: int = 24
     ) -> Forecaster:  # fmt: skip
         """Build the network, wrapped into its instance normalization where one is asked for."""
         network = self.make(WindowShape(lookback, horizon, inputs, outputs, rows_per_day))
-        return network if self.normalize == "none" else network.normalized(self.normalize)
-
-
-class LearnedConfig(NormalizedConfig):
-    """The `model:` section of a forecaster of points with parameters."""
-
-    added: ClassVar[frozenset[str]] = frozenset({"loss"})
-
-    loss: Literal["mse", "mae"] = "mse"
-    """What training minimizes on normalized values, and what the best epoch is best in."""
+        return network if self.normalize == "none" else InstanceNormalized(network, self.normalize)
 
 
 class InstanceNormalized(Forecaster):
