@@ -18,7 +18,7 @@ from flowbench.forecasting.protocol import Scaler
 from flowbench.forecasting.scores import SAMPLES, Scores, score
 from flowbench.forecasting.windows import Windows
 
-__all__ = ["ForecastErrors", "mae_under", "measure", "measure_nll", "metrics"]
+__all__ = ["ForecastErrors", "mae_under", "measure", "measure_nll", "metrics", "nll_under"]
 
 SCORED_AT_ONCE = 32
 """Windows whose samples share a generator: figures do not depend on what else is measured at once."""
@@ -191,6 +191,17 @@ def mae_under(errors: ForecastErrors, scaler: Scaler, other: Scaler) -> dict[str
     error = errors.absolute * (np.array(scaler.std) / np.array(other.std))
     per_column = dict(zip(scaler.columns, error.mean(axis=0).tolist(), strict=True))
     return {"value": float(error.mean()), "stderr": None, "n": len(errors.per_window), "per_column": per_column}
+
+
+def nll_under(errors: ForecastErrors, scaler: Scaler, other: Scaler) -> dict[str, Any]:
+    """Return the NLL that another scaler of the same columns would have given, in nats a value.
+
+    nll + log(std / std_other): a value y of this scaler is a y + b of the other one, a = std / std_other, and the
+    density of a y + b is that of y divided by a.
+    """
+    values = errors.scores["nll"] + np.log(np.array(scaler.std) / np.array(other.std))
+    per_column = dict(zip(scaler.columns, values.mean(axis=0).tolist(), strict=True))
+    return {"value": float(values.mean()), "stderr": None, "n": len(errors.per_window), "per_column": per_column}
 
 
 def _without_stuck(runs: ConstantRuns, free: NDArray[np.float64], columns: tuple[str, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from flowbench.evaluation.measuring import Request, stem_of
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
-from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics
+from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics, nll_under
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, parse_series, read_series
 from flowbench.forecasting.steps import step_name
@@ -260,6 +260,8 @@ class ForecastTask:
         found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
             found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
+            if "nll" in errors.scores:
+                found["nll_own_scaler"] = nll_under(errors, scaler, measured.own)
         path = run.evaluations / f"{split}-{measured.stem}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)

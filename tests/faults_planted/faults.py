@@ -233,14 +233,8 @@ def without_the_widths(log_prob: Any) -> Any:
     return lambda self, future, past: log_prob(self, future, past) + self.read(past).log_scale
 
 
-def without_the_normalizations_scale(_: Any) -> Any:
-    def wrong(self: Any, future: Tensor, past: Tensor) -> Tensor:
-        shift, scale, offset = self._map(past)
-        known = (future - self.targets(shift)) * self.targets(scale) + self.targets(offset)
-        found: Tensor = self.network.log_prob_by_value(known, (past - shift) * scale + offset)
-        return found
-
-    return wrong
+def same_under_every_scaler(nll_under: Any) -> Any:
+    return lambda errors, scaler, other: nll_under(errors, scaler, scaler)
 
 
 def spread_over_all_pairs_with_themselves(crps: Any) -> Any:
@@ -738,9 +732,9 @@ FAULTS = [
     ),
     Fault(
         "the scaler's Jacobian left out of the density",
-        "flowbench.forecasting.distribution.InstanceNormalizedDistribution.log_prob_by_value",
-        without_the_normalizations_scale,
-        f"{_DISTRIBUTIONS}::test_the_density_of_a_toys_future_integrates_to_one[1-lstm_flow, mixed, revin]",
+        "flowbench.forecasting.metrics.nll_under",
+        same_under_every_scaler,
+        f"{_DISTRIBUTIONS}::test_the_nll_under_another_scaler_is_that_of_the_density_of_other_units",
     ),
     Fault(
         "a CRPS of samples that is not fair",

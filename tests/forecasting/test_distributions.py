@@ -13,8 +13,9 @@ from flowbench.config.registry import forecasters
 from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.distribution import DistributionForecaster
-from flowbench.forecasting.metrics import measure, measure_nll, metrics
+from flowbench.forecasting.metrics import measure, measure_nll, metrics, nll_under
 from flowbench.forecasting.models.linear import NLinear
+from flowbench.forecasting.protocol import fit_scaler
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.windows import Windows, open_windows
 
@@ -210,3 +211,20 @@ def test_without_a_density_nll_is_null_and_samples_say_their_number_and_error(ma
     apart = abs(again["crps"]["value"] - found["crps"]["value"])
     assert 0 < apart < 5 * found["crps"]["monte_carlo_error"]
     assert metrics(measure(model, windows.splits["test"], 7), windows.scaler) == found
+
+
+def test_the_nll_under_another_scaler_is_that_of_the_density_of_other_units(make_series: MakeSeries) -> None:
+    train, other = make_series(600), make_series(600, seed=5)
+    scaler, own = fit_scaler(train, DATA), fit_scaler(other, DATA)
+    model, exact = build("gaussian").float(), build("gaussian")
+    windows = open_windows(other, DATA, scaler=scaler).splits["test"]
+    past, future = (part.double() for part in windows.batch(torch.arange(len(windows))))
+    ratio = torch.tensor(scaler.std) / torch.tensor(own.std)
+    with torch.no_grad():
+        mean, deviation = exact.normal(past)
+        shift = (torch.tensor(scaler.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        expected = -stats.norm.logpdf(future * ratio + shift, mean * ratio + shift, deviation * ratio).mean(axis=(0, 1))
+    found = nll_under(measure(model, windows), scaler, own)
+    assert list(found["per_column"].values()) == pytest.approx(expected.tolist(), rel=1e-5)
+    assert found["value"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert found["value"] != pytest.approx(measure_nll(model, windows), abs=1e-3)
