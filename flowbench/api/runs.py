@@ -1,6 +1,6 @@
 """Runs from Python: train one, bring one back, and what one does with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,24 @@ class Run(StoredRun):
         """Measure the model exactly: see `flowbench.evaluate`."""
         return evaluate(self, data, **options)
 
-    def forecast(self, data: Any = None, *, rolling: bool = False) -> pd.DataFrame:
+    def forecast(
+        self, data: Any = None, *, rolling: bool = False, samples: int = 0, quantiles: Sequence[float] = ()
+    ) -> pd.DataFrame:
         """Forecast the rows after the series' end: a frame, a row a future step.
 
         Args:
             data: another series: a frame, the path of a CSV file, or a known set's name; None: the run's own.
             rolling: walk over the series in blocks of the horizon, each fed by the true rows before it.
+            samples: paths to draw of each block, of a model that forecasts distributions; they follow from its seed.
+            quantiles: levels between 0 and 1, of such a model.
 
         Returns:
-            `date`, the truth by column (NaN where it is not known yet), and `<column>_forecast`, in original units.
+            `date`, the truth by column (NaN where it is not known yet), and `<column>_forecast`, the mean where the
+            model forecasts a distribution; then the quantiles as `<column>_q0.05` and the paths as `<column>_path1`,
+            `<column>_path2`, …; original units.
 
         Raises:
-            InputError: a density run; a missing column; too few rows.
+            InputError: a density run; a missing column; too few rows; samples or quantiles of a model of points.
         """
         from flowbench.trained.forecasting import forecast_with
 
@@ -73,7 +79,7 @@ class Run(StoredRun):
             check_own_data(self._folder)
         named = series_of(data) if isinstance(data, pd.DataFrame) else None if data is None else str(data)
         with quietly():
-            return forecast_with(self._folder, named, rolling=rolling).frame
+            return forecast_with(self._folder, named, rolling=rolling, samples=samples, quantiles=quantiles).frame
 
     def compare(self, other: StoredRun | str | Path, **options: Any) -> Frame:
         """Compare with another run on the same images or windows: see `flowbench.compare`."""

@@ -22,6 +22,7 @@ __all__ = [
     "THROUGHPUT",
     "complete",
     "parse_duration",
+    "parse_levels",
     "parse_percentage",
     "parse_seeds",
     "whole_numbers",
@@ -129,6 +130,14 @@ def parse_duration(text: str | None) -> float | None:
     if not match or float(match[1]) == 0:
         raise InputError(f"--time-budget {text!r}: write a number and a unit, for example 90s, 20m or 1.5h")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Read `0.05,0.5,0.95` as numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"0?\.\d+", part) for part in parts):
+        raise InputError(f"--quantiles {text!r}: write numbers between 0 and 1 with commas, for example 0.05,0.5,0.95")
+    return tuple(float(part) for part in parts)
 
 
 def parse_percentage(text: str) -> float:

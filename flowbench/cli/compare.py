@@ -19,7 +19,7 @@ def compare(
     split: Annotated[
         str | None, typer.Option(help="A B: which part [default: the report split, or what chose them].")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="A B: bits_per_dim, mae or mse.")] = None,
+    metric: Annotated[str | None, typer.Option(help="A B: bits_per_dim; mae, mse, nll, crps or mae_median.")] = None,
     experiment: Annotated[str | None, typer.Option(help="All finished runs of such experiments: 'real_nvp/*'.")] = None,
     runs: Annotated[list[str] | None, typer.Option(help="These runs: --runs RUN RUN ….")] = None,
     study: Annotated[str | None, typer.Option(help="The trials of a study of flowbench tune.")] = None,

@@ -97,7 +97,8 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         a: a run, an exported folder, a folder of runs, or an experiment's name: all seeds of its newest config.
         b: likewise.
         split: of the data [default: the set's report split; of trials, what they were chosen by].
-        metric: `bits_per_dim`, `mae` or `mse` [default: bits_per_dim, mae].
+        metric: `bits_per_dim`, `mae`, `mse`, or of distributions `nll`, `crps`, `mae_median` [default: bits_per_dim,
+            mae].
 
     Raises:
         InputError: a run is missing; the two were not measured on the same images or windows, and how they can be; the

@@ -14,13 +14,12 @@ from flowbench.config.registry import image_sets
 from flowbench.errors import InputError
 from flowbench.runs.folder import RunFolder
 
-__all__ = ["PER_WINDOW", "Kept", "common_split", "dataset_of", "on_the_same_items"]
+__all__ = ["Kept", "common_split", "dataset_of", "on_the_same_items"]
 
-PER_WINDOW = ("mae", "mse")
-"""What is stored of each window, by column."""
-
-
-_KEPT = {"density": ("bits_per_dim",), "forecast": PER_WINDOW}
+_PER_WINDOW = ("mae", "mse")
+"""What is stored of each window, by column, where the file beside it does not say it."""
+_KEPT = {"density": ("bits_per_dim",), "forecast": ("mae", "mse", "nll", "crps", "mae_median")}
+"""Metrics that are kept for each item, by kind; lower is better."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +47,8 @@ def common_split(runs: Sequence[RunFolder], metric: str) -> str:
     kind, dataset = dataset_of(runs[0])
     known = kind == "density" and dataset in image_sets
     report = str(image_sets[dataset].report_split) if known else "test"
-    if metric not in _KEPT[kind]:
-        return report  # nothing has it: what is read there says so
+    if not all(_can_have(run, metric) for run in runs):
+        return report  # what is read there says so
     measured = [{split for split, found in _figures(run) if found == metric} for run in runs]
     shared = set.intersection(*measured)
     for split in (report, "holdout", "validation", "test", "train"):
@@ -102,9 +101,9 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
     """Return what a run keeps of a metric on a split: its own figure first, then what was measured last."""
     if run.finished:
         known = [f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics]
-        if metric not in ("bits_per_dim", *PER_WINDOW) and f"{split} {metric}" in known:
-            kinds = ", ".join(PER_WINDOW)
-            raise InputError(f"--metric {metric}: not kept for each item: give one of bits_per_dim, {kinds}")
+        kept = _KEPT[dataset_of(run)[0]]
+        if metric not in kept and f"{split} {metric}" in known:
+            raise InputError(f"--metric {metric}: not kept for each item: give one of {', '.join(kept)}")
         if run.kept is not None:
             raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
     mine = run.result["metrics"].get(split, {}).get(metric) if run.finished else None
@@ -113,15 +112,24 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
         figure = content["metrics"].get(split, {}).get(metric)
         if figure is None:
             continue
+        if figure["value"] is None:
+            raise InputError(f"{run.path}: {run.experiment.model.name} has no density, so no {metric}: take crps")
         stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
-        values = stored if stored.ndim == 1 else stored[:, PER_WINDOW.index(metric)]
+        columns = content.get("per_window_columns", _PER_WINDOW)
+        values = stored if stored.ndim == 1 else stored[:, columns.index(metric)]
         one = Kept(figure, values.astype(np.float64), content["data_fingerprint"])
         found.insert(0 if figure == mine else len(found), one)
     if found:
         return found
     has = sorted({f"{name} {key}" for name, key in _figures(run)}) or ["nothing"]
-    way_out = f": {_way_out(run, split)}" if metric in _KEPT[dataset_of(run)[0]] else ""
+    way_out = f": {_way_out(run, split)}" if _can_have(run, metric) else ""
     raise InputError(f"{run.path}: has no {metric} on {split}; it has: {', '.join(has)}{way_out}")
+
+
+def _can_have(run: RunFolder, metric: str) -> bool:
+    """Say whether an evaluation gives this metric: a forecaster without a distribution has no CRPS."""
+    given = {key for metrics in run.result["metrics"].values() for key in metrics} if run.finished else {metric}
+    return metric in _KEPT[dataset_of(run)[0]] and metric in given
 
 
 def _evaluations(run: RunFolder) -> list[tuple[Path, dict[str, Any]]]:

@@ -27,8 +27,9 @@ class Drawn(NamedTuple):
 
 def kinds_of(run: RunFolder) -> list[str]:
     """Return the kinds of figures that there are for a run's sort of experiment, by name."""
-    of = run.experiment.kind
-    return [kind for kind in figure_kinds if figure_kinds[kind].of == of]
+    experiment = run.experiment
+    of = [experiment.kind, *(["distributions"] if getattr(experiment.model, "distributions", False) else [])]
+    return [kind for kind in figure_kinds if figure_kinds[kind].of in of]
 
 
 def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
@@ -49,7 +50,8 @@ def draw_run(run: RunFolder, kinds: Sequence[str] | None = None) -> Drawn:
         if kind not in known:
             # An unknown name gets the nearest one; a known one belongs to the other sort of experiment.
             of = figure_kinds[kind].of
-            raise InputError(f"--kind {kind}: is drawn of a {of} experiment; here: {', '.join(known) or 'none'}")
+            sort = "forecast that gives distributions" if of == "distributions" else f"{of} experiment"
+            raise InputError(f"--kind {kind}: is drawn of a {sort}; here: {', '.join(known) or 'none'}")
     drawn = Drawn([], [])
     stopped = stopped_at(run)
     outcomes = []

@@ -4,6 +4,7 @@ They are the weekly report's, with its slips mended: the test curve shows whole 
 window, and the fit on the training part is drawn in the order of time.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ TRUTH = "#333333"
 
 @figure_kind("loss-per-epoch", "forecast")
 def draw_loss_per_epoch(subject: Subject) -> Path:
-    """Draw the mean training loss of each epoch and the validation's MSE after it."""
+    """Draw the mean training loss of each epoch and the validation's MSE (of a density its NLL) after it."""
     from matplotlib.ticker import MaxNLocator
 
     rows = pd.DataFrame(subject.run.metrics())
@@ -48,17 +49,19 @@ def draw_loss_per_epoch(subject: Subject) -> Path:
         axes = figure.subplots()
         color = color_of(subject.experiment.model.name)
         axes.plot(loss.index + 1, loss.to_numpy(), marker="o", markersize=4, color=color, label="training")
-        if "validation/mse" in rows:
-            seen = rows.dropna(subset=["validation/mse"])
+        validated = "validation/nll" if "validation/nll" in rows else "validation/mse"
+        what = "NLL, nats a value" if validated == "validation/nll" else "MSE on normalized values"
+        if validated in rows:
+            seen = rows.dropna(subset=[validated])
             axes.plot(
                 np.arange(1, len(seen) + 1) if len(seen) == len(loss) else seen["epoch"],
-                seen["validation/mse"], marker="o", markersize=4, color=TRUTH, linestyle="--", label="validation",
+                seen[validated], marker="o", markersize=4, color=TRUTH, linestyle="--", label="validation",
             )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel="MSE on normalized values")
+        axes.set(xlabel="epoch", ylabel=what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
         figure.suptitle(title)
-        return save(figure, subject.file("loss-per-epoch.svg"), f"{title}; MSE on normalized values.")
+        return save(figure, subject.file("loss-per-epoch.svg"), f"{title}; {what}.")
 
 
 @figure_kind("test-forecast", "forecast")
@@ -91,7 +94,8 @@ def draw_forecast(frame: pd.DataFrame, path: Path, title: str, model: str, histo
     """Draw history, truth (where it is known) and forecast, one panel for each column.
 
     Args:
-        frame: `date`, the truth by column, `<column>_forecast`, in original units.
+        frame: `date`, the truth by column, `<column>_forecast`, in original units; a band is drawn between quantiles
+            `<column>_q<level>` at equal distances from the median.
         path: of the picture.
         title: of the picture.
         model: its name, for its colour.
@@ -105,7 +109,7 @@ def draw_forecast(frame: pd.DataFrame, path: Path, title: str, model: str, histo
             if history is not None:
                 axes.plot(history.index, history[column], color="#949494", linewidth=1, label="history")
             _draw_column(axes, frame, column, model)
-        panels[0].legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
+        panels[0].legend(frameon=False, ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
         panels[-1].tick_params(axis="x", rotation=0)
         _concise_dates(panels[-1])
         figure.suptitle(title, fontsize=10)
@@ -116,8 +120,20 @@ def _draw_column(axes: "Axes", frame: pd.DataFrame, column: str, model: str) -> 
     dates = frame["date"]
     if frame[column].notna().any():
         axes.plot(dates, frame[column], color=TRUTH, linewidth=1, label="truth")
-    axes.plot(dates, frame[f"{column}_forecast"], color=color_of(model), linewidth=1.3, label="forecast")
+    color = color_of(model)
+    levels = sorted(float(name.removeprefix(f"{column}_q")) for name in map(str, frame) if _is_quantile(name, column))
+    for low in (level for level in levels if level < 0.5):
+        high = next((level for level in levels if math.isclose(level, 1 - low)), None)
+        if high is not None:
+            band = (frame[f"{column}_q{level:g}"] for level in (low, high))
+            label = f"{100 * (high - low):g} %"
+            axes.fill_between(dates, *band, color=color, alpha=0.25, linewidth=0, label=label)
+    axes.plot(dates, frame[f"{column}_forecast"], color=color, linewidth=1.3, label="forecast")
     axes.set_ylabel(column)
+
+
+def _is_quantile(name: str, column: str) -> bool:
+    return name.startswith(f"{column}_q0.")
 
 
 def _concise_dates(axes: "Axes") -> None:

@@ -42,6 +42,7 @@ class Subject:
 
 
 Draw = Callable[[Subject], Path]
+Of = Literal["density", "forecast", "distributions"]
 
 
 class FigureKind(NamedTuple):
@@ -49,8 +50,8 @@ class FigureKind(NamedTuple):
 
     draw: Draw
     """Writes one picture, a function of (run, seed) alone, into the run's figures folder."""
-    of: Literal["density", "forecast"]
-    """The experiments that it is for."""
+    of: Of
+    """The experiments that it is for; distributions: the forecasts that are distributions."""
     at_end: bool
     """Whether it is cheap enough to be drawn at the end of every training."""
 
@@ -59,7 +60,7 @@ class NotDrawableError(InputError):
     """A kind of figure does not exist for this run; the message says why."""
 
 
-def figure_kind(name: str, of: Literal["density", "forecast"], *, at_end: bool = True) -> Callable[[Draw], Draw]:
+def figure_kind(name: str, of: Of, *, at_end: bool = True) -> Callable[[Draw], Draw]:
     """Return a decorator that makes a function a kind of figure; see `FigureKind`."""
 
     def enter(draw: Draw) -> Draw:

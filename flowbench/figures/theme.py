@@ -52,6 +52,10 @@ _MODELS = {
     "seasonal_naive": 5,
     "repeat_last": 7,
     "mean": 8,
+    "gaussian": 7,
+    "empirical": 5,
+    "nlinear_flow": 1,
+    "lstm_flow": 3,
 }
 
 

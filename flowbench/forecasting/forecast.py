@@ -1,51 +1,116 @@
 """Forecasts with dates: the next horizon after a file's end, and block after block through a second file."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError
+from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
+from flowbench.forecasting.scores import SAMPLES, quantiles_of_samples
 from flowbench.forecasting.series import Series
 
-__all__ = ["forecast_mae", "forecast_next", "forecast_rolling", "frame_of"]
+__all__ = ["Wanted", "forecast_mae", "forecast_next", "forecast_rolling", "frame_of"]
+
+AT_ONCE = 32
+"""Blocks of a rolling forecast whose paths are drawn together."""
 
 
-def forecast_next(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a forecast beside its mean.
+
+    Raises:
+        InputError: no quantile lies between 0 and 1, one stands twice, or so few paths say nothing of it.
+    """
+
+    samples: int = 0
+    """Paths of each block."""
+    quantiles: tuple[float, ...] = ()
+    """Levels; of the paths, or where none are asked for of 199; exact where the model has a closed form."""
+    seed: int = 0
+    """Of the paths."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise InputError(f"--samples {self.samples}: 1 or more")
+        if len(set(self.quantiles)) < len(self.quantiles):
+            raise InputError(f"--quantiles {', '.join(f'{level:g}' for level in self.quantiles)}: one stands twice")
+        for level in self.quantiles:
+            if not 0 < level < 1:
+                raise InputError(f"--quantiles {level:g}: between 0 and 1, such as 0.05,0.5,0.95")
+
+    def check(self, forecaster: Forecaster) -> None:
+        """Raise InputError where a forecaster cannot give it."""
+        if not (self.samples or self.quantiles):
+            return
+        if not isinstance(forecaster, DistributionForecaster):
+            raise InputError(
+                "--samples and --quantiles: this model forecasts points; etth/gaussian, etth/empirical, "
+                "etth/nlinear-flow and etth/lstm-flow forecast distributions"
+            )
+
+    def check_paths(self) -> None:
+        """Raise InputError where a quantile lies beyond the lowest or the highest of the paths that it is taken of."""
+        paths = self.samples or SAMPLES
+        for level in self.quantiles:
+            needed = round(1 / min(level, 1 - level)) - 1
+            if needed > paths:
+                raise InputError(
+                    f"--quantiles {level:g}: {paths} paths do not tell it: give --samples {needed} or more"
+                )
+
+
+def forecast_next(
+    forecaster: Forecaster, series: Series, scaler: Scaler, wanted: Wanted | None = None
+) -> pd.DataFrame:  # fmt: skip
     """Forecast the horizon that follows the last row.
 
     Args:
         forecaster: a trained model.
         series: its last `lookback` rows are the history; columns may stand in any order.
         scaler: of the model's input columns in the model's order, fitted on the training file.
+        wanted: what is given beside the mean; None: nothing.
 
     Returns:
         A frame of `horizon` rows: `date`, continued at the file's step (after a month's end the next month's), the
-        truth by column (unknown here: NaN), `<column>_forecast`, original units.
+        truth by column (unknown here: NaN), `<column>_forecast`, then what was wanted: quantiles as
+        `<column>_q<level>`, paths as `<column>_path<number>` from 1, a path being one draw of all steps and columns.
+        Original units.
+
+    Raises:
+        InputError: too few rows, a missing column, or quantiles and paths of a model of points.
     """
     shape = forecaster.shape
     chosen = _chosen(series, scaler, shape.lookback)
-    future = _forecast(forecaster, chosen.values[-shape.lookback :][None], scaler)[0]
     dates = pd.date_range(chosen.dates[-1], periods=shape.horizon + 1, freq=chosen.step)[1:]
-    return frame_of(dates, np.full_like(future, np.nan), future, scaler.columns[-shape.outputs :])
+    truth = np.full((shape.horizon, shape.outputs), np.nan)
+    histories = chosen.values[-shape.lookback :][None]
+    return _frame(forecaster, histories, scaler, wanted or Wanted(), dates, truth)
 
 
-def forecast_rolling(forecaster: Forecaster, series: Series, scaler: Scaler) -> pd.DataFrame:
+def forecast_rolling(
+    forecaster: Forecaster, series: Series, scaler: Scaler, wanted: Wanted | None = None
+) -> pd.DataFrame:  # fmt: skip
     """Walk through a file in blocks of the horizon, each fed by the `lookback` true rows before it, by nothing later.
 
     The first `lookback` rows are history only; the last block is cut at the file's end, so that every later row has a
-    forecast. Arguments and frame: as `forecast_next`, with the truth.
+    forecast. Paths go from the first to the last row of a block; those of the next block begin anew. Arguments, frame
+    and errors: as `forecast_next`, with the truth.
     """
     shape = forecaster.shape
     chosen = _chosen(series, scaler, shape.lookback + 1)
     origins = range(shape.lookback, len(chosen), shape.horizon)
     histories = np.stack([chosen.values[origin - shape.lookback : origin] for origin in origins])
-    known = len(chosen) - shape.lookback
-    future = _forecast(forecaster, histories, scaler).reshape(-1, shape.outputs)[:known]
     truth = chosen.values[shape.lookback :, -shape.outputs :]
-    return frame_of(chosen.dates[shape.lookback :], truth, future, scaler.columns[-shape.outputs :])
+    return _frame(forecaster, histories, scaler, wanted or Wanted(), chosen.dates[shape.lookback :], truth)
 
 
 def forecast_mae(frame: pd.DataFrame, scaler: Scaler) -> tuple[float, dict[str, float]]:
@@ -73,26 +138,70 @@ def _chosen(series: Series, scaler: Scaler, needed: int) -> Series:
     return series.select(scaler.columns)
 
 
-def _forecast(forecaster: Forecaster, histories: NDArray[np.float64], scaler: Scaler) -> NDArray[np.float64]:
-    """Forecast histories (blocks, lookback, inputs) in original units: (blocks, horizon, outputs)."""
-    targets = scaler.select(scaler.columns[-forecaster.shape.outputs :])
+def _frame(
+    forecaster: Forecaster,
+    histories: NDArray[np.float64],
+    scaler: Scaler,
+    wanted: Wanted,
+    dates: pd.DatetimeIndex,
+    truth: NDArray[np.float64],
+) -> pd.DataFrame:
+    """Return the frame of blocks that follow one another, cut at the last date."""
+    wanted.check(forecaster)
+    columns = scaler.columns[-forecaster.shape.outputs :]
+    targets = scaler.select(columns)
     first = next(iter(forecaster.parameters()), torch.empty(0))
-    normalized = torch.from_numpy(scaler.scale(histories)).to(first)
+    normalized = torch.from_numpy(scaler.scale(histories)).to(device=first.device, dtype=first.dtype)
     was_training = forecaster.training
     forecaster.eval()
     try:
         with torch.inference_mode():
-            future = torch.cat([forecaster(batch) for batch in torch.split(normalized, 256)])
+            mean = torch.cat([forecaster(batch) for batch in torch.split(normalized, 256)])
+            beside: dict[str, list[Tensor]] = {}
+            if isinstance(forecaster, DistributionForecaster) and (wanted.samples or wanted.quantiles):
+                for place, batch in enumerate(torch.split(normalized, AT_ONCE)):
+                    for name, values in _beside(forecaster, batch, wanted, place).items():
+                        beside.setdefault(name, []).append(values)
     finally:
         forecaster.train(was_training)
-    return targets.unscale(future.double().cpu().numpy())
+
+    def rows(values: Tensor) -> NDArray[np.float64]:
+        return targets.unscale(values.flatten(0, 1)[: len(dates)].double().cpu().numpy())
+
+    return frame_of(dates, truth, rows(mean), columns, {name: rows(torch.cat(parts)) for name, parts in beside.items()})
+
+
+def _beside(forecaster: DistributionForecaster, past: Tensor, wanted: Wanted, place: int) -> dict[str, Tensor]:
+    """Return quantiles and paths of a batch of blocks by the ends of their names, (blocks, horizon, outputs) each."""
+    generator = torch.Generator().manual_seed(step_seed("forecast paths", wanted.seed, place))
+    normal = forecaster.normal(past) if wanted.quantiles else None
+    drawn = wanted.samples or (SAMPLES if wanted.quantiles and normal is None else 0)
+    paths = forecaster.sample(past, drawn, generator) if drawn else past.new_empty(0)
+    found: dict[str, Tensor] = {}
+    if normal is not None:
+        mean, deviation = normal
+        for level in wanted.quantiles:
+            found[f"q{level:g}"] = mean + deviation * torch.special.ndtri(torch.tensor(level, dtype=mean.dtype))
+    elif wanted.quantiles:
+        wanted.check_paths()
+        levels = quantiles_of_samples(paths.movedim(0, -1), wanted.quantiles)
+        found |= {f"q{level:g}": values for level, values in zip(wanted.quantiles, levels, strict=True)}
+    return found | {f"path{number}": path for number, path in enumerate(paths[: wanted.samples], 1)}
 
 
 def frame_of(
-    dates: pd.DatetimeIndex, truth: NDArray[np.float64], future: NDArray[np.float64], columns: tuple[str, ...]
+    dates: pd.DatetimeIndex,
+    truth: NDArray[np.float64],
+    future: NDArray[np.float64],
+    columns: Sequence[str],
+    beside: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> pd.DataFrame:
-    """Return a frame of `date`, truth (rows, columns) by column, and the forecast, alike, as `<column>_forecast`."""
+    """Return a frame of `date`, truth (rows, columns) by column, and the forecast, alike, as `<column>_forecast`.
+
+    What lies beside it, alike, follows as `<column>_<name>`.
+    """
     named: dict[str, pd.DatetimeIndex | NDArray[np.float64]] = {"date": dates}
     named |= {column: truth[:, i] for i, column in enumerate(columns)}
-    named |= {f"{column}_forecast": future[:, i] for i, column in enumerate(columns)}
+    for name, values in {"forecast": future, **(beside or {})}.items():
+        named |= {f"{column}_{name}": values[:, i] for i, column in enumerate(columns)}
     return pd.DataFrame(named)

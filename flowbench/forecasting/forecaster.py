@@ -60,6 +60,9 @@ class Forecaster(nn.Module):
 class ForecasterConfig(ModelConfig):
     """The `model:` section of a forecast experiment."""
 
+    distributions: ClassVar[bool] = False
+    """Whether it forecasts distributions: `make` gives a `DistributionForecaster`."""
+
     @abstractmethod
     def make(self, shape: WindowShape) -> Forecaster:
         """Build the network itself."""

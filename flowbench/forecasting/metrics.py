@@ -1,19 +1,27 @@
-"""MAE and MSE over every window, by step and column, accumulated in float64."""
+"""MAE and MSE over every window, and the scores of distributions, by step and column, accumulated in float64."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowbench.densities.noise import step_seed
 from flowbench.errors import WorkFailedError
 from flowbench.forecasting.constant_runs import ConstantRuns
+from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
+from flowbench.forecasting.scores import SAMPLES, Scores, score
 from flowbench.forecasting.windows import Windows
 
-__all__ = ["ForecastErrors", "mae_under", "measure", "metrics"]
+__all__ = ["ForecastErrors", "mae_under", "measure", "measure_nll", "metrics", "nll_under"]
+
+SCORED_AT_ONCE = 32
+"""Windows whose samples share a generator: figures do not depend on what else is measured at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,33 +33,52 @@ class ForecastErrors:
     squared: NDArray[np.float64]
     """Mean over windows of (ŷ − y)², (horizon, outputs)."""
     per_window: NDArray[np.float64]
-    """MAE and MSE of each window in order, (windows, 2)."""
+    """Of each window in order, (windows, len(columns)): MAE, MSE, and of a distribution its scores."""
+    columns: tuple[str, ...] = ("mae", "mse")
+    """What is kept of each window, by metric."""
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Means over windows, (horizon, outputs), by metric: see `Scores.by_value`; empty without a distribution."""
+    crps_error: float | None = None
+    """Standard error of the mean CRPS over draws of the samples; None: exact, or no distribution."""
     runs: ConstantRuns | None = None
     """Where the truth is stuck; None: nowhere."""
     free: NDArray[np.float64] | None = None
     """With `runs`: mean |ŷ − y| over the windows whose future touches none of them, (outputs,); NaN: there are none."""
 
 
-def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256) -> ForecastErrors:
+def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, seed: int = 0) -> ForecastErrors:
     """Forecast every window, the last incomplete batch included, in evaluation mode.
+
+    Args:
+        forecaster: any; of one of distributions the errors are the mean's, and the scores are measured too.
+        windows: of a split.
+        batch_size: windows at once; of distributions always 32.
+        seed: of the samples, where scores need any.
 
     Raises:
         WorkFailedError: a forecast is not finite.
     """
     absolute = squared = without = torch.zeros((), dtype=torch.float64)
+    scores: dict[str, torch.Tensor] = {}
+    crps_variance: float | None = None
     per_window: list[torch.Tensor] = []
     runs, first = windows.runs, 0
     was_training = forecaster.training
     forecaster.eval()
     try:
         with torch.inference_mode():
-            for history, future in windows.in_order(batch_size):
-                error = (forecaster(history) - future).double()
+            for forecast, scored, future in _forecasts(forecaster, windows, batch_size, seed):
+                error = (forecast - future).double()
                 absolute = absolute + error.abs().sum(dim=0).cpu()
                 squared = squared + error.square().sum(dim=0).cpu()
-                per_window.append(
-                    torch.stack((error.abs().mean(dim=(1, 2)), error.square().mean(dim=(1, 2))), dim=1).cpu()
-                )
+                kept = [error.abs().mean(dim=(1, 2)), error.square().mean(dim=(1, 2))]
+                if scored is not None:
+                    for name, score_of in scored.by_value.items():
+                        scores[name] = scores.get(name, 0) + score_of.sum(dim=0).cpu()
+                        kept.append(score_of.mean(dim=(1, 2)))
+                    if scored.crps_variance is not None:
+                        crps_variance = (crps_variance or 0.0) + float(scored.crps_variance.sum())
+                per_window.append(torch.stack(kept, dim=1).cpu())
                 if runs is not None:
                     counted = torch.from_numpy(runs.free[first : first + len(error)])
                     without = without + (error.abs().mean(dim=1).cpu() * counted).sum(dim=0)
@@ -65,7 +92,44 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256) -> 
     if runs is not None:
         with np.errstate(invalid="ignore"):  # 0 / 0: no window without a run
             free = without.numpy() / runs.free.sum(axis=0)
-    return ForecastErrors(absolute.numpy() / len(values), squared.numpy() / len(values), values, runs, free)
+    n = len(values)
+    return ForecastErrors(
+        absolute.numpy() / n,
+        squared.numpy() / n,
+        values,
+        ("mae", "mse", *scores),
+        {name: total.numpy() / n for name, total in scores.items()},
+        None if crps_variance is None else math.sqrt(crps_variance) / n,
+        runs,
+        free,
+    )
+
+
+def _forecasts(
+    forecaster: Forecaster, windows: Windows, batch_size: int, seed: int
+) -> Iterator[tuple[torch.Tensor, Scores | None, torch.Tensor]]:
+    """Yield forecast, scores (of a distribution) and future of every window, batch after batch."""
+    if not isinstance(forecaster, DistributionForecaster):
+        for history, future in windows.in_order(batch_size):
+            yield forecaster(history), None, future
+        return
+    for place, (history, future) in enumerate(windows.in_order(SCORED_AT_ONCE)):
+        generator = torch.Generator().manual_seed(step_seed("forecast samples", seed, place))
+        scored = score(forecaster, history, future, generator)
+        yield scored.mean, scored, future
+
+
+def measure_nll(forecaster: DistributionForecaster, windows: Windows, batch_size: int = 256) -> float:
+    """Return the negative log-likelihood of every window in evaluation mode, in nats a value."""
+    was_training, total = forecaster.training, 0.0
+    forecaster.eval()
+    try:
+        with torch.inference_mode():
+            for history, future in windows.in_order(batch_size):
+                total -= float(forecaster.log_prob(future, history).double().sum())
+    finally:
+        forecaster.train(was_training)
+    return total / (len(windows) * forecaster.shape.horizon * forecaster.shape.outputs)
 
 
 def metrics(errors: ForecastErrors, scaler: Scaler, unit: str | None = None) -> dict[str, dict[str, Any]]:
@@ -97,8 +161,28 @@ def metrics(errors: ForecastErrors, scaler: Scaler, unit: str | None = None) -> 
             "unit": what,
             "per_column": dict(zip(scaler.columns, original.mean(axis=0).tolist(), strict=True)),
         }
+    if errors.scores:
+        found |= _scores(errors, scaler.columns)
     if errors.runs is not None and errors.free is not None:
         found["mae_without_stuck"] = _without_stuck(errors.runs, errors.free, scaler.columns)
+    return found
+
+
+def _scores(errors: ForecastErrors, columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of a distribution; `nll` in nats a value, without a density null."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("nll", *(name for name in errors.scores if name != "nll")):
+        values = errors.scores.get(name)
+        found[name] = {
+            "value": None if values is None else float(values.mean()),
+            "stderr": None,
+            "n": len(errors.per_window),
+            "per_step": None if values is None else values.mean(axis=1).tolist(),
+            "per_column": None if values is None else dict(zip(columns, values.mean(axis=0).tolist(), strict=True)),
+        }
+        if name != "nll":
+            found[name]["samples"] = None if errors.crps_error is None else SAMPLES
+    found["crps"]["monte_carlo_error"] = errors.crps_error
     return found
 
 
@@ -107,6 +191,17 @@ def mae_under(errors: ForecastErrors, scaler: Scaler, other: Scaler) -> dict[str
     error = errors.absolute * (np.array(scaler.std) / np.array(other.std))
     per_column = dict(zip(scaler.columns, error.mean(axis=0).tolist(), strict=True))
     return {"value": float(error.mean()), "stderr": None, "n": len(errors.per_window), "per_column": per_column}
+
+
+def nll_under(errors: ForecastErrors, scaler: Scaler, other: Scaler) -> dict[str, Any]:
+    """Return the NLL that another scaler of the same columns would have given, in nats a value.
+
+    nll + log(std / std_other): a value y of this scaler is a y + b of the other one, a = std / std_other, and the
+    density of a y + b is that of y divided by a.
+    """
+    values = errors.scores["nll"] + np.log(np.array(scaler.std) / np.array(other.std))
+    per_column = dict(zip(scaler.columns, values.mean(axis=0).tolist(), strict=True))
+    return {"value": float(values.mean()), "stderr": None, "n": len(errors.per_window), "per_column": per_column}
 
 
 def _without_stuck(runs: ConstantRuns, free: NDArray[np.float64], columns: tuple[str, ...]) -> dict[str, Any]:

@@ -23,7 +23,15 @@ __all__ = [
     "unit",
 ]
 
-_UNITS = {"bits_per_dim": "bits/dim", "mae": "MAE", "mse": "MSE", "mae_original": "MAE, original units"}
+_UNITS = {
+    "bits_per_dim": "bits/dim",
+    "mae": "MAE",
+    "mse": "MSE",
+    "mae_original": "MAE, original units",
+    "nll": "NLL, nats a value",
+    "crps": "CRPS",
+    "mae_median": "MAE of the median",
+}
 _COLUMNS: tuple[str, ...] = (
     "row",
     "dataset",

@@ -72,6 +72,8 @@ def one_at_a_time() -> Iterator[None]:
         yield
     finally:
         TrainingBar.drawing = before
+
+
 def warn(message: str) -> None:
     """Say something on stderr, in one line; stdout is for the result. Inside `quietly` it is Python's warning."""
     if is_quiet():

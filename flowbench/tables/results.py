@@ -19,7 +19,7 @@ from flowbench.tables.table import Entry, Row
 
 __all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
-LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "limited")
+LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "samples", "limited")
 OTHER_IMAGES = "other resampling"
 """The badge of figures on images that were resized in another way than those of the published figures."""
 

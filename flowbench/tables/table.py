@@ -23,7 +23,7 @@ from flowbench.errors import InputError, did_you_mean
 
 __all__ = ["Bounds", "Entry", "Metric", "Published", "Rerun", "Row", "Table", "load_table", "table_names", "table_path"]
 
-Metric = Literal["bits_per_dim", "mae", "mse", "mae_original", "mse_original"]
+Metric = Literal["bits_per_dim", "mae", "mse", "mae_original", "mse_original", "nll", "crps", "mae_median"]
 SplitName = Literal["train", "validation", "test"]
 # Titles are typed after --only, on any keyboard.
 Title = Annotated[str, Field(pattern=r"^[ -~]+$")]

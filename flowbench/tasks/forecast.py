@@ -18,8 +18,9 @@ from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request, limited, stem_of
 from flowbench.evaluation.weights import WeightAverage
+from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
-from flowbench.forecasting.metrics import mae_under, measure, metrics
+from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics, nll_under
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
 from flowbench.forecasting.series import Series, parse_series, read_series
 from flowbench.forecasting.steps import step_name
@@ -74,6 +75,19 @@ class ForecastLoss(nn.Module):
         error = self.model.training_forward(history, future, self._generator) - future
         absolute = error.abs().mean()
         return absolute if self._loss == "mae" else error.square().mean(), {"mae": absolute}
+
+
+class DistributionLoss(nn.Module):
+    """The loss of a batch of a forecaster of distributions: −log p(future | past), in nats a value."""
+
+    def __init__(self, model: DistributionForecaster) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what is logged of it; windows as in `Windows.batch`."""
+        nats = -self.model.log_prob(future, history).mean() / future[0].numel()
+        return nats, {"nll": nats}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +181,11 @@ class ForecastTask:
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
-        self.monitor = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
-        self.objective = ForecastLoss(self.model, self._generator, self.monitor)
+        loss = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
+        self.monitor: str = loss
+        self.objective: nn.Module = ForecastLoss(self.model, self._generator, loss)
+        if isinstance(self.model, DistributionForecaster) and self.model.has_density:
+            self.monitor, self.objective = "nll", DistributionLoss(self.model)
 
     def prepare(self) -> bool:
         """Fit in closed form, where the model has one or nothing to learn."""
@@ -183,7 +200,10 @@ class ForecastTask:
         return self._feed.batch(step)
 
     def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float]:
-        """Return MAE and MSE on the validation part, normalized."""
+        """Return MAE and MSE on the validation part, normalized; of a density its negative log-likelihood, a value.
+
+        No samples are drawn: a flow's mean would take most of the time of a validation.
+        """
         return from_leader(lambda: self._validated(average, run))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
@@ -224,11 +244,16 @@ class ForecastTask:
         return self._measured(run, average, request.split or "test", request.limit)
 
     def _validated(self, average: WeightAverage | None, run: RunFolder | None) -> dict[str, float]:
+        distribution = isinstance(self.model, DistributionForecaster) and self.model.has_density
         if run is not None:
             content, _ = self._measured(run, average, "validation")
-            return {name: content["metrics"]["validation"][name]["value"] for name in ("mae", "mse")}
+            names = ("nll",) if distribution else ("mae", "mse")
+            return {name: content["metrics"]["validation"][name]["value"] for name in names}
+        windows = self._windows.splits["validation"].first(self._experiment.evaluate.limit)
         with self._weights(average):
-            errors = measure(self.model, self._windows.splits["validation"].first(self._experiment.evaluate.limit))
+            if isinstance(self.model, DistributionForecaster) and distribution:
+                return {"nll": measure_nll(self.model, windows)}
+            errors = measure(self.model, windows)
         return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
 
     def _measured(
@@ -240,11 +265,13 @@ class ForecastTask:
         whole, limit = windows.splits[_split(split)], limit or self._experiment.evaluate.limit
         some = whole.first(limit)
         with self._weights(average):
-            errors = measure(self.model, some)
+            errors = measure(self.model, some, seed=self._experiment.seed)
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler, self._experiment.data.unit)
         if measured.own is not None:
             found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
+            if "nll" in errors.scores:
+                found["nll_own_scaler"] = nll_under(errors, scaler, measured.own)
         path = run.evaluations / f"{split}-{measured.stem}{'' if limit is None else f'-limit{limit}'}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
@@ -258,6 +285,7 @@ class ForecastTask:
             "metrics": {split: limited(found, len(some), len(whole))},
             "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,
+            "per_window_columns": list(errors.columns),
         }
         write_json(path, content)
         return json.loads(path.read_text(encoding="utf-8")), path

@@ -1,6 +1,7 @@
 """A trained forecaster at work: the horizon after a file's end, or block after block through a second file."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from flowbench.config.registry import series_sets
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import stem_of
 from flowbench.figures.forecasts import draw_forecast
-from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
+from flowbench.forecasting.forecast import Wanted, forecast_mae, forecast_next, forecast_rolling
 from flowbench.forecasting.forecaster import Forecaster
 from flowbench.forecasting.protocol import Scaler
 from flowbench.forecasting.series import Series, read_series
@@ -32,7 +33,7 @@ class Forecasted:
     """What a forecast left behind."""
 
     csv: Path
-    """Dates, truth where known, `<column>_forecast`; original units."""
+    """Dates, truth where known, `<column>_forecast`, then quantiles and paths that were asked for; original units."""
     plot: Path
     rows: int
     mae: float | None
@@ -59,7 +60,14 @@ class Work:
     scaler: Scaler
 
 
-def forecast_with(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Work:
+def forecast_with(
+    run: RunFolder,
+    data: str | None = None,
+    *,
+    rolling: bool = False,
+    samples: int = 0,
+    quantiles: Sequence[float] = (),
+) -> Work:
     """Forecast with a run's model; nothing is written. Arguments and errors as in `forecast_run`."""
     experiment = run.experiment
     if experiment.kind != "forecast":
@@ -70,10 +78,18 @@ def forecast_with(run: RunFolder, data: str | None = None, *, rolling: bool = Fa
     series = open_series(experiment.data) if data is None else _read(data, experiment.data.date, trained.get("step"))
     model, scaler = load_run(run.path), run_scaler(trained)
     assert isinstance(model, Forecaster)
-    return Work((forecast_rolling if rolling else forecast_next)(model, series, scaler), series, model, scaler)
+    wanted = Wanted(samples, tuple(quantiles), experiment.seed)
+    return Work((forecast_rolling if rolling else forecast_next)(model, series, scaler, wanted), series, model, scaler)
 
 
-def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = False) -> Forecasted:
+def forecast_run(
+    run: RunFolder,
+    data: str | None = None,
+    *,
+    rolling: bool = False,
+    samples: int = 0,
+    quantiles: Sequence[float] = (),
+) -> Forecasted:
     """Forecast with a run's model, and write a CSV and a plot into its folder.
 
     Args:
@@ -81,10 +97,14 @@ def forecast_run(run: RunFolder, data: str | None = None, *, rolling: bool = Fal
         data: a CSV file with the training file's columns, or a known set; None: the file of the training.
         rolling: walk over the file in blocks of the horizon, each fed by the true rows before it; else forecast the
             rows that follow the file's end.
+        samples: paths drawn of each block, for a forecaster of distributions; they follow from the run's seed.
+        quantiles: levels between 0 and 1, likewise: see `Wanted`.
+
     Raises:
-        InputError: a density run, a missing file or column, a file that is too short, the run's own with other bytes.
+        InputError: a density run, a missing file or column, a file that is too short, the run's own with other bytes;
+            samples or quantiles of a forecaster of points.
     """
-    done = forecast_with(run, data, rolling=rolling)
+    done = forecast_with(run, data, rolling=rolling, samples=samples, quantiles=quantiles)
     frame, series, model, scaler = done.frame, done.series, done.model, done.scaler
     experiment, trained = run.experiment, run.environment["data"]
     foreign = series.sha256 != trained["fingerprint"]

@@ -253,3 +253,45 @@ def test_a_run_on_etth1_is_tested_on_etth2(call: Call, require_data: Callable[[s
     # Repeating the last row is the same under any scaler: this is ETTh2's own reference figure.
     assert (code, metrics["mae"]["n"]) == (0, 2_785)
     assert metrics["mae_own_scaler"]["value"] == pytest.approx(0.421621, abs=1e-6)
+
+
+@pytest.mark.parametrize("rolling", [False, True])
+def test_quantiles_and_paths_of_a_distribution_are_written(call: Call, rolling: bool) -> None:
+    write("first.csv", 300, seed=0)
+    tiny = ["model.features=8", "model.couplings=2"]
+    assert call("train", "etth/nlinear-flow", "data.csv=first.csv", *SMALL, *tiny, "--run-dir", "a")[0] == 0
+    asked = ["forecast", "a", "--samples", "100", "--quantiles", "0.05,0.5,0.95", *(["--rolling"] if rolling else [])]
+    code, out, _ = call(*asked, "--json")
+    done = json.loads(out)
+    frame = pd.read_csv(done["csv"])
+    assert code == 0
+    assert (done["rows"], done["mae"] is None) == ((276, False) if rolling else (12, True))
+    assert len(frame) == done["rows"]
+    for column in ("HUFL", "MUFL", "OT"):
+        low, median, high = (frame[f"{column}_q{level}"] for level in ("0.05", "0.5", "0.95"))
+        paths = frame[[f"{column}_path{number}" for number in range(1, 101)]].to_numpy()
+        assert (low < median).all()
+        assert (median < high).all()
+        np.testing.assert_allclose(median, np.quantile(paths, 0.5, axis=1, method="weibull"), rtol=1e-6)
+        np.testing.assert_allclose(low, np.quantile(paths, 0.05, axis=1, method="weibull"), rtol=1e-6)
+        assert frame[f"{column}_forecast"].between(paths.min(axis=1), paths.max(axis=1)).all()
+    before = Path(done["csv"]).read_bytes()
+    assert call(*asked)[0] == 0
+    assert Path(done["csv"]).read_bytes() == before
+
+
+def test_what_no_distribution_gives_is_refused_in_one_line(call: Call) -> None:
+    write("first.csv", 300, seed=0)
+    assert call("train", "etth/mean", "data.csv=first.csv", *SMALL[:3], "--run-dir", "points")[0] == 0
+    assert call("train", "etth/empirical", "data.csv=first.csv", *SMALL[:3], "--run-dir", "paths")[0] == 0
+    for run, options, words in (
+        ("points", ["--samples", "3"], "this model forecasts points"),
+        ("points", ["--quantiles", "0.5"], "this model forecasts points"),
+        ("paths", ["--quantiles", "0.5,1.5"], "write numbers between 0 and 1"),
+        ("paths", ["--quantiles", "0.5,0.50"], "one stands twice"),
+        ("paths", ["--samples", "19", "--quantiles", "0.01"], "19 paths do not tell it: give --samples 99 or more"),
+    ):
+        code, out, err = call("forecast", run, *options)
+        assert (code, out) == (2, "")
+        assert words in err
+    assert not Path("paths/forecasts").exists()

@@ -115,6 +115,27 @@ def test_too_few_horizons_are_no_verdict_in_words_and_in_json(tmp_path: Path) ->
     assert (content["verdict"], content["paired"]["stderr"]) == ("no verdict", None)
 
 
+def test_distributions_are_compared_by_their_scores(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=6)
+    small = [f"data.csv={tmp_path / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", "data.horizon=6"]
+    train(load_experiment("etth/gaussian", [*small, "train.epochs=4", "optim.lr=0.02"]), tmp_path / "gaussian")
+    train(load_experiment("etth/gaussian", [*small, "train.epochs=0"]), tmp_path / "untrained")
+    train(load_experiment("etth/empirical", small), tmp_path / "empirical")
+    names = [str(tmp_path / name) for name in ("gaussian", "untrained", "empirical", "mean")]
+    for metric in ("nll", "crps"):
+        compared = compare_runs(names[0], names[1], metric=metric)
+        assert (compared.metric, compared.paired.n, compared.paired.verdict) == (metric, 175, "better")
+        result = json.loads((tmp_path / "gaussian" / "result.json").read_text())
+        assert compared.paired.values[0] == pytest.approx(result["metrics"]["test"][metric]["value"])
+    assert compare_runs(names[0], names[2], metric="crps").paired.n == 175
+    with pytest.raises(InputError, match="empirical has no density, so no nll: take crps"):
+        compare_runs(names[0], names[2], metric="nll")
+    with pytest.raises(InputError, match="has no crps on test"):
+        compare_runs(names[0], names[3], metric="crps")
+    with pytest.raises(InputError, match="--metric coverage_90: not kept for each item"):
+        compare_runs(names[0], names[2], metric="coverage_90")
+
+
 HELD_OUT = [*TINY, "data.holdout=287", "train.steps=4", "train.validate_every=2", "train.checkpoint_every=4"]
 
 

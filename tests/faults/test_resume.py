@@ -29,6 +29,8 @@ SMALL = {
     "iafvae": ["model.features=8", "model.latents=4", "model.blocks=1"],
     "tarflow": ["model.width=8", "model.head=4", "model.blocks=2", "model.dropout=0.2", "model.coupling=additive"],
     "lstm2lstm": ["model.hidden=8"],
+    "lstm_flow": ["model.hidden=8", "model.features=8", "model.dropout=0.2"],
+    "nlinear_flow": ["model.features=8"],
     "patchtst": ["model.width=8", "model.hidden=8", "model.dropout=0.2"],
 }
 NAMES = [

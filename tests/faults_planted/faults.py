@@ -226,6 +226,32 @@ def teacher_forcing_at_test_time(measure: Any) -> Any:
     return wrong
 
 
+def latents_of_the_wrong_scale(futures: Any) -> Any:
+    return lambda self, past, latents: futures(self, past, 0.7 * latents)
+
+
+def without_the_widths(log_prob: Any) -> Any:
+    return lambda self, future, past: log_prob(self, future, past) + self.read(past).log_scale
+
+
+def same_under_every_scaler(nll_under: Any) -> Any:
+    return lambda errors, scaler, other: nll_under(errors, scaler, scaler)
+
+
+def spread_over_all_pairs_with_themselves(crps: Any) -> Any:
+    def wrong(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        m = samples.shape[-1]
+        found, variance = crps(samples, truth)
+        away = (samples - truth.unsqueeze(-1)).abs().mean(dim=-1)
+        return away - (away - found) * (m - 1) / m, variance
+
+    return wrong
+
+
+def fitted_on_test_windows(_: Any) -> Any:
+    return lambda self: self.model.fit(self._windows.splits["test"])
+
+
 def initialized_again(initializing: Any) -> Any:
     @contextmanager
     def wrong(model: torch.nn.Module) -> Iterator[None]:
@@ -425,6 +451,7 @@ def mask_off_by_one(mask: Any) -> Any:
 _EVALUATION = "flowbench.evaluation.likelihood"
 _WINDOWS = "tests/forecasting/test_windows.py"
 _METRICS = "tests/forecasting/test_metrics.py"
+_DISTRIBUTIONS = "tests/forecasting/test_distributions.py"
 _SAME = "tests/runs/test_same_data.py"
 _LEVEL = "tests/evaluation/test_overlapping.py::test_equal_models_differ_in_at_most_one_of_a_hundred_comparisons"
 
@@ -707,6 +734,37 @@ FAULTS = [
         "flowbench.forecasting.models.lstm2lstm._apart",
         rows_dealt_out_to_columns,
         "tests/forecasting/test_lstm2lstm.py::test_independent_is_the_one_column_model_on_each_column",
+    ),
+    Fault(
+        "sampled futures of the wrong scale",
+        "flowbench.forecasting.models.flows.FlowForecaster._futures",
+        latents_of_the_wrong_scale,
+        f"{_DISTRIBUTIONS}::test_samples_follow_the_density[nlinear_flow]",
+    ),
+    Fault(
+        "the widths before a flow left out of the density",
+        "flowbench.forecasting.models.flows.FlowForecaster.log_prob_by_value",
+        without_the_widths,
+        f"{_DISTRIBUTIONS}::test_the_log_density_is_that_of_the_jacobian[nlinear_flow]",
+    ),
+    Fault(
+        "the scaler's Jacobian left out of the density",
+        "flowbench.forecasting.metrics.nll_under",
+        same_under_every_scaler,
+        f"{_DISTRIBUTIONS}::test_the_nll_under_another_scaler_is_that_of_the_density_of_other_units",
+    ),
+    Fault(
+        "a CRPS of samples that is not fair",
+        "flowbench.forecasting.scores.crps_of_samples",
+        spread_over_all_pairs_with_themselves,
+        "tests/forecasting/test_scores.py::test_the_fair_estimate_is_the_sum_over_all_pairs",
+    ),
+    Fault(
+        "residuals of test windows",
+        "flowbench.tasks.forecast.ForecastTask.prepare",
+        fitted_on_test_windows,
+        "tests/tasks/test_forecast.py::"
+        "test_what_is_fitted_before_the_steps_has_seen_no_row_outside_the_training_part[empirical]",
     ),
     Fault(
         "the tested file scaled by its own scaler",

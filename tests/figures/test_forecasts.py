@@ -83,3 +83,32 @@ def test_a_second_file_without_a_column_is_refused(run: RunFolder, tmp_path: Pat
     with pytest.raises(InputError, match="no column 'b'"):
         forecast_run(run, str(second), rolling=True)
     assert not (run.path / "forecasts").exists()
+
+
+def test_distributions_have_pictures_of_their_own(tmp_path: Path) -> None:
+    own = {"fan-chart", "sampled-paths", "pit-histogram", "calibration"}
+    run = trained(tmp_path, model="empirical")
+    assert own < set(kinds_of(run))
+    drawn = {path.stem: path for path in draw_run(run, sorted(own)).paths}
+    assert set(drawn) == own
+    assert "fan of a forecast of the test part" in description_of(drawn["fan-chart"])
+    assert "10 % if calibrated" in description_of(drawn["pit-histogram"])
+    # The series is the same every day: nothing was ever left of it, so that all is covered.
+    assert "the central 50 % cover" in description_of(drawn["calibration"])
+    before = {name: path.read_bytes() for name, path in drawn.items()}
+    draw_run(run, sorted(own))
+    assert {name: path.read_bytes() for name, path in drawn.items()} == before
+
+
+def test_a_forecast_of_points_has_no_fan(run: RunFolder) -> None:
+    with pytest.raises(InputError, match="--kind fan-chart: is drawn of a forecast that gives distributions; here: "):
+        draw_run(run, ["fan-chart"])
+
+
+def test_a_fan_is_drawn_between_the_quantiles_that_were_asked_for(tmp_path: Path) -> None:
+    run = trained(tmp_path, "train.epochs=1", model="gaussian")
+    done = forecast_run(run, quantiles=(0.05, 0.5, 0.95))
+    frame = pd.read_csv(done.csv)
+    assert (frame["OT_q0.05"] < frame["OT_q0.5"]).all()
+    np.testing.assert_allclose(frame["OT_q0.5"], frame["OT_forecast"], rtol=1e-5)
+    assert ">90 %<" in done.plot.read_text()

@@ -15,10 +15,14 @@ MakeSeries = Callable[..., Series]
 SMALL: dict[str, dict[str, Any]] = {
     "lstm2lstm": {"hidden": 8},
     "itransformer": {"width": 8, "hidden": 8, "layers": 1, "dropout": 0.0},
+    "nlinear_flow": {"features": 8},
+    "lstm_flow": {"hidden": 8, "features": 8},
     "patchtst": {"width": 8, "hidden": 8, "layers": 1, "dropout": 0.0},
 }
 LEARNED = ["linear", "nlinear", "dlinear", "lstm2lstm", "patchtst", "itransformer"]
 NAIVE = ["repeat_last", "seasonal_naive", "mean"]
+DISTRIBUTIONS = ["gaussian", "empirical", "nlinear_flow", "lstm_flow"]
+"""See test_distributions.py too."""
 
 
 def build(name: str, inputs: int = 3, outputs: int = 3, lookback: int = 48, **keys: Any) -> Forecaster:
@@ -29,11 +33,12 @@ def build(name: str, inputs: int = 3, outputs: int = 3, lookback: int = 48, **ke
 
 
 def test_the_lists_above_are_complete() -> None:
-    assert sorted(forecasters) == sorted(LEARNED + NAIVE)
+    assert sorted(forecasters) == sorted(LEARNED + NAIVE + DISTRIBUTIONS)
+    assert sorted(name for name in forecasters if forecasters[name].distributions) == sorted(DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize("features", ["M", "S", "MS"])
-@pytest.mark.parametrize("name", LEARNED + NAIVE)
+@pytest.mark.parametrize("name", LEARNED + NAIVE + DISTRIBUTIONS)
 def test_every_model_handles_every_choice_of_features(make_series: MakeSeries, name: str, features: Any) -> None:
     data = ForecastData(csv="x", protocol="ratio", lookback=48, horizon=30, features=features)
     opened = open_windows(make_series(600), data)
@@ -41,7 +46,7 @@ def test_every_model_handles_every_choice_of_features(make_series: MakeSeries, n
     model = build(name, history.shape[2], future.shape[2])
     assert model(history).shape == future.shape
     assert model.training_forward(history, future, torch.Generator()).shape == future.shape
-    assert model.fit(opened.splits["train"]) == (name in NAIVE)
+    assert model.fit(opened.splits["train"]) == (name in [*NAIVE, "empirical"])
 
 
 @pytest.mark.parametrize("normalize", ["none", "last", "standard", "revin"])

@@ -14,15 +14,16 @@ from flowbench.tasks.loading import evaluate_run
 from flowbench.training.loop import train
 
 
-def task(folder: Path, *overrides: str) -> ForecastTask:
+def task(folder: Path, *overrides: str, model: str = "nlinear") -> ForecastTask:
     path = folder / "made.csv"
     if not path.exists():
         dates = pd.date_range("2020-01-01", periods=600, freq="1h").astype(str)
         values = np.random.default_rng(0).normal(size=(600, 2))
         pd.DataFrame({"date": dates, "a": values[:, 0], "OT": values[:, 1]}).to_csv(path, index=False)
     small = ["data.protocol=ratio", "data.lookback=24", "data.horizon=8", "data.batch_size=4"]
+    torch.manual_seed(0)
     return ForecastTask(
-        load_experiment("etth/nlinear", [f"data.csv={path}", *small, *overrides]), torch.device("cpu")
+        load_experiment(f"etth/{model}", [f"data.csv={path}", *small, *overrides]), torch.device("cpu")
     )  # fmt: skip
 
 
@@ -67,3 +68,36 @@ def test_the_loss_is_the_mean_error_to_the_power_asked_for_and_chooses_the_epoch
 
 def test_without_a_word_the_loss_is_the_squared_error_for_models_with_and_without_weights(tmp_path: Path) -> None:
     assert task(tmp_path).monitor == task(tmp_path, "model={name: mean}").monitor == "mse"
+
+
+def test_a_distribution_is_trained_and_chosen_by_its_likelihood(tmp_path: Path) -> None:
+    asked = task(tmp_path, model="gaussian")
+    assert asked.prepare() is False
+    history, future = asked.batch(0)
+    found, logged = asked.objective(history, future)
+    model: Any = asked.model
+    assert found.item() == pytest.approx(-model.log_prob(future, history).mean().item() / 16)
+    assert logged["nll"] == found
+    assert asked.monitor == "nll"
+    validated = asked.validate(None)
+    past, later = asked._windows.splits["validation"].batch(torch.arange(53))
+    assert validated == {"nll": pytest.approx(-model.log_prob(later, past).mean().item() / 16, rel=1e-5)}
+    naive = task(tmp_path, "model.paths=40", model="empirical")
+    assert naive.prepare() is True
+    assert set(naive.validate(None)) == {"mae", "mse"}
+
+
+@pytest.mark.parametrize("model", ["gaussian", "empirical", "nlinear-flow"])
+def test_what_is_fitted_before_the_steps_has_seen_no_row_outside_the_training_part(tmp_path: Path, model: str) -> None:
+    fitted = task(tmp_path, model=model)
+    fitted.prepare()
+    path = tmp_path / "made.csv"
+    frame = pd.read_csv(path)
+    frame.loc[420:, ["a", "OT"]] += 1000.0  # the training part is the first 70 %
+    frame.to_csv(path, index=False)
+    again = task(tmp_path, model=model)
+    again.prepare()
+    state, other = fitted.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    fresh = task(tmp_path, model=model).model.state_dict()
+    assert any(not torch.equal(state[name], fresh[name]) for name in state)

@@ -4,13 +4,19 @@ Zeng, Chen, Zhang, Xu: "Are Transformers Effective for Time Series Forecasting?"
 beside it (`individual: false`). Columns do not mix: with MS features, only the target's own history counts.
 """
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from flowbench.config.registry import forecasters
 from flowbench.forecasting.forecaster import Forecaster, InstanceNormalized, LearnedConfig, WindowShape
+from flowbench.forecasting.windows import Windows
 
-__all__ = ["DLinear", "DLinearConfig", "Linear", "LinearConfig", "NLinearConfig"]
+__all__ = ["DLinear", "DLinearConfig", "Linear", "LinearConfig", "NLinear", "NLinearConfig"]
+
+AT_ONCE = 1024
+RIDGE = 1e-6
+"""Times the number of rows: it decides only what the windows leave open, as those of a constant column do."""
 
 
 class Linear(Forecaster):
@@ -24,6 +30,33 @@ class Linear(Forecaster):
         """Forecast: see Forecaster.forward."""
         future: Tensor = self.map(self.targets(history).transpose(1, 2))
         return future.transpose(1, 2)
+
+
+class NLinear(InstanceNormalized):
+    """Linear on values minus the last one, which is added again."""
+
+    def __init__(self, shape: WindowShape) -> None:
+        super().__init__(Linear(shape), "last")
+
+    @torch.no_grad()
+    def fit_least_squares(self, windows: Windows) -> None:
+        """Set W and b to the least squares of all windows and columns (Toner & Darlow 2024, arXiv:2403.14587, eq. 9).
+
+        On normalized values, in float64, by the normal equations with a ridge of 1e-6 a row.
+        """
+        inputs, count = self.shape.lookback + 1, 0
+        products, targets = (torch.zeros(inputs, n, dtype=torch.float64) for n in (inputs, self.shape.horizon))
+        for history, future in windows.in_order(AT_ONCE):
+            past, last = self.targets(history), self.targets(history)[:, -1:]
+            x, y = ((part - last).transpose(1, 2).flatten(0, 1).double().cpu() for part in (past, future))
+            x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)
+            products, targets, count = products + x.t() @ x, targets + x.t() @ y, count + len(x)
+        products.diagonal().add_(RIDGE * count)
+        found = torch.linalg.solve(products, targets).t()
+        linear = self.network
+        assert isinstance(linear, Linear)
+        linear.map.weight.copy_(found[:, :-1])
+        linear.map.bias.copy_(found[:, -1])
 
 
 class DLinear(Forecaster):
@@ -58,7 +91,7 @@ class NLinearConfig(LearnedConfig):
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
-        return InstanceNormalized(Linear(shape), "last")
+        return NLinear(shape)
 
 
 @forecasters.register("dlinear")

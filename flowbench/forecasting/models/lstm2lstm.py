@@ -25,7 +25,7 @@ Raffel et al. 2020, "T5", section 2.1): attention finds the hour of yesterday wi
 length is then fixed, as in the faithful model.
 """
 
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -35,7 +35,7 @@ from flowbench.config.registry import forecasters
 from flowbench.forecasting.attended_steps import attended_steps
 from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, WindowShape
 
-__all__ = ["LSTM2LSTM", "FaithfulLSTM2LSTM", "LSTM2LSTMConfig"]
+__all__ = ["LSTM2LSTM", "Decoded", "FaithfulLSTM2LSTM", "LSTM2LSTMConfig"]
 
 
 @forecasters.register("lstm2lstm")
@@ -75,6 +75,18 @@ class LSTM2LSTMConfig(LearnedConfig):
         return FaithfulLSTM2LSTM(shape, self) if self.faithful else LSTM2LSTM(shape, self)
 
 
+class Decoded(NamedTuple):
+    """A forecast, and what it was read from."""
+
+    forecast: Tensor
+    """(batch, horizon, outputs)."""
+    states: Tensor
+    """Of the decoder, which attends to the encoder's outputs: (batch, horizon, hidden), or with independent columns
+    (batch, horizon, outputs, hidden)."""
+    encoded: Tensor
+    """The encoder's last state: (batch, hidden), or with independent columns (batch, outputs · hidden)."""
+
+
 class LSTM2LSTM(Forecaster):
     """The corrected model: see the module's text."""
 
@@ -104,21 +116,41 @@ class LSTM2LSTM(Forecaster):
         coins = torch.rand(future.shape[:2], generator=generator, device=generator.device).to(future.device)
         return self._forecast(history, future, (coins < self.teacher_forcing).unsqueeze(2))
 
+    def decode(self, history: Tensor) -> Decoded:
+        """Forecast, and return what the forecast was read from; history as in Forecaster.forward."""
+        if not self.independent:
+            forecast, states, encoded = self._decode(history, self.targets(history)[:, -1], None, None)
+            return Decoded(forecast, torch.stack(states, dim=1), encoded)
+        columns, outputs = _apart(self.targets(history)), self.shape.outputs
+        forecast, states, encoded = self._decode(columns, columns[:, -1], None, None)
+        return Decoded(
+            self._together(forecast),
+            torch.stack(states, dim=1).view(len(history), outputs, self.shape.horizon, -1).transpose(1, 2),
+            encoded.view(len(history), -1),
+        )
+
     def _forecast(self, history: Tensor, future: Tensor | None, forced: Tensor | None) -> Tensor:
         """Decode all columns together, or each as a window of its own; `forced` is (batch, horizon, 1)."""
         if not self.independent:
-            return self._decode(history, self.targets(history)[:, -1], future, forced)
+            return self._decode(history, self.targets(history)[:, -1], future, forced)[0]
         columns = _apart(self.targets(history))
         if future is not None and forced is not None:
             future, forced = _apart(future), forced.repeat_interleave(self.shape.outputs, dim=0)
-        forecast = self._decode(columns, columns[:, -1], future, forced)
+        return self._together(self._decode(columns, columns[:, -1], future, forced)[0])
+
+    def _together(self, forecast: Tensor) -> Tensor:
+        """Undo `_apart` for a forecast, (batch · outputs, horizon, 1)."""
         return forecast.view(-1, self.shape.outputs, self.shape.horizon).transpose(1, 2)
 
-    def _decode(self, history: Tensor, output: Tensor, future: Tensor | None, forced: Tensor | None) -> Tensor:
+    def _decode(
+        self, history: Tensor, output: Tensor, future: Tensor | None, forced: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the forecast, the decoder's state at each step, and the encoder's last one."""
         encoded, (hiddens, cells) = self.encoder(history)
         keys = self.key(encoded).transpose(1, 2) * encoded.shape[2] ** -0.5  # once for all steps
         state = (hiddens[-1], cells[-1])
         outputs: list[Tensor] = []
+        states: list[Tensor] = []
         for step in range(self.shape.horizon):
             previous = torch.cat((state[0], output), dim=1)
             scores = torch.bmm(self.query(previous).unsqueeze(1), keys)
@@ -128,9 +160,10 @@ class LSTM2LSTM(Forecaster):
             state = self.cell(torch.cat((context, output), dim=1), state)
             output = self.out(self.dropout(state[0]))
             outputs.append(output)
+            states.append(state[0])
             if future is not None and forced is not None:
                 output = torch.where(forced[:, step], future[:, step], output)
-        return torch.stack(outputs, dim=1)
+        return torch.stack(outputs, dim=1), states, hiddens[-1]
 
 
 def _apart(values: Tensor) -> Tensor:
