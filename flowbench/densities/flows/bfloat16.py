@@ -1,10 +1,10 @@
-"""Convolutions in bfloat16 with what surrounds them, on CPUs: sums are float32, and so are parameters and their gradients.
+"""Convolutions in bfloat16 with what surrounds them, on CPUs; sums, parameters and their gradients are float32.
 
-What torch's own kernels do between bfloat16 convolutions takes longer than the same in float32: they round by hand. Here
-oneDNN does it in its pass over a convolution's result (biases, ReLU, a sum), or as a convolution of each channel with a
-single number, at memory's speed with the processor's own rounding: 16 images of 16x16 pixels and 128 channels are
-shifted and rectified in 80 µs where batch normalization and ReLU one by one take 170, and the convolution itself 2,200
-(AVX512-BF16, torch 2.14, 2026-11).
+What torch's own kernels do between bfloat16 convolutions takes longer than the same in float32: they round by hand.
+Here oneDNN does it in its pass over a convolution's result (biases, ReLU, a sum), or as a convolution of each channel
+with a single number, at memory's speed and with the processor's own rounding: 16 images of 16x16 pixels and 128
+channels are shifted and rectified in 80 µs where batch normalization and ReLU one by one take 170, and the convolution
+itself 2,200 (AVX512-BF16, torch 2.14, 2026-11).
 """
 
 from typing import Any
@@ -41,28 +41,35 @@ def takes(x: Tensor) -> bool:
 
 
 def convolve(
-    x: Tensor, kernels: Tensor, biases: Tensor | None, *, relu: bool = False, added: Tensor | None = None
+    x: Tensor,
+    kernels: Tensor,
+    biases: Tensor | None,
+    *,
+    relu: bool = False,
+    into: Tensor | None = None,
+    padded: bool = False,
 ) -> Tensor:
-    """Return relu(x * kernels + biases), or without `relu` x * kernels + biases + added, bfloat16, without gradients.
+    """Return relu(x * kernels + biases), or without `relu` x * kernels + biases, bfloat16, without gradients.
 
     What is not a number comes out of the ReLU as 0.
 
     Args:
         x: bfloat16, (batch, channels_in, height, width), channels-last.
-        kernels: bfloat16, (channels_out, channels_in, size, size), size odd; the padding keeps the image's.
+        kernels: bfloat16, (channels_out, channels_in, size, size), size odd; zeros around x keep its size.
         biases: float32, (channels_out,), or None.
         relu: whether the result is rectified.
-        added: bfloat16, of the result's shape; not with `relu`.
+        into: bfloat16, of the result's shape: the result is added to it in place, and it is returned; not with `relu`.
+        padded: x has what lies around it already: the result is smaller by size − 1.
     """
-    padding = kernels.shape[-1] // 2
+    padding = 0 if padded else kernels.shape[-1] // 2
     if is_in_torch_dispatch_mode():
         # Whoever watches the operations is to see a convolution.
         y = F.conv2d(x, kernels, None if biases is None else biases.to(x.dtype), padding=padding)
-        return y.relu_() if relu else y if added is None else y.add_(added)
+        return y.relu_() if relu else y if into is None else into.add_(y)
     geometry = ([padding, padding], [1, 1], [1, 1], 1)
-    if added is None:
+    if into is None:
         return _pointwise(x, kernels, biases, *geometry, "relu" if relu else "none", [], "")
-    return _pointwise.binary(x, added, kernels, None if biases is None else biases.to(x.dtype), *geometry, "add", 1.0, None, [], None)
+    return _add_to(into, x, kernels, None if biases is None else biases.to(x.dtype), *geometry, *_SUM)
 
 
 def activated(x: Tensor, shift: Tensor) -> Tensor:
@@ -73,22 +80,26 @@ def activated(x: Tensor, shift: Tensor) -> Tensor:
         shift: float32, (channels,).
     """
     channels = len(shift)
-    return _pointwise(x, x.new_ones(channels, 1, 1, 1), shift, [0, 0], [1, 1], [1, 1], channels, "relu", [], "")
+    return _pointwise(x, x.new_ones(channels, 1, 1, 1), shift, *_EACH, channels, "relu", [], "")
 
 
 def convolution(
-    x: Tensor, kernels: Tensor, biases: Tensor | None, *, relu: bool = False, added: Tensor | None = None
+    x: Tensor,
+    kernels: Tensor,
+    biases: Tensor | None,
+    *,
+    relu: bool = False,
+    into: Tensor | None = None,
+    padded: bool = False,
 ) -> Tensor:
     """Return what `convolve` returns, with gradients.
 
     Args:
         x: bfloat16, (batch, channels_in, height, width), channels-last.
         kernels, biases: float32, as are their gradients; see `convolve`.
-        relu, added: see `convolve`.
+        relu, into, padded: see `convolve`; no gradient may need what `into` was before.
     """
-    if not torch.is_grad_enabled():
-        return convolve(x, _cast(kernels), biases, relu=relu, added=added)
-    y: Tensor = _Conv.apply(x, kernels, biases, relu, added)
+    y: Tensor = _Conv.apply(x, kernels, biases, relu, into, padded)
     return y
 
 
@@ -97,8 +108,8 @@ def activated_convolution(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return convolve(relu(batch_norm(x) + beta), kernels) + biases + added, normalized with the moments of the batch.
 
-    The kernels are magnitude · W / ‖W‖ per output channel. With r = 1 / √(var + ε), relu(r·(x − mean) + beta) is
-    r · relu(x + beta / r − mean), and the kernels take the factor r of their inputs.
+    The kernels are magnitude · W / ‖W‖ per output channel. With d = √(var + ε), relu((x − mean) / d + beta) is
+    relu(x + beta · d − mean) / d, and the kernels take the factor 1 / d of their inputs.
 
     Args:
         x: bfloat16, (batch, channels_in, height, width), channels-last.
@@ -119,12 +130,19 @@ def activated_convolution(
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kernels: Tensor, biases: Tensor | None, relu: bool, added: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        kernels: Tensor,
+        biases: Tensor | None,
+        relu: bool,
+        into: Tensor | None,
+        padded: bool,
     ) -> Tensor:
-        kernels = _cast(kernels)
-        y = convolve(x, kernels, biases, relu=relu, added=added)
-        ctx.biased = biases is not None
-        ctx.relu = relu
+        kernels = kernels.to(torch.bfloat16)
+        y = convolve(x, kernels, biases, relu=relu, into=into, padded=padded)
+        if into is not None:
+            ctx.mark_dirty(into)
+        ctx.biased, ctx.added, ctx.padded = biases is not None, into is not None, padded
         ctx.save_for_backward(x, kernels, *([y] if relu else []))
         return y
 
@@ -136,9 +154,9 @@ class _Conv(torch.autograd.Function):
         if rectified:
             to_y = torch.ops.aten.threshold_backward(to_y, rectified[0], 0)
         to_x, to_kernels, to_biases = _gradients(
-            to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased
+            to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased, padded=ctx.padded
         )
-        return to_x, to_kernels, to_biases, None, gradients[0] if ctx.needs_input_grad[4] else None
+        return to_x, to_kernels, to_biases, None, to_y if ctx.added else None, None
 
 
 class _ActivatedConv(torch.autograd.Function):
@@ -152,17 +170,23 @@ class _ActivatedConv(torch.autograd.Function):
         biases: Tensor | None,
         added: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # Buffers of float32 make float32 moments; with momentum 0 they stay as they are.
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, torch.zeros_like(beta), torch.ones_like(beta), 0.0)
-        deviation = torch.sqrt(var + EPSILON)
-        shift = torch.addcmul(-mean, beta, deviation)
-        norms = weights.square().sum(dim=(1, 2, 3)).sqrt_()
+        # What is kept is taken before anything that is given back, to leave no gaps in memory.
+        if added is None:
+            shape = (len(x), len(weights), *x.shape[2:])
+            y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
+        else:
+            y = added.clone()
+        kernels = torch.empty_like(weights, dtype=x.dtype)
+        # Given buffers of float32 the moments are float32; with momentum 0 nothing comes of what is in them.
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, torch.empty_like(beta), torch.empty_like(beta), 0.0)
+        deviation = (var + EPSILON).sqrt_()
+        shift = (beta * deviation).sub_(mean)
+        norms = torch.linalg.vector_norm(weights, dim=(1, 2, 3))
         scale = norms.reciprocal() if magnitude is None else magnitude / norms
-        kernels = _cast(weights * _by_pair(scale, deviation.reciprocal()))
-        y = convolve(activated(x, shift), kernels, biases, added=added)
+        kernels.copy_(weights * _by_pair(scale, deviation))
+        convolve(activated(x, shift), kernels, biases, into=y)
         ctx.mark_non_differentiable(mean, var)
-        ctx.biased = biases is not None
-        ctx.learned = magnitude is not None
+        ctx.biased, ctx.learned, ctx.added = biases is not None, magnitude is not None, added is not None
         ctx.save_for_backward(x, beta, weights, kernels, mean, deviation, shift, norms, scale)
         return y, mean, var
 
@@ -172,48 +196,49 @@ class _ActivatedConv(torch.autograd.Function):
         x, beta, weights, kernels, mean, deviation, shift, norms, scale = ctx.saved_tensors
         h = activated(x, shift)
         to_h, to_kernels, to_biases = _gradients(gradients[0], h, kernels, to_input=True, to_biases=ctx.biased)
-        to_h = torch.ops.aten.threshold_backward.grad_input(to_h, h, 0, grad_input=to_h)
+        assert to_h is not None
+        torch.ops.aten.threshold_backward.grad_input(to_h, h, 0, grad_input=to_h)
         del h
-        r = deviation.reciprocal()
-        # Σ over taps of gradient · W for each pair of channels; summed one way it is the gradient along each kernel, the
-        # other way that along each input channel's factor r, without another pass over the image.
+        # Σ over the taps of gradient · W for each pair of channels: summed one way it is the gradient along each
+        # kernel, the other way that along each input's factor 1 / d, without another pass over the image.
         along = (to_kernels * weights).sum((2, 3))
-        along_kernel, along_input = along @ r, scale @ along
-        to_weights = to_kernels * _by_pair(scale, r)
-        to_weights.addcmul_(weights, (scale * along_kernel / norms.square()).view(-1, 1, 1, 1), value=-1)
-        to_magnitude = along_kernel / norms if ctx.learned else None
-        # d/dx of batch normalization: g − mean(g) − x̂ · mean(g · x̂), x̂ = r · (x − mean), over all values of a channel.
+        to_magnitude = (along / deviation).sum(1) / norms
+        to_weights = to_kernels.mul_(_by_pair(scale, deviation))
+        to_weights.addcmul_(weights, (scale * to_magnitude / norms).view(-1, 1, 1, 1), value=-1)
+        # Of batch normalization: g − mean(g) − x̂ · mean(g · x̂), x̂ = (x − mean) / d, means over a channel's values.
         total = to_h.sum((0, 2, 3)).float()
-        count = x.numel() // x.shape[1]
-        slope = (-r * (r.square() * along_input - beta * total) / count).to(x.dtype)
-        _pointwise_.binary(
+        per_value = -x.shape[1] / x.numel()
+        slope = (scale @ along).div_(deviation.square()).addcmul_(beta, total, value=-1).div_(deviation)
+        slope = slope.mul_(per_value).to(x.dtype)
+        offset = (total * per_value).addcmul_(slope.float(), mean, value=-1).to(x.dtype)
+        _add_to(to_h, x, slope.view(-1, 1, 1, 1), offset, *_EACH, len(slope), *_SUM)
+        return (
             to_h,
-            x,
-            slope.view(-1, 1, 1, 1),
-            (-total / count - slope * mean).to(x.dtype),
-            [0, 0], [1, 1], [1, 1], len(slope), "add", 1.0, None, [], None,
-        )  # fmt: skip
-        added = gradients[0] if ctx.needs_input_grad[5] else None
-        return to_h, total * deviation, to_weights, to_magnitude, to_biases, added
+            total * deviation,
+            to_weights,
+            to_magnitude if ctx.learned else None,
+            to_biases,
+            gradients[0] if ctx.added else None,
+        )
 
 
 _pointwise = torch.ops.mkldnn._convolution_pointwise
-_pointwise_ = torch.ops.mkldnn._convolution_pointwise_
-
-
-def _cast(kernels: Tensor) -> Tensor:
-    return kernels.to(torch.bfloat16, memory_format=torch.channels_last)
+_add_to = torch.ops.mkldnn._convolution_pointwise_.binary
+_EACH = ([0, 0], [1, 1], [1, 1])
+"""Padding, stride and dilation of a kernel of one pixel."""
+_SUM = ("add", 1.0, None, [], None)
 
 
 def _by_pair(of_outputs: Tensor, of_inputs: Tensor) -> Tensor:
-    return torch.outer(of_outputs, of_inputs)[:, :, None, None]
+    """Return quotients, (channels_out, channels_in, 1, 1)."""
+    return (of_outputs.view(-1, 1) / of_inputs).view(len(of_outputs), -1, 1, 1)
 
 
 def _gradients(
-    to_y: Tensor, x: Tensor, kernels: Tensor, *, to_input: bool, to_biases: bool
+    to_y: Tensor, x: Tensor, kernels: Tensor, *, to_input: bool, to_biases: bool, padded: bool = False
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Return the gradients with respect to x, bfloat16, kernels and biases, float32, of a convolution."""
-    padding = kernels.shape[-1] // 2
+    padding = 0 if padded else kernels.shape[-1] // 2
     to_x, to_kernels, to_b = torch.ops.aten.convolution_backward(
         to_y,
         x,

@@ -48,22 +48,26 @@ class WeightNormConv(nn.Module):
         self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
         self._reduced: Derived[tuple[Tensor, Tensor | None, Tensor | None]] = Derived()
 
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width), and add `added`."""
+    def forward(self, x: Tensor, into: Tensor | None = None) -> Tensor:
+        """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width).
+
+        The result is added to `into` in place, where that is given.
+        """
         if bfloat16.takes(x):
-            if not torch.is_grad_enabled():
-                return self.reduced(x, added=added)
-            return bfloat16.convolution(x, self._normalize(), self.biases, added=added)
-        return _sum(convolve(x, self._current_kernels(), self.biases), added)
+            if torch.is_grad_enabled():
+                return bfloat16.convolution(x, self._normalize(), self.biases, into=into)
+            return self.reduced(x, into=into)
+        y = convolve(x, self._current_kernels(), self.biases)
+        return y if into is None else into.add_(y)
 
     def after(self, normalization: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """Return self(relu(normalization(x)), added); in training on a CPU as one operation."""
+        """Return self(relu(normalization(x))) + added; in training on a CPU as one operation."""
         self._folded.clear()
         if not isinstance(normalization, BatchNorm) or not _in_one(normalization, x):
             if _is_reduced(normalization, x):
-                return self.reduced(x, before=normalization, added=added)
-            y: Tensor = self(_activate(normalization, x), added)
-            return y
+                return self.reduced(x, before=normalization)
+            y: Tensor = self(_activate(normalization, x))
+            return _sum(y, added)
         if bfloat16.takes(x):
             y, mean, var = bfloat16.activated_convolution(
                 x, normalization.beta, self.weights, self.magnitude, self.biases, added
@@ -81,22 +85,22 @@ class WeightNormConv(nn.Module):
         before: nn.Module | None = None,
         after: nn.Module | None = None,
         relu: bool = False,
-        added: Tensor | None = None,
+        into: Tensor | None = None,
     ) -> Tensor:
-        """Return relu(after(self(relu(before(x))))), or `added` more; bfloat16, in evaluation without gradients.
+        """Return relu(after(self(relu(before(x))))); bfloat16, in evaluation without gradients.
 
-        The normalizations are folded into kernels and biases. Without `before` x is not rectified.
+        The normalizations are folded into kernels and biases. Without `before` x is not rectified; `relu` and `into`
+        are those of `bfloat16.convolve`.
         """
-        norms = [norm for norm in (before, after) if isinstance(norm, BatchNorm)]
-        sources = (
-            self.weights, self.magnitude, self.biases, *(t for norm in norms for t in (*norm.parameters(), *norm.buffers()))
-        )  # fmt: skip
+        sources = [self.weights, self.magnitude, self.biases]
+        for norm in (before, after):
+            sources += [] if norm is None else [*norm.parameters(), *norm.buffers()]
         kernels, biases, shift = self._reduced.get(lambda: self._reduce(before, after), *sources)
         if shift is not None:
             x = bfloat16.activated(x, shift)
         elif before is not None:
             x = F.relu(x)
-        return bfloat16.convolve(x, kernels, biases, relu=relu, added=added)
+        return bfloat16.convolve(x, kernels, biases, relu=relu, into=into)
 
     def normalized(self, x: Tensor, normalization: nn.Module) -> Tensor:
         """Return normalization(self(x)); in evaluation without gradients it is folded into kernels and biases."""
@@ -122,9 +126,7 @@ class WeightNormConv(nn.Module):
         biases = shift if self.biases is None else shift + scale * self.biases
         return self._normalize() * scale.view(-1, 1, 1, 1), biases
 
-    def _reduce(
-        self, before: nn.Module | None, after: nn.Module | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _reduce(self, before: nn.Module | None, after: nn.Module | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return kernels in bfloat16, biases, and what is added to the input before it is rectified."""
         kernels, biases = (self._normalize(), self.biases)
         if isinstance(after, BatchNorm):
@@ -206,12 +208,12 @@ class ResidualBlock(nn.Module):
             h = self.h_0.reduced(x, before=self.bn_in, after=self.bn_0, relu=True)
             if self.h_1 is not None:
                 h = self.h_1.reduced(h, after=self.bn_1, relu=True)
-            return self.out.reduced(h, added=x)
+            return self.out.reduced(h, into=x)  # in place: nobody else has x
         h = _rectify(self.h_0.normalized(_activate(self.bn_in, x), self.bn_0))
         if self.h_1 is not None and self.bn_1 is not None:
             h = _rectify(self.h_1.normalized(h, self.bn_1))
-        out: Tensor = self.out(self.dropout(h), x)
-        return out
+        out: Tensor = self.out(self.dropout(h))
+        return _sum(out, x)
 
 
 class ResidualNet(Conditioner):
@@ -263,7 +265,7 @@ class ResidualNet(Conditioner):
             total = self.skip_in(hidden)
             for block, skip in zip(self.blocks, self.skips, strict=True):
                 hidden = block(hidden)
-                total = skip(hidden, total)
+                total = skip(hidden, into=total)
             hidden = total
         return self.out.after(self.bn_pre_out, hidden)
 
