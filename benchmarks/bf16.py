@@ -7,7 +7,6 @@ less. `--only glow/cifar10-small`, `--passes train` and `--rounds 15` make it sh
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys

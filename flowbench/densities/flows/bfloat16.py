@@ -68,8 +68,10 @@ def convolve(
         return y.relu_() if relu else y if into is None else into.add_(y)
     geometry = ([padding, padding], [1, 1], [1, 1], 1)
     if into is None:
-        return _pointwise(x, kernels, biases, *geometry, "relu" if relu else "none", [], "")
-    return _add_to(into, x, kernels, None if biases is None else biases.to(x.dtype), *geometry, *_SUM)
+        result: Tensor = _pointwise(x, kernels, biases, *geometry, "relu" if relu else "none", [], "")
+        return result
+    _add_to(into, x, kernels, None if biases is None else biases.to(x.dtype), *geometry, *_SUM)
+    return into
 
 
 def activated(x: Tensor, shift: Tensor) -> Tensor:
@@ -80,7 +82,8 @@ def activated(x: Tensor, shift: Tensor) -> Tensor:
         shift: float32, (channels,).
     """
     channels = len(shift)
-    return _pointwise(x, x.new_ones(channels, 1, 1, 1), shift, *_EACH, channels, "relu", [], "")
+    y: Tensor = _pointwise(x, x.new_ones(channels, 1, 1, 1), shift, *_EACH, channels, "relu", [], "")
+    return y
 
 
 def convolution(
@@ -226,7 +229,7 @@ _pointwise = torch.ops.mkldnn._convolution_pointwise
 _add_to = torch.ops.mkldnn._convolution_pointwise_.binary
 _EACH = ([0, 0], [1, 1], [1, 1])
 """Padding, stride and dilation of a kernel of one pixel."""
-_SUM = ("add", 1.0, None, [], None)
+_SUM: tuple[str, float, None, list[float], None] = ("add", 1.0, None, [], None)
 
 
 def _by_pair(of_outputs: Tensor, of_inputs: Tensor) -> Tensor:

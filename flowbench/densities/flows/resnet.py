@@ -92,7 +92,7 @@ class WeightNormConv(nn.Module):
         The normalizations are folded into kernels and biases. Without `before` x is not rectified; `relu` and `into`
         are those of `bfloat16.convolve`.
         """
-        sources = [self.weights, self.magnitude, self.biases]
+        sources: list[Tensor | None] = [self.weights, self.magnitude, self.biases]
         for norm in (before, after):
             sources += [] if norm is None else [*norm.parameters(), *norm.buffers()]
         kernels, biases, shift = self._reduced.get(lambda: self._reduce(before, after), *sources)
@@ -128,9 +128,7 @@ class WeightNormConv(nn.Module):
 
     def _reduce(self, before: nn.Module | None, after: nn.Module | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return kernels in bfloat16, biases, and what is added to the input before it is rectified."""
-        kernels, biases = (self._normalize(), self.biases)
-        if isinstance(after, BatchNorm):
-            kernels, biases = self._fold(after)
+        kernels, biases = self._fold(after) if isinstance(after, BatchNorm) else (self._normalize(), self.biases)
         shift = None
         if isinstance(before, BatchNorm):
             # relu(s · x + t) is s · relu(x + t / s), and the kernels take the factor s > 0.
