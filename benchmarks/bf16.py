@@ -63,6 +63,7 @@ def measure(case, name, before, rounds):
     ways = {
         "bf16": (ROOT, ours),
         "float32 before": (before, [case, name, "32", *CASES[case]]),
+        "bf16 before, autocast": (before, [case, name, "bf16", *CASES[case]]),
         FLOOR: (ROOT, [*ours, "floor"]),
     }
     if case == "glow/cifar10" and name == "train":

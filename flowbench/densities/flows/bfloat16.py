@@ -46,10 +46,11 @@ def convolve(
     biases: Tensor | None,
     *,
     relu: bool = False,
+    added: Tensor | None = None,
     into: Tensor | None = None,
     padded: bool = False,
 ) -> Tensor:
-    """Return relu(x * kernels + biases), or without `relu` x * kernels + biases, bfloat16, without gradients.
+    """Return relu(x * kernels + biases), or without `relu` x * kernels + biases + added, without gradients.
 
     What is not a number comes out of the ReLU as 0.
 
@@ -58,19 +59,25 @@ def convolve(
         kernels: bfloat16, (channels_out, channels_in, size, size), size odd; zeros around x keep its size.
         biases: float32, (channels_out,), or None.
         relu: whether the result is rectified.
-        into: bfloat16, of the result's shape: the result is added to it in place, and it is returned; not with `relu`.
+        added: bfloat16, of the result's shape; not with `relu`.
+        into: like `added`, but the result takes its place.
         padded: x has what lies around it already: the result is smaller by size − 1.
     """
     padding = 0 if padded else kernels.shape[-1] // 2
     if is_in_torch_dispatch_mode():
         # Whoever watches the operations is to see a convolution.
         y = F.conv2d(x, kernels, None if biases is None else biases.to(x.dtype), padding=padding)
-        return y.relu_() if relu else y if into is None else into.add_(y)
+        return y.relu_() if relu else into.add_(y) if into is not None else y if added is None else y.add_(added)
     geometry = ([padding, padding], [1, 1], [1, 1], 1)
-    if into is None:
+    other = added if into is None else into
+    if other is None:
         result: Tensor = _pointwise(x, kernels, biases, *geometry, "relu" if relu else "none", [], "")
         return result
-    _add_to(into, x, kernels, None if biases is None else biases.to(x.dtype), *geometry, *_SUM)
+    biases = None if biases is None else biases.to(x.dtype)  # torch takes no others here
+    if into is None:
+        result = _pointwise.binary(x, other, kernels, biases, *geometry, *_SUM)
+        return result
+    _add_to(into, x, kernels, biases, *geometry, *_SUM)
     return into
 
 
@@ -155,7 +162,7 @@ class _Conv(torch.autograd.Function):
         (to_y,) = gradients
         x, kernels, *rectified = ctx.saved_tensors
         if rectified:
-            to_y = torch.ops.aten.threshold_backward(to_y, rectified[0], 0)
+            to_y = _where_positive(to_y, rectified[0])
         to_x, to_kernels, to_biases = _gradients(
             to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased, padded=ctx.padded
         )
@@ -173,12 +180,8 @@ class _ActivatedConv(torch.autograd.Function):
         biases: Tensor | None,
         added: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # What is kept is taken before anything that is given back, to leave no gaps in memory.
-        if added is None:
-            shape = (len(x), len(weights), *x.shape[2:])
-            y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
-        else:
-            y = added.clone()
+        # What is kept is taken before anything that is given back, to leave no gaps in memory; the result's place too.
+        place = x.new_empty(len(x), len(weights), *x.shape[2:])
         kernels = torch.empty_like(weights, dtype=x.dtype)
         # Given buffers of float32 the moments are float32; with momentum 0 nothing comes of what is in them.
         mean, var = torch.ops.aten.batch_norm_update_stats(x, torch.empty_like(beta), torch.empty_like(beta), 0.0)
@@ -187,7 +190,9 @@ class _ActivatedConv(torch.autograd.Function):
         norms = torch.linalg.vector_norm(weights, dim=(1, 2, 3))
         scale = norms.reciprocal() if magnitude is None else magnitude / norms
         kernels.copy_(weights * _by_pair(scale, deviation))
-        convolve(activated(x, shift), kernels, biases, into=y)
+        h = activated(x, shift)
+        del place
+        y = convolve(h, kernels, biases, added=added)
         ctx.mark_non_differentiable(mean, var)
         ctx.biased, ctx.learned, ctx.added = biases is not None, magnitude is not None, added is not None
         ctx.save_for_backward(x, beta, weights, kernels, mean, deviation, shift, norms, scale)
@@ -200,7 +205,7 @@ class _ActivatedConv(torch.autograd.Function):
         h = activated(x, shift)
         to_h, to_kernels, to_biases = _gradients(gradients[0], h, kernels, to_input=True, to_biases=ctx.biased)
         assert to_h is not None
-        torch.ops.aten.threshold_backward.grad_input(to_h, h, 0, grad_input=to_h)
+        to_h = _where_positive(to_h, h)
         del h
         # Σ over the taps of gradient · W for each pair of channels: summed one way it is the gradient along each
         # kernel, the other way that along each input's factor 1 / d, without another pass over the image.
@@ -210,10 +215,10 @@ class _ActivatedConv(torch.autograd.Function):
         to_weights.addcmul_(weights, (scale * to_magnitude / norms).view(-1, 1, 1, 1), value=-1)
         # Of batch normalization: g − mean(g) − x̂ · mean(g · x̂), x̂ = (x − mean) / d, means over a channel's values.
         total = to_h.sum((0, 2, 3)).float()
-        per_value = -x.shape[1] / x.numel()
-        slope = (scale @ along).div_(deviation.square()).addcmul_(beta, total, value=-1).div_(deviation)
-        slope = slope.mul_(per_value).to(x.dtype)
-        offset = (total * per_value).addcmul_(slope.float(), mean, value=-1).to(x.dtype)
+        values = x.numel() // x.shape[1]
+        slope = (beta * total).addcdiv_(scale @ along, deviation.square(), value=-1).div_(deviation * values)
+        slope = slope.to(x.dtype)
+        offset = torch.addcmul(total / -values, slope.float(), mean, value=-1).to(x.dtype)
         _add_to(to_h, x, slope.view(-1, 1, 1, 1), offset, *_EACH, len(slope), *_SUM)
         return (
             to_h,
@@ -230,6 +235,16 @@ _add_to = torch.ops.mkldnn._convolution_pointwise_.binary
 _EACH = ([0, 0], [1, 1], [1, 1])
 """Padding, stride and dilation of a kernel of one pixel."""
 _SUM: tuple[str, float, None, list[float], None] = ("add", 1.0, None, [], None)
+
+
+def _where_positive(gradient: Tensor, rectified: Tensor) -> Tensor:
+    """Return the gradient where what was rectified is positive, and 0 elsewhere.
+
+    A bfloat16 that is not negative is positive as the integer that its bits are: 1 or 0 times the gradient's bits takes
+    two thirds of the time of torch's own, which goes by way of float32.
+    """
+    positive = rectified.view(torch.int16).clamp_max(1)
+    return positive.mul_(gradient.view(torch.int16)).view(torch.bfloat16)
 
 
 def _by_pair(of_outputs: Tensor, of_inputs: Tensor) -> Tensor:
