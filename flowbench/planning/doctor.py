@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from flowbench.data import data_root
 from flowbench.data.preparing import list_sets
 from flowbench.system.cores import cores
+from flowbench.system.device import bfloat16_units
 from flowbench.system.environment import device_name
 from flowbench.system.load import busy, load
 from flowbench.system.version import __version__
@@ -37,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at versions, devices, threads, data sets, tracking and disk; nothing is changed for good."""
-    return [*_versions(), _device(), _threads(), *_data(), Finding("tracking", *probe()), *_disk()]
+    return [*_versions(), _device(), _bfloat16(), _threads(), *_data(), Finding("tracking", *probe()), *_disk()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -71,6 +72,12 @@ def _device() -> Finding:
     if Path("/proc/driver/nvidia").exists():
         return Finding("device", f"{words}; a GPU is here that torch cannot use", "install a CUDA build of torch")
     return Finding("device", f"{words}; no GPU")
+
+
+def _bfloat16() -> Finding:
+    units = bfloat16_units()
+    without = "this processor has no units for it (AVX512-BF16, AMX): train.precision=bf16 is slow on it"
+    return Finding("bf16", without if units is None else f"the processor's {units}")
 
 
 def _threads() -> Finding:

@@ -5,13 +5,23 @@ import warnings
 
 import torch
 
-__all__ = ["default_device", "float32_arithmetic", "keep_float32"]
+__all__ = ["bfloat16_units", "default_device", "float32_arithmetic", "keep_float32"]
 
 
 def default_device() -> torch.device:
     """Return CUDA where there is a GPU, else the CPU; either computes as `keep_float32` says."""
     keep_float32()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bfloat16_units() -> str | None:
+    """Return what this machine's processor multiplies bfloat16 with, as a name; None: nothing, and it emulates it.
+
+    Of processors of the x86 family, the ones that oneDNN has such kernels for.
+    """
+    if not torch.cpu._is_avx512_bf16_supported():
+        return None
+    return "AMX" if torch.cpu._is_amx_tile_supported() else "AVX512-BF16"
 
 
 def keep_float32() -> None:

@@ -22,6 +22,7 @@ from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fittin
 from flowbench.figures.drawing import draw_at_end
 from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.runs.same_data import check_same_data
+from flowbench.system.device import bfloat16_units
 from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.memory import keep_freed_memory
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
@@ -78,6 +79,11 @@ def train(
         held.enter_context(session.checkpoints)
         session.restore()
         from_leader(session.begin)
+        if experiment.train.precision == "bf16" and device.type == "cpu" and bfloat16_units() is None and leads():
+            warn(
+                "train.precision: bf16 on a processor without units for it (AVX512-BF16, AMX) takes about ten times as "
+                "long as float32: stop and add train.precision=32 to train in float32"
+            )
         if watch is None:
             # What ends a watched training is its watcher's to tell.
             held.enter_context(run.noting_failure())

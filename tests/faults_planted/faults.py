@@ -28,6 +28,7 @@ _CAUSAL = (
 _SHAPES = f"{_PIXELCNN}/test_pixelcnn.py::test_what_is_doubled_lies_over_what_it_comes_from"
 _OBJECTIVES = "tests/tasks/test_objectives.py"
 _IAF_VAE = "tests/densities/variational/test_iaf_vae.py"
+_BFLOAT16 = "tests/densities/flows/test_bfloat16.py"
 VALUE = f"{_TESTS}::test_value_and_standard_error_are_those_over_images_of_the_mean_over_draws"
 
 
@@ -45,6 +46,17 @@ def negative_log_det(forward: Any) -> Any:
     def wrong(*arguments: Any) -> tuple[Tensor, Tensor]:
         z, log_det = forward(*arguments)
         return z, -log_det
+
+    return wrong
+
+
+def deviation_forgotten(by_pair: Any) -> Any:
+    return lambda of_outputs, of_inputs: by_pair(of_outputs, torch.ones_like(of_inputs))
+
+
+def whatever_was_computed_first(get: Any) -> Any:
+    def wrong(self: Any, compute: Any, *sources: Any, keep: bool = True) -> Any:
+        return get(self, compute, keep=keep)
 
     return wrong
 
@@ -656,6 +668,18 @@ FAULTS = [
         "flowbench.densities.flows.normalization._count",
         unbiased_variance,
         "tests/densities/flows/test_normalization.py::test_moving_averages_move_by_a_tenth_towards_the_biased_moments",
+    ),
+    Fault(
+        "bfloat16 kernels that forget the deviation of their inputs",
+        "flowbench.densities.flows.bfloat16._by_pair",
+        deviation_forgotten,
+        f"{_BFLOAT16}::test_normalization_relu_and_convolution_in_one_have_the_gradients_of_them_one_by_one[True]",
+    ),
+    Fault(
+        "bfloat16 kernels of earlier weights",
+        "flowbench.densities.flows.derived.Derived.get",
+        whatever_was_computed_first,
+        f"{_BFLOAT16}::test_kernels_that_evaluation_keeps_are_cast_again_when_weights_move",
     ),
     Fault(
         "moving averages used with averaged weights",

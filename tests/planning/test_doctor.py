@@ -41,6 +41,17 @@ def test_each_problem_has_a_remedy(monkeypatch: pytest.MonkeyPatch, data_folder:
     assert "free some" in (found("disk: working folder").remedy or "")
 
 
+def test_what_the_processor_multiplies_bfloat16_with_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
+    for amx, units in ((False, "AVX512-BF16"), (True, "AMX")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert found("bf16") == Finding("bf16", f"the processor's {units}")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert "no units for it" in found("bf16").words
+    assert found("bf16").remedy is None  # a machine without them is as good as another
+
+
 def test_tracking_that_is_off_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWBENCH_TRACKING", "off")
     assert found("tracking") == Finding("tracking", "off (FLOWBENCH_TRACKING)")

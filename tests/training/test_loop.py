@@ -339,6 +339,35 @@ def test_warnings_leave_stdout_to_the_result(
     assert "begun on a processor with ABACUS, going on with " in captured.err
 
 
+@pytest.mark.parametrize("units", [None, "AVX512-BF16"])
+def test_bf16_on_a_processor_without_units_for_it_is_said_in_one_line_before_the_first_step(
+    units: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowbench.training.loop.bfloat16_units", lambda: units)
+    for precision in (32, "bf16"):
+        with monkeypatch.context() as patched:
+            dying_at(patched, 1)
+            with pytest.raises(StopHereError):
+                train(tiny(f"train.precision={precision}"), tmp_path / str(precision))
+        said = [line for line in capsys.readouterr().err.splitlines() if "bf16" in line]
+        assert len(said) == (precision == "bf16" and units is None)
+    assert all("train.precision=32" in line for line in said)
+
+
+@pytest.mark.slow
+def test_a_bf16_training_goes_on_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = tiny("train.precision=bf16", "model.dropout=0.0", "train.steps=8", "train.validate_every=8")
+    for name in ("whole", "resumed"):
+        with monkeypatch.context() as patched:
+            if name == "resumed":
+                dying_at(patched, 7)
+                with pytest.raises(StopHereError):
+                    train(experiment, tmp_path / name)
+        result = train(experiment, tmp_path / name, resume=name == "resumed")
+        assert result["precision"] == "bf16"
+    assert_equal(*(weights(RunFolder(tmp_path / name)) for name in ("whole", "resumed")))
+
+
 def test_two_csv_files_are_two_trainings(tmp_path: Path) -> None:
     hours = pd.date_range("2020-01-01", periods=400, freq="h")
     for name in ("one", "other"):

@@ -1,12 +1,13 @@
 """The networks inside couplings, and blocks of other networks: they alone may compute in reduced precision."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.normalization import unrecorded
 
 __all__ = ["Conditioner", "Precision", "set_precision", "set_recompute"]
@@ -21,6 +22,8 @@ class Conditioner(nn.Module, ABC):
     log-determinants, normalizers and prior never leave float32.
     """
 
+    takes_bfloat16: ClassVar[bool] = False
+    """Whether `net` computes in bfloat16 by itself, given a bfloat16 input on a CPU (`densities.flows.bfloat16`)."""
     precision: Precision = 32
     recompute: bool = False
 
@@ -46,6 +49,9 @@ class Conditioner(nn.Module, ABC):
     def _output(self, x: Tensor, *others: Tensor | None) -> Tensor:
         if self.precision == 32:
             return self.net(x, *others)
+        if self.takes_bfloat16 and bfloat16.suits(x):
+            # Autocast would cast at every operation, and what lies between the convolutions would stay as it is.
+            return self.net(x.to(torch.bfloat16, memory_format=torch.channels_last), *others).to(x.dtype)
         with torch.autocast(x.device.type, torch.bfloat16):
             out = self.net(x, *others)
         return out.to(x.dtype)
@@ -56,7 +62,7 @@ class Conditioner(nn.Module, ABC):
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
-    """Let all conditioners of `model` compute in float32 (32) or under bfloat16 autocast ("bf16")."""
+    """Let all conditioners of `model` compute in float32 (32) or in bfloat16 ("bf16"), most of them under autocast."""
     for module in model.modules():
         if isinstance(module, Conditioner):
             module.precision = precision

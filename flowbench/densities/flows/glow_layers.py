@@ -3,6 +3,7 @@
 Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.densities.bijection import Bijection
+from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
@@ -38,7 +40,7 @@ MIN_LOG_SCALE = -80.0
 
 
 class NormConv(nn.Module):
-    """Convolution without biases, then activation normalization; W ~ N(0, 0.05²) at first.
+    """Convolution without biases, activation normalization and ReLU; W ~ N(0, 0.05²) at first.
 
     A kernel of more than one pixel sees one channel more, the last: 1 on the zero-padded border and 0 inside.
 
@@ -53,14 +55,20 @@ class NormConv(nn.Module):
         self.actnorm = ActNorm(channels_out)
 
         self._folded: Derived[_Folded] = Derived()
+        self._reduced: Derived[_Folded] = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
+        """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width), rectified."""
         if self.actnorm.initializing:
             # W alone, without what the normalization is about to become.
-            y: Tensor = self.actnorm(_convolve(x, *_apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
-            return y
-        return _convolve(x, *self._folded.get(self._fold, self.W, *self.actnorm.parameters()))
+            y: Tensor = self.actnorm(_convolve(x.to(self.W.dtype), *_apart(self.W, torch.zeros_like(self.actnorm.b))))[
+                0
+            ]
+            return y.to(x.dtype).relu_()
+        sources = (self.W, *self.actnorm.parameters())
+        if bfloat16.takes(x):
+            return _reduced_convolve(x, *self._reduced.get(lambda: _reduced(self._fold()), *sources), relu=True)
+        return _convolve(x, *self._folded.get(self._fold, *sources)).relu_()
 
     def _fold(self) -> _Folded:
         scale, shift = self.actnorm.affine()
@@ -83,10 +91,14 @@ class ZeroConv(nn.Module):
         self.b = nn.Parameter(torch.zeros(channels_out))
         self.logs = nn.Parameter(torch.zeros(channels_out))
         self._folded: Derived[_Folded] = Derived()
+        self._reduced: Derived[_Folded] = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        return _convolve(x, *self._folded.get(self._fold, self.W, self.b, self.logs))
+        sources = (self.W, self.b, self.logs)
+        if bfloat16.takes(x):
+            return _reduced_convolve(x, *self._reduced.get(lambda: _reduced(self._fold()), *sources))
+        return _convolve(x, *self._folded.get(self._fold, *sources))
 
     def _fold(self) -> _Folded:
         scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
@@ -116,10 +128,12 @@ class ConvNet(Conditioner):
         self.l_last = ZeroConv(hidden, channels_out, paired=paired)
         self.dropout = nn.Dropout(dropout)
 
+    takes_bfloat16 = True
+
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        h = self.dropout(self.l_1(x).relu_())
-        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu_()))
+        h = self.dropout(self.l_1(x))
+        y: Tensor = self.l_last(self.dropout(self.l_2(h)))
         return y
 
 
@@ -215,6 +229,8 @@ class PriorNet(Conditioner):
         super().__init__()
         self.conv = ZeroConv(channels, 2 * channels, paired=True)
 
+    takes_bfloat16 = True
+
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels, height, width), to (batch, 2 · channels, height, width)."""
         y: Tensor = self.conv(x)
@@ -259,16 +275,43 @@ def _apart(kernels: Tensor, bias: Tensor) -> _Folded:
     return last, bias, kernels[:, -1].flatten(1)
 
 
+def _reduced(folded: _Folded) -> _Folded:
+    """Return kernels in bfloat16 where no gradients are recorded; `bfloat16.convolution` casts where they are."""
+    kernels, bias, taps = folded
+    return (kernels if torch.is_grad_enabled() else kernels.to(torch.bfloat16)), bias, taps
+
+
+def _reduced_convolve(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None, *, relu: bool = False
+) -> Tensor:
+    """Convolve x, bfloat16, as `_convolve` does; the border is added in float32, and so is then the result."""
+    convolve = bfloat16.convolution if torch.is_grad_enabled() else bfloat16.convolve
+    if kernels.shape[-1] == 1:
+        return convolve(x, kernels, bias, relu=relu)
+    if taps is None:
+        return convolve(_bordered(x), kernels, bias, relu=relu, padded=True)
+    y = convolve(x, kernels, bias) + _of_border(taps, x.shape[2:])
+    return y.to(x.dtype).relu_() if relu else y
+
+
 def _convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None) -> Tensor:
     """Convolve x; `taps`, (channels_out, size²), are the kernels of a border channel that x lacks."""
     if kernels.shape[-1] == 1:
         return F.conv2d(x, kernels, bias)
-    height, width = x.shape[2:]
-    border = F.pad(x.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
     if taps is None:
         # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
-        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
-        return F.conv2d(padded, kernels, bias)
-    # What the border adds is the same for all images; in the order of memory of the convolution's result.
+        return F.conv2d(_bordered(x), kernels, bias)
+    return F.conv2d(x, kernels, bias, padding=1) + _of_border(taps, x.shape[2:])
+
+
+def _bordered(x: Tensor) -> Tensor:
+    """Return x with a border of zeros, and as the last channel 1 there and 0 inside."""
+    border = F.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1, 1, 1), value=1.0)
+    return torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
+
+
+def _of_border(taps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return what the border adds, the same for all images, (channels_out, height, width), channels last in memory."""
+    border = F.pad(taps.new_zeros(1, 1, *size), (1, 1, 1, 1), value=1.0)
     added = F.unfold(border, 3)[0].T @ taps.T
-    return F.conv2d(x, kernels, bias, padding=1) + added.view(height, width, -1).permute(2, 0, 1)
+    return added.view(*size, -1).permute(2, 0, 1)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.activated_conv import activated_convolution, convolve
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
@@ -45,20 +46,61 @@ class WeightNormConv(nn.Module):
 
         self._kernels: Derived[Tensor] = Derived()
         self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
+        self._reduced: Derived[tuple[Tensor, Tensor | None, Tensor | None]] = Derived()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        return convolve(x, self._current_kernels(), self.biases)
+    def forward(self, x: Tensor, into: Tensor | None = None) -> Tensor:
+        """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width).
 
-    def after(self, normalization: nn.Module, x: Tensor) -> Tensor:
-        """Return self(relu(normalization(x))); in training on a CPU as one operation."""
+        The result is added to `into` in place, where that is given.
+        """
+        if bfloat16.takes(x):
+            if torch.is_grad_enabled():
+                return bfloat16.convolution(x, self._normalize(), self.biases, into=into)
+            return self.reduced(x, into=into)
+        y = convolve(x, self._current_kernels(), self.biases)
+        return y if into is None else into.add_(y)
+
+    def after(self, normalization: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return self(relu(normalization(x))) + added; in training on a CPU as one operation."""
         self._folded.clear()
         if not isinstance(normalization, BatchNorm) or not _in_one(normalization, x):
+            if _is_reduced(normalization, x):
+                return self.reduced(x, before=normalization)
             y: Tensor = self(_activate(normalization, x))
-            return y
-        y, mean, var = activated_convolution(x, normalization.beta, self._current_kernels(), self.biases)
+            return _sum(y, added)
+        if bfloat16.takes(x):
+            y, mean, var = bfloat16.activated_convolution(
+                x, normalization.beta, self.weights, self.magnitude, self.biases, added
+            )
+        else:
+            y, mean, var = activated_convolution(x, normalization.beta, self._current_kernels(), self.biases)
+            y = _sum(y, added)
         normalization.record(mean, var)
         return y
+
+    def reduced(
+        self,
+        x: Tensor,
+        *,
+        before: nn.Module | None = None,
+        after: nn.Module | None = None,
+        relu: bool = False,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """Return relu(after(self(relu(before(x))))); bfloat16, in evaluation without gradients.
+
+        The normalizations are folded into kernels and biases. Without `before` x is not rectified; `relu` and `into`
+        are those of `bfloat16.convolve`.
+        """
+        sources: list[Tensor | None] = [self.weights, self.magnitude, self.biases]
+        for norm in (before, after):
+            sources += [] if norm is None else [*norm.parameters(), *norm.buffers()]
+        kernels, biases, shift = self._reduced.get(lambda: self._reduce(before, after), *sources)
+        if shift is not None:
+            x = bfloat16.activated(x, shift)
+        elif before is not None:
+            x = F.relu(x)
+        return bfloat16.convolve(x, kernels, biases, relu=relu, into=into)
 
     def normalized(self, x: Tensor, normalization: nn.Module) -> Tensor:
         """Return normalization(self(x)); in evaluation without gradients it is folded into kernels and biases."""
@@ -83,6 +125,16 @@ class WeightNormConv(nn.Module):
         scale, shift = normalization.affine()
         biases = shift if self.biases is None else shift + scale * self.biases
         return self._normalize() * scale.view(-1, 1, 1, 1), biases
+
+    def _reduce(self, before: nn.Module | None, after: nn.Module | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return kernels in bfloat16, biases, and what is added to the input before it is rectified."""
+        kernels, biases = self._fold(after) if isinstance(after, BatchNorm) else (self._normalize(), self.biases)
+        shift = None
+        if isinstance(before, BatchNorm):
+            # relu(s · x + t) is s · relu(x + t / s), and the kernels take the factor s > 0.
+            scale, shift = before.affine()
+            kernels, shift = kernels * scale.view(1, -1, 1, 1), shift / scale
+        return kernels.to(torch.bfloat16, memory_format=torch.channels_last), biases, shift
 
 
 class _WeightNorm(torch.autograd.Function):
@@ -139,24 +191,27 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x + f(x), (batch, features, height, width)."""
         normalized = self.training and isinstance(self.bn_in, BatchNorm) and not self.dropout.p
-        out = self._activated_first(x) if normalized else self._convolved_first(x)
-        out += x
-        return out
+        return self._activated_first(x) if normalized else self._convolved_first(x)
 
     def _activated_first(self, x: Tensor) -> Tensor:
-        """Return f(x) by triples of normalization, ReLU and convolution."""
+        """Return x + f(x) by triples of normalization, ReLU and convolution."""
         h = self.h_0.after(self.bn_in, x)
         if self.h_1 is not None and self.bn_1 is not None:
-            return self.out.after(self.bn_1, self.h_1.after(self.bn_0, h))
-        return self.out.after(self.bn_0, h)
+            return self.out.after(self.bn_1, self.h_1.after(self.bn_0, h), added=x)
+        return self.out.after(self.bn_0, h, added=x)
 
     def _convolved_first(self, x: Tensor) -> Tensor:
-        """Return f(x) by triples of convolution, normalization and ReLU: in evaluation the first two fold into one."""
+        """Return x + f(x) by triples of convolution, normalization, ReLU: in evaluation the first two fold into one."""
+        if _is_reduced(self.bn_in, x):
+            h = self.h_0.reduced(x, before=self.bn_in, after=self.bn_0, relu=True)
+            if self.h_1 is not None:
+                h = self.h_1.reduced(h, after=self.bn_1, relu=True)
+            return self.out.reduced(h, into=x)  # in place: nobody else has x
         h = _rectify(self.h_0.normalized(_activate(self.bn_in, x), self.bn_0))
         if self.h_1 is not None and self.bn_1 is not None:
             h = _rectify(self.h_1.normalized(h, self.bn_1))
         out: Tensor = self.out(self.dropout(h))
-        return out
+        return _sum(out, x)
 
 
 class ResidualNet(Conditioner):
@@ -196,6 +251,8 @@ class ResidualNet(Conditioner):
         self.bn_pre_out = _normalization(features, batch_norm)
         self.out = WeightNormConv(features, channels_out, 1)
 
+    takes_bfloat16 = True
+
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
         hidden = self.h_in(x)
@@ -206,7 +263,7 @@ class ResidualNet(Conditioner):
             total = self.skip_in(hidden)
             for block, skip in zip(self.blocks, self.skips, strict=True):
                 hidden = block(hidden)
-                total += skip(hidden)
+                total = skip(hidden, into=total)
             hidden = total
         return self.out.after(self.bn_pre_out, hidden)
 
@@ -230,6 +287,16 @@ def _in_one(normalization: BatchNorm, x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and normalizes_alone(x)
     )
+
+
+def _is_reduced(normalization: nn.Module, x: Tensor) -> bool:
+    """Say whether x is evaluated in bfloat16, with normalizations that fold into the convolutions."""
+    return bfloat16.takes(x) and not normalization.training and not torch.is_grad_enabled()
+
+
+def _sum(y: Tensor, added: Tensor | None) -> Tensor:
+    # In place, as y is a fresh tensor that no gradient needs.
+    return y if added is None else y.add_(added)
 
 
 def _rectify(x: Tensor) -> Tensor:
