@@ -22,7 +22,6 @@ from flowbench.figures.drawing import draw_at_end
 from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.interruption import Interrupted, StopRequest
-from flowbench.system.memory import keep_freed_memory
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.system.progress import TrainingBar
 from flowbench.tables.results import stale_reasons
@@ -64,7 +63,6 @@ def train(
     run = RunFolder(run_dir)
     with ExitStack() as held, fitting_in_memory(experiment.data.batch_size), surviving(run.path):
         device = join()
-        keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return from_leader(lambda: _completed(run, finished, mirror))
         # Before the folder is touched: missing data must leave nothing behind.
