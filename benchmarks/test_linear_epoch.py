@@ -21,13 +21,13 @@ from flowbench.config.experiments import load_experiment
 from flowbench.data.series import series_path
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.task import make_task
-from flowbench.training.loop import Window, take
+from flowbench.training.loop import _step, _Window
 from flowbench.training.session import Session
 
 LOOKBACK, LABEL, COLUMNS, BATCH = 336, 48, 7, 32
 TRAINING_ROWS = 12 * 30 * 24
 ROUNDS = 9
-STEPS = 200
+STEPS = 100
 TARGET = 4
 CPU = torch.device("cpu")
 
@@ -40,12 +40,13 @@ def ours(model: str, horizon: int) -> tuple[Pass, int]:
     task.prepare()
 
     def steps() -> None:
-        window = Window()
+        window = _Window()
         for _ in range(STEPS):
-            take(session, task.objective, window)
+            window.add(*_step(session, task.objective))
+            session.step += 1
             if session.step % experiment.train.log_every == 0:
                 window.means()
-                window = Window()
+                window = _Window()
 
     return steps, sum(parameter.numel() for parameter in task.model.parameters())
 
