@@ -1,10 +1,12 @@
-"""Two ways to compute the same, each as its users run it: in a process of its own, with its own settings of memory.
+"""Ways to compute the same, each in a process of its own; `compare` lets them take turns.
 
-`compare(first, second, …)` lets both take turns, so that what disturbs the machine disturbs both.
+All compute with as many threads. Ours and the others keep what they free, and the images of both lie in channels-last:
+anybody may switch that on. `out_of_the_box` is another way as one finds it before.
 """
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,24 +17,40 @@ from plain_tarflow import PlainTarFlow
 from torch import nn
 
 from flowbench.config.experiments import load_experiment
-from flowbench.system.memory import keep_freed_memory
+from flowbench.system.device import prepare_to_compute
 from flowbench.throughput.device import Device
 from flowbench.throughput.passes import PASSES, make_subject
+from flowbench.throughput.statistics import Samples, interval
 
 CPU = torch.device("cpu")
 SHAPE = (3, 32, 32)
+LAYOUT = torch.channels_last
 Pass = Callable[[], object]
 
 
+@dataclass(frozen=True)
+class Way:
+    """`make(*arguments)` gives a pass and the number of its trained values, in the process that runs it."""
+
+    make: Callable[..., tuple[Pass, int]]
+    arguments: tuple[Any, ...] = ()
+    keeps_memory: bool = True
+    """Whether the process keeps what it frees, as all of flowbench's do."""
+
+
+def out_of_the_box(make: Callable[..., tuple[Pass, int]], *arguments: Any) -> Way:
+    """Return a way of others as one finds it: memory is given back and taken anew, images are contiguous."""
+    return Way(make, (*arguments, torch.contiguous_format), keeps_memory=False)
+
+
 def ours(name: str, batch: int, experiment: str, keys: list[str]) -> tuple[Pass, int]:
-    keep_freed_memory()  # as training does
     subject = make_subject(load_experiment(experiment, keys), batch, CPU)
     return PASSES[name](subject, compiled=False), subject.parameters
 
 
-def plain(name: str, batch: int) -> tuple[Pass, int]:
-    model = PlainRealNVP(SHAPE, scales=2, features=64, blocks=8)
-    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8)
+def plain(name: str, batch: int, layout: torch.memory_format = LAYOUT) -> tuple[Pass, int]:
+    model = PlainRealNVP(SHAPE, scales=2, features=64, blocks=8).to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8).to(memory_format=layout)
     with torch.no_grad():
         model.log_prob(x)
     parameters = trained(model)
@@ -41,14 +59,14 @@ def plain(name: str, batch: int) -> tuple[Pass, int]:
             model, lambda: 5e-5 * model.penalty() - model.log_prob(x).mean(), torch.optim.Adam(parameters)
         ),
         "forward": without_gradients(model, lambda: model.log_prob(x)),
-        "inverse": without_gradients(model, lambda: model.sample(torch.randn(batch, *SHAPE))),
+        "inverse": without_gradients(model, lambda: model.sample(torch.randn(batch, *SHAPE).to(memory_format=layout))),
     }
     return passes[name](), sum(parameter.numel() for parameter in parameters)
 
 
-def plain_tarflow(name: str, batch: int) -> tuple[Pass, int]:
+def plain_tarflow(name: str, batch: int, layout: torch.memory_format = LAYOUT) -> tuple[Pass, int]:
     model = PlainTarFlow(SHAPE[1], patch=4, width=128, blocks=4, layers=2, head=64)
-    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8)
+    x = torch.randint(0, 256, (batch, *SHAPE), dtype=torch.uint8).to(memory_format=layout)
     for block in model.blocks:
         # So small that sampling, as from a trained model, stays among finite numbers.
         nn.init.normal_(block.proj_out.weight, std=0.01)  # type: ignore[union-attr, arg-type]
@@ -63,7 +81,7 @@ def plain_tarflow(name: str, batch: int) -> tuple[Pass, int]:
     return passes[name](), sum(parameter.numel() for parameter in parameters)
 
 
-def normflows_glow(name: str, batch: int) -> tuple[Pass, int]:
+def normflows_glow(name: str, batch: int, layout: torch.memory_format = LAYOUT) -> tuple[Pass, int]:
     import normflows as nf
 
     levels, steps, hidden, channels = 3, 8, 256, 3
@@ -75,8 +93,8 @@ def normflows_glow(name: str, batch: int) -> tuple[Pass, int]:
         side = SHAPE[1] // 2 ** (levels - level)
         bases.append(nf.distributions.DiagGaussian((wide // 2 if level else wide, side, side)))
         merges += [nf.flows.Merge()] if level else []
-    model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
-    x = torch.rand(batch, *SHAPE)
+    model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False).to(memory_format=layout)
+    x = torch.rand(batch, *SHAPE).to(memory_format=layout)
     with torch.no_grad():
         model.log_prob(x, None)
     parameters = trained(model)
@@ -88,23 +106,23 @@ def normflows_glow(name: str, batch: int) -> tuple[Pass, int]:
     return passes[name](), sum(parameter.numel() for parameter in parameters)
 
 
-def compare(first: tuple[Any, ...], second: tuple[Any, ...], rounds: int, threads: int) -> tuple[Any, Any, list[Any]]:
-    """Time two ways in turn.
+def compare(ways: Sequence[Way], rounds: int, threads: int) -> tuple[Samples, Samples, list[tuple[int, int | None]]]:
+    """Time ways in turn: what disturbs the machine disturbs all.
 
     Args:
-        first, second: function and arguments, as `(plain, "train", 16)`.
-        rounds: of both.
+        ways: what is timed.
+        rounds: of all.
         threads: of each.
 
     Returns:
-        Seconds on the wall's clock and of the processor (`Device.time`), both (2, rounds); parameters and peak memory
-        of each.
+        Seconds on the wall's clock and of the processor (`Device.time`), both (ways, rounds); parameters and peak
+        memory of each.
     """
     context = multiprocessing.get_context("spawn")
     pipes, facts = [], []
-    for way in (first, second):
+    for way in ways:
         here, there = context.Pipe()
-        context.Process(target=_work, args=(there, threads, *way), daemon=True).start()
+        context.Process(target=_work, args=(there, threads, way), daemon=True).start()
         facts.append(here.recv())
         pipes.append(here)
     rows = []
@@ -124,11 +142,18 @@ def megabytes(memory: int | None) -> str:
     return "–" if memory is None else f"{memory / 1e6:,.0f} MB"
 
 
-def _work(pipe: Connection, threads: int, make: Callable[..., tuple[Pass, int]], *arguments: Any) -> None:
+def shown(samples: Samples) -> str:
+    """Return the median and its 95 % interval."""
+    return "{:.2f} ({:.2f}–{:.2f})".format(*interval(samples))
+
+
+def _work(pipe: Connection, threads: int, way: Way) -> None:
     torch.set_num_threads(threads)
+    if way.keeps_memory:
+        prepare_to_compute()
     torch.manual_seed(0)
     clock = Device(CPU)
-    run, parameters = make(*arguments)
+    run, parameters = way.make(*way.arguments)
     run()
     pipe.send((parameters, clock.peak_memory(run)))
     while pipe.recv() == "again":

@@ -1,6 +1,7 @@
 """What every forecaster is: a module from normalized history to normalized future, and its part of the config."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
@@ -43,6 +44,11 @@ class Forecaster(nn.Module):
         Returns:
             The normalized future of the last `outputs` inputs, (batch, horizon, outputs).
         """
+
+    @property
+    def draws(self) -> bool:
+        """Whether `training_forward` may draw from its generator."""
+        return type(self).training_forward is not Forecaster.training_forward
 
     def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
         """Forecast in training, where the future (batch, horizon, outputs) is known and may be fed back."""
@@ -109,34 +115,51 @@ class InstanceNormalized(Forecaster):
             self.weight = nn.Parameter(torch.ones(network.shape.inputs))
             self.bias = nn.Parameter(torch.zeros(network.shape.inputs))
 
+    @property
+    def draws(self) -> bool:
+        """Whether the network does."""
+        return self.network.draws
+
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: see Forecaster.forward."""
-        shift, scale, offset = self._map(history)
-        forecast: Tensor = self.network((history - shift) * scale + offset)
-        return self._undo(forecast, shift, scale, offset)
+        seen, undo, _ = self._normalized(history)
+        return undo(self.network(seen))
 
     def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
         """Forecast in training: the future is normalized with the history's statistics."""
-        shift, scale, offset = self._map(history)
-        known = (future - self.targets(shift)) * self.targets(scale) + self.targets(offset)
-        forecast = self.network.training_forward((history - shift) * scale + offset, known, generator)
-        return self._undo(forecast, shift, scale, offset)
+        seen, undo, same = self._normalized(history)
+        if not self.draws:
+            return undo(self.network(seen))
+        return undo(self.network.training_forward(seen, same(future), generator))
 
     def fit(self, windows: Windows) -> bool:
         """Nothing here has a closed form."""
         return False
 
-    def _map(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return shift, scale and offset, each (batch or 1, 1, inputs): the network sees (x − shift)·scale + offset."""
+    def _normalized(self, history: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return the history normalized, and the maps that undo it in a forecast and that do it to a known future."""
         if self.normalize == "last":
-            one = history.new_ones(1, 1, history.shape[2])
-            return history[:, -1:], one, torch.zeros_like(one)
+            last = history[:, -1:]
+            here = self.targets(last)
+            return history - last, lambda forecast: forecast + here, lambda future: future - here
         variance, mean = torch.var_mean(history, dim=1, keepdim=True, correction=0)
         # The statistics are constants of the window: no gradient flows to the data in any case.
         scale = torch.rsqrt(variance + 1e-5)
         if self.normalize == "standard":
-            return mean, scale, torch.zeros_like(scale)
-        return mean, self.weight * scale, self.bias.view(1, 1, -1)
+            offset = torch.zeros_like(scale)
+        else:
+            scale, offset = self.weight * scale, self.bias.view(1, 1, -1)
+        mean_here, scale_here, offset_here = map(self.targets, (mean, scale, offset))
 
-    def _undo(self, forecast: Tensor, shift: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-        return (forecast - self.targets(offset)) / self.targets(scale) + self.targets(shift)
+        def undo(forecast: Tensor) -> Tensor:
+            forecast = (forecast - offset_here) / scale_here + mean_here
+            if forecast.requires_grad:
+                # The gradients of γ and β are sums over it, and round by its order of memory: as stored results did.
+                forecast.register_hook(Tensor.contiguous)
+            return forecast
+
+        return (
+            (history - mean) * scale + offset,
+            undo,
+            lambda future: (future - mean_here) * scale_here + offset_here,
+        )

@@ -62,7 +62,8 @@ class Windows:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return history (batch, lookback, inputs) and future (batch, horizon, outputs), gathered on the device."""
         places = indices.to(self.histories.device)
-        return self.histories[places].transpose(1, 2), self.futures[places].transpose(1, 2)
+        # Of columns whose rows lie together these are copies of memory: an index by a tensor takes four times as long.
+        return tuple(view.index_select(0, places).transpose(1, 2) for view in (self.histories, self.futures))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every window once, in order; the last batch may be smaller."""
@@ -159,7 +160,9 @@ def open_windows(
         inputs = input_columns(scaler.columns, data)
     targets = target_columns(inputs, data)
     chosen, scaler = series.select(inputs), scaler.select(inputs)
-    values = torch.from_numpy(scaler.scale(chosen.values)).to(device=device, dtype=torch.float32)
+    # Each column's rows lie together, as a window has them.
+    columns = torch.from_numpy(scaler.scale(chosen.values)).T.contiguous()
+    values = columns.to(device=device, dtype=torch.float32).T
     outputs, splits = series.select(targets).values, {}
     for split, part in parts(series, data).items():
         forecast = outputs[part.first + data.lookback : part.stop]

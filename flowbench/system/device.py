@@ -1,16 +1,18 @@
-"""The device that is computed on, and that its float32 is float32."""
+"""The device that is computed on, that its float32 is float32, and that memory is kept from step to step."""
 
 import os
 import warnings
 
 import torch
 
-__all__ = ["bfloat16_units", "default_device", "float32_arithmetic", "keep_float32"]
+from flowbench.system.memory import keep_freed_memory
+
+__all__ = ["bfloat16_units", "default_device", "float32_arithmetic", "keep_float32", "prepare_to_compute"]
 
 
 def default_device() -> torch.device:
-    """Return CUDA where there is a GPU, else the CPU; either computes as `keep_float32` says."""
-    keep_float32()
+    """Return CUDA where there is a GPU, else the CPU; the process is prepared for either."""
+    prepare_to_compute()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -22,6 +24,12 @@ def bfloat16_units() -> str | None:
     if not torch.cpu._is_avx512_bf16_supported():
         return None
     return "AMX" if torch.cpu._is_amx_tile_supported() else "AVX512-BF16"
+
+
+def prepare_to_compute() -> None:
+    """Let this process compute as all of flowbench does, trainings, evaluations, samples, pictures and forecasts."""
+    keep_float32()
+    keep_freed_memory()
 
 
 def keep_float32() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError, is_out_of_memory
-from flowbench.system.device import keep_float32
+from flowbench.system.device import prepare_to_compute
 from flowbench.system.environment import ask_for_determinism
 
 __all__ = [
@@ -53,7 +53,7 @@ def join() -> torch.device:
     """
     global _control
     ask_for_determinism()
-    keep_float32()
+    prepare_to_compute()
     on_gpu = torch.cuda.is_available()
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return torch.device("cuda", 0) if on_gpu else torch.device("cpu")

@@ -19,6 +19,7 @@ from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request, limited, stem_of
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.distribution import DistributionForecaster
+from flowbench.forecasting.errors import mean_errors
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics, nll_under
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
@@ -72,9 +73,9 @@ class ForecastLoss(nn.Module):
 
     def forward(self, history: Tensor, future: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and what is logged of it; windows as in `Windows.batch`."""
-        error = self.model.training_forward(history, future, self._generator) - future
-        absolute = error.abs().mean()
-        return absolute if self._loss == "mae" else error.square().mean(), {"mae": absolute}
+        forecast = self.model.training_forward(history, future, self._generator)
+        squared, absolute = mean_errors(forecast, future, of=self._loss)
+        return absolute if self._loss == "mae" else squared, {"mae": absolute}
 
 
 class DistributionLoss(nn.Module):
@@ -193,10 +194,11 @@ class ForecastTask:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's history and future of a step; teacher forcing draws from (seed, step) too."""
-        self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
-        # What the processes before this one draw for their windows of the global batch.
-        before = (self._rank * self._feed.local, self._experiment.data.horizon)
-        torch.rand(before, generator=self._generator, device=self._generator.device)
+        if self.model.draws:
+            self._generator.manual_seed(step_seed("teacher forcing", self._experiment.seed, step))
+            # What the processes before this one draw for their windows of the global batch.
+            before = (self._rank * self._feed.local, self._experiment.data.horizon)
+            torch.rand(before, generator=self._generator, device=self._generator.device)
         return self._feed.batch(step)
 
     def validate(self, average: WeightAverage | None, run: RunFolder | None = None) -> dict[str, float]:

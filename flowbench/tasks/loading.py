@@ -14,7 +14,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder, find_run
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.atomic import write_json
-from flowbench.system.device import default_device, keep_float32
+from flowbench.system.device import default_device, prepare_to_compute
 from flowbench.system.progress import warn
 from flowbench.tasks.task import Task, build_model, make_task
 
@@ -54,7 +54,7 @@ def load_run(run: str | Path) -> nn.Module:
     experiment = folder.experiment
     if (line := changed_imports(folder.environment.get("imports", []))) is not None:
         warn(f"{folder.path}: {line}")
-    keep_float32()  # also where somebody moves it to a GPU
+    prepare_to_compute()  # also where somebody moves it to a GPU
     model = build_model(experiment, folder.environment["data"])
     state = _load_state(folder, model)
     averages = state["ema"] if experiment.weights == "ema" else {}

@@ -11,7 +11,6 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, did_you_mean
 from flowbench.system.atomic import write_json
 from flowbench.system.device import default_device
-from flowbench.system.memory import keep_freed_memory
 from flowbench.throughput.files import default_path
 from flowbench.throughput.measurement import measure
 from flowbench.throughput.passes import PASSES
@@ -47,7 +46,6 @@ def run_and_store(
     if out is not None:
         # Minutes of measuring are not to end at a folder that cannot be written.
         out.parent.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

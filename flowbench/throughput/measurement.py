@@ -11,7 +11,7 @@ import torch
 
 from flowbench.config.schema import Experiment
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
-from flowbench.system.device import keep_float32
+from flowbench.system.device import prepare_to_compute
 from flowbench.system.environment import describe_environment
 from flowbench.tasks.compilation import forget_compiled
 from flowbench.throughput.convolutions import Floor, record
@@ -110,7 +110,7 @@ def prepare_pass(
 
     One at a time: what was compiled for an earlier one is forgotten.
     """
-    keep_float32()
+    prepare_to_compute()
     forget_compiled()
     subject = make_subject(experiment, batch, clock.device, shape)
     compiled = experiment.train.compile and can_be_compiled(subject, name)

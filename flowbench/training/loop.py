@@ -24,7 +24,6 @@ from flowbench.runs.folder import UNDRAWN, RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.device import bfloat16_units
 from flowbench.system.interruption import Interrupted, StopRequest
-from flowbench.system.memory import keep_freed_memory
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.system.progress import TrainingBar, warn
 from flowbench.tables.results import stale_reasons
@@ -66,7 +65,6 @@ def train(
     run = RunFolder(run_dir)
     with ExitStack() as held, fitting_in_memory(experiment.data.batch_size), surviving(run.path):
         device = join()
-        keep_freed_memory()
         if finished := from_leader(lambda: _finished(run, experiment, resume)):
             return from_leader(lambda: _completed(run, finished, mirror))
         # Before the folder is touched: missing data must leave nothing behind.
@@ -125,22 +123,25 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
 class _Window:
     """Sums over the steps since the last logged row, kept on the device so that no step waits for it."""
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    sums: Tensor | None = None
+    """Of the values of the steps that were taken, by key, and the number of these steps at last, (keys + 1,)."""
     steps: int = 0
     seconds: float = 0.0
 
     def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
-        for key, value in {**values, "finite": torch.ones_like(finite)}.items():
-            # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
-            kept = torch.where(finite > 0, value, torch.zeros_like(value))
-            self.sums[key] = self.sums[key] + kept if key in self.sums else kept
+        self.keys = list(values)
+        row = torch.stack([*(value.float() for value in values.values()), finite])
+        # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
+        kept = torch.where(finite > 0, row, 0.0)
+        self.sums = kept if self.sums is None else self.sums.add_(kept)
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        keys = list(self.sums)
-        values = dict(zip(keys, torch.stack([self.sums[key].float() for key in keys]).tolist(), strict=True))
-        good = values.pop("finite")
-        return {f"train/{key}": value / good for key, value in values.items()} if good else {}
+        if self.sums is None:
+            return {}
+        *values, good = self.sums.tolist()
+        return {f"train/{key}": value / good for key, value in zip(self.keys, values, strict=True)} if good else {}
 
 
 def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:

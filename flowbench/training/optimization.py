@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowbench.config.schema import Optim
 from flowbench.training.authors_adam import InsideAdam
+from flowbench.training.fused_adam import FusedAdam
 
 __all__ = ["learning_rate", "make_optimizer", "take_step"]
 
@@ -28,7 +29,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Optim) -> torch.o
     match config.name:
         case "adam" | "adamw":
             # weight_decay is coupled to the gradient in Adam and decoupled from it in AdamW.
-            kind, way = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW, {"fused": True}
+            kind, way = FusedAdam, {"fused": True, "decoupled_weight_decay": config.name == "adamw"}
         case "adamax":
             # foreach: a Python loop over hundreds of parameters takes longer than their arithmetic. capturable: a GPU
             # counts the steps itself, and not one that is undone (`_step_if`).
@@ -99,22 +100,44 @@ def take_step(
     Returns:
         The gradients' norm before clipping, and 1 if the step was taken, else 0: scalars on the device.
     """
-    norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = _clip(gradients, clip_norm)
     finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+    if not loss.is_cuda:
+        if finite:
+            optimizer.step()
+            _count_writes(optimizer, parameters)
+        # Gradients keep their place: taken anew among the activations, they leave gaps in memory (an eighth of the peak
+        # of Real NVP, 2026-11). On a GPU it would cost a kernel for each.
+        torch._foreach_zero_(gradients)
+        return norm, finite.float()
     if optimizer.defaults.get("fused"):
         # The fused kernels skip the step on the device, as they do for a gradient scaler's overflow.
         optimizer.grad_scale, optimizer.found_inf = None, 1 - finite.float()  # type: ignore[attr-defined]
         optimizer.step()
-        # They write past the versions of the tensors, by which `Derived` knows what it computed from older weights.
-        torch.autograd.graph.increment_version(parameters)
-    elif loss.is_cuda:
+        _count_writes(optimizer, parameters)
+    else:
         _step_if(finite, optimizer, parameters)
-    elif finite:
-        optimizer.step()
-    # On a CPU gradients keep their place: taken anew among the activations, they leave gaps in memory (an eighth of the
-    # peak of Real NVP, 2026-11). On a GPU it would cost a kernel for each.
-    optimizer.zero_grad(set_to_none=loss.is_cuda)
+    optimizer.zero_grad(set_to_none=True)
     return norm, finite.float()
+
+
+@torch.no_grad()
+def _clip(gradients: list[Tensor], most: float | None) -> Tensor:
+    """Scale gradients to a norm of at most `most`, as `torch.nn.utils.clip_grad_norm_` does; return that before."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if most is not None:
+        factor = (most / (norm + 1e-6)).clamp(max=1.0)
+        # Where nobody waits for it, it is looked at: gradients times 1 are a pass over memory for nothing.
+        if factor.is_cuda or not factor == 1:
+            torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+def _count_writes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Raise the tensors' versions, by which `Derived` knows what it computed from older weights."""
+    if optimizer.defaults.get("fused"):  # fused kernels write past them
+        torch.autograd.graph.increment_version(parameters)
 
 
 @torch.no_grad()

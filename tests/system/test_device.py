@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import flowbench
+from flowbench.system import device as module
 from flowbench.system.device import default_device, float32_arithmetic, keep_float32
 from flowbench.system.environment import describe_environment
 from flowbench.system.processes import join
@@ -58,6 +59,16 @@ def test_whoever_takes_the_gpu_computes_in_float32_and_says_so(
     assert torch.backends.cudnn.fp32_precision == "ieee"
     assert torch.get_float32_matmul_precision() == "highest"
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+@pytest.mark.parametrize("choose", [default_device, join, lambda: pick_device(None)])
+def test_whoever_computes_keeps_the_memory_that_a_step_frees(
+    monkeypatch: pytest.MonkeyPatch, choose: Callable[[], torch.device]
+) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: kept.append(True))
+    choose()
+    assert kept
 
 
 def test_what_is_less_exact_on_a_cpu_is_told_too() -> None:

@@ -12,8 +12,8 @@ from flowbench.system.memory import available_memory, has_room
 
 STEPS = """
 import resource, torch
-from flowbench.system.memory import keep_freed_memory
-if {kept}: keep_freed_memory()
+from flowbench.system.device import default_device
+if {kept}: default_device()
 def step():
     tensors = [torch.ones(1_000_000) for _ in range(20)]
     return sum(float(tensor[0]) for tensor in tensors)

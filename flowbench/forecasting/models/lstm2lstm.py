@@ -109,9 +109,14 @@ class LSTM2LSTM(Forecaster):
         """Forecast: see Forecaster.forward."""
         return self._forecast(history, None, None)
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is teacher forcing."""
+        return self.teacher_forcing > 0
+
     def training_forward(self, history: Tensor, future: Tensor, generator: torch.Generator) -> Tensor:
         """Forecast with true previous values fed at the rate of `teacher_forcing`."""
-        if self.teacher_forcing == 0:
+        if not self.draws:
             return self._forecast(history, None, None)
         coins = torch.rand(future.shape[:2], generator=generator, device=generator.device).to(future.device)
         return self._forecast(history, future, (coins < self.teacher_forcing).unsqueeze(2))

@@ -1,0 +1,138 @@
+"""Training steps of linear forecasters on ETTh1 (lookback 336, batch 32, 7 columns): ours against their authors' way.
+
+Run `pytest -n 0 benchmarks/test_linear_epoch.py --benchmark-enable`. Theirs is the loop of LTSF-Linear (Zeng et al. 2023)
+as one writes it down: a data set that cuts a window at each index, with the dates' features beside it, a DataLoader that
+collates them, a loss that is read at every step. Both take their samples too, each in a process of its own, in turns.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from other_ways import Pass, Way, compare, megabytes, shown
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from flowbench.config.experiments import load_experiment
+from flowbench.data.series import series_path
+from flowbench.runs.folder import RunFolder
+from flowbench.tasks.task import make_task
+from flowbench.training.loop import _step, _Window
+from flowbench.training.session import Session
+
+LOOKBACK, LABEL, COLUMNS, BATCH = 336, 48, 7, 32
+TRAINING_ROWS = 12 * 30 * 24
+ROUNDS = 9
+STEPS = 100
+TARGET = 4
+CPU = torch.device("cpu")
+
+
+def ours(model: str, horizon: int) -> tuple[Pass, int]:
+    """Steps as `flowbench train` takes them."""
+    experiment = load_experiment(f"etth/{model}", [f"data.horizon={horizon}"])
+    task = make_task(experiment, CPU)
+    session = Session(experiment, RunFolder(Path("not-written")), task, CPU, None, None)
+    task.prepare()
+
+    def steps() -> None:
+        window = _Window()
+        for _ in range(STEPS):
+            window.add(*_step(session, task.objective))
+            session.step += 1
+            if session.step % experiment.train.log_every == 0:
+                window.means()
+                window = _Window()
+
+    return steps, sum(parameter.numel() for parameter in task.model.parameters())
+
+
+class HourlyWindows(Dataset[Any]):
+    """A window of rows at each index, its label part overlapping the history, and the hour, day and month of each."""
+
+    def __init__(self, values: NDArray[np.float64], stamps: NDArray[np.float64], horizon: int) -> None:
+        self.values, self.stamps, self.horizon = values, stamps, horizon
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float64], ...]:
+        end = index + LOOKBACK
+        begin = end - LABEL
+        after = begin + LABEL + self.horizon
+        return self.values[index:end], self.values[begin:after], self.stamps[index:end], self.stamps[begin:after]
+
+    def __len__(self) -> int:
+        return len(self.values) - LOOKBACK - self.horizon + 1
+
+
+class NLinear(nn.Module):
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(LOOKBACK, horizon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x[:, -1:, :].detach()
+        return self.map((x - last).permute(0, 2, 1)).permute(0, 2, 1) + last
+
+
+class DLinear(nn.Module):
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        self.average = nn.AvgPool1d(25, stride=1)
+        self.seasonal, self.trend = nn.Linear(LOOKBACK, horizon), nn.Linear(LOOKBACK, horizon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = torch.cat((x[:, :1].repeat(1, 12, 1), x, x[:, -1:].repeat(1, 12, 1)), dim=1)
+        trend = self.average(padded.permute(0, 2, 1)).permute(0, 2, 1)
+        parts = self.seasonal((x - trend).permute(0, 2, 1)), self.trend(trend.permute(0, 2, 1))
+        return sum(parts).permute(0, 2, 1)
+
+
+MODELS = {"nlinear": NLinear, "dlinear": DLinear}
+
+
+def theirs(name: str, horizon: int) -> tuple[Pass, int]:
+    values = np.loadtxt(series_path("etth1"), delimiter=",", skiprows=1, usecols=range(1, 1 + COLUMNS))[:TRAINING_ROWS]
+    values = (values - values.mean(0)) / values.std(0)
+    stamps = np.stack(
+        [np.arange(len(values)) // every % span for every, span in ((1, 24), (24, 7), (24, 31), (720, 12))]
+    )
+    windows = HourlyWindows(values, stamps.T.astype(np.float64), horizon)
+    loader = DataLoader(windows, BATCH, shuffle=True, drop_last=True)
+    model, criterion = MODELS[name](horizon), nn.MSELoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+
+    def steps() -> None:
+        losses = []
+        model.train()
+        for x, y, x_mark, y_mark in islice(loader, STEPS):
+            optimizer.zero_grad()
+            x, y = x.float().to(CPU), y.float().to(CPU)
+            x_mark, y_mark = x_mark.float().to(CPU), y_mark.float().to(CPU)
+            outputs = model(x)[:, -horizon:, :]
+            loss = criterion(outputs, y[:, -horizon:, :].to(CPU))
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+
+    return steps, sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("horizon", [96, 720])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_is_four_times_as_fast_as_the_authors(benchmark: Any, ratios: Any, model: str, horizon: int) -> None:
+    how = (model, horizon)
+    ways = [Way(ours, how), Way(theirs, how), Way(theirs, how, keeps_memory=False)]
+    wall, work, facts = compare(ways, ROUNDS, torch.get_num_threads())
+    benchmark.pedantic(lambda: None, rounds=1)
+    (our_size, our_memory), (their_size, their_memory), _ = facts
+    assert our_size == their_size
+    equal, untouched = work[1:] / work[0]
+    benchmark.extra_info.update(
+        ratio=float(np.median(equal)), milliseconds=(1000 / STEPS * np.median(work, axis=1)).tolist()
+    )
+    row = (shown(equal), shown(untouched), megabytes(our_memory), megabytes(their_memory))
+    ratios.append([f"{model} training step, horizon {horizon}", "LTSF-Linear's loop", *row])
+    assert np.median(equal) > TARGET
