@@ -36,7 +36,8 @@ from torch._inductor import scheduler as inductor_scheduler
 from torch._inductor.graph import GraphLowering
 from torch._inductor.output_code import OutputCode
 from torch._inductor.virtualized import V
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
@@ -226,6 +227,7 @@ def _lowered(graph: fx.GraphModule, inputs: list[Any], *, backward: bool) -> Gra
     compiler.view_to_reshape(graph)
     with torch.no_grad():
         mode = compiler.fake_tensor_prop(graph, inputs)
+        _propagate_into_regions(graph, mode)
     compiler._recursive_record_original_output_strides(graph)
     with V.set_fake_mode(mode):
         compiler._recursive_post_grad_passes(graph, is_inference=False)
@@ -235,6 +237,17 @@ def _lowered(graph: fx.GraphModule, inputs: list[Any], *, backward: bool) -> Gra
             lowering.init_wrapper_code()
             _schedule(lowering)
     return lowering
+
+
+def _propagate_into_regions(graph: fx.GraphModule, mode: FakeTensorMode) -> None:
+    """Let what regions compute lie where their arguments do: of a region torch looks at the results alone."""
+    regions = {}
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.higher_order.invoke_subgraph:
+            regions[node.args[0].target] = [argument.meta["val"] for argument in node.args[2:]]
+            node.meta.pop("eager_input_vals", None)  # they lie where they were traced
+    for name, arguments in regions.items():
+        FakeTensorProp(getattr(graph, name), mode).propagate_dont_convert_inputs(*arguments)
 
 
 def _schedule(lowering: GraphLowering) -> None:

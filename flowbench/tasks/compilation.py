@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from flowbench.densities.flows.compiled_resnet import compile_networks_once
+
 __all__ = ["as_compiled", "forget_compiled"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -16,6 +18,11 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "triton.cudagraphs": True,
     # Small kernels that do not wait for each other are one: a step has 0.6 times as many.
     "combo_kernels": True,
+    "combo_kernel_max_num_nodes": 64,
+    # A normalization's backward pass reads six tensors, all but two of them tiny: to write down what it computes of
+    # them, and to read that in the next kernels, would take twice as long. Torch does from four on.
+    "realize_reads_threshold": 12,
+    "realize_opcount_threshold": 100,
     # Left to itself, the compiler takes networks of 64 channels or fewer for too narrow to be channels-last.
     "force_layout_optimization": True,
 }
@@ -36,6 +43,7 @@ def as_compiled(function: Function, device: torch.device) -> Function:
         device: where they lie; on a GPU memory and launches are what a pass waits for: `GPU_OPTIONS`,
             `GPU_RECOMPUTATION`.
     """
+    compile_networks_once()
     if device.type != "cuda":
         return cast(Function, torch.compile(function, dynamic=False))
     compiled = torch.compile(function, dynamic=False, options=GPU_OPTIONS)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.activated_conv import activated_convolution, convolve
+from flowbench.densities.flows.compiled_resnet import as_region
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
 from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone
@@ -112,6 +113,15 @@ class WeightNormConv(nn.Module):
         kernels, biases = self._folded.get(lambda: self._fold(normalization), *sources)
         return convolve(x, kernels, biases)
 
+    def kernels(self) -> tuple[Tensor, Tensor | None]:
+        """Return what kernels are made of: weights and, if it is learned, their norm."""
+        return self.weights, self.magnitude
+
+    def forget(self) -> None:
+        """Drop what was kept of the weights for evaluation."""
+        self._kernels.clear()
+        self._folded.clear()
+
     def _current_kernels(self) -> Tensor:
         # Not kept in training mode, not even by a pass without gradients: it would be held until the first step.
         return self._kernels.get(self._normalize, self.weights, self.magnitude, keep=not self.training)
@@ -193,6 +203,12 @@ class ResidualBlock(nn.Module):
         normalized = self.training and isinstance(self.bn_in, BatchNorm) and not self.dropout.p
         return self._activated_first(x) if normalized else self._convolved_first(x)
 
+    def steps(self) -> list[tuple[Any, WeightNormConv]]:
+        """Return normalizations, each with the convolution after it, in the order of `forward`."""
+        if self.h_1 is None:
+            return [(self.bn_in, self.h_0), (self.bn_0, self.out)]
+        return [(self.bn_in, self.h_0), (self.bn_0, self.h_1), (self.bn_1, self.out)]
+
     def _activated_first(self, x: Tensor) -> Tensor:
         """Return x + f(x) by triples of normalization, ReLU and convolution."""
         h = self.h_0.after(self.bn_in, x)
@@ -252,6 +268,37 @@ class ResidualNet(Conditioner):
         self.out = WeightNormConv(features, channels_out, 1)
 
     takes_bfloat16 = True
+
+    def _output(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        if torch.compiler.is_compiling() and self._is_normalized(x):
+            return self._as_region(x)
+        return super()._output(x, *others)
+
+    def _is_normalized(self, x: Tensor) -> bool:
+        """Say whether `residual_network` does what `net` does: in training, with batch normalization alone."""
+        dropout = any(block.dropout.p for block in self.blocks)
+        return self.training and isinstance(self.bn_pre_out, BatchNorm) and not dropout and normalizes_alone(x)
+
+    def _as_region(self, x: Tensor) -> Tensor:
+        """Return the output, and record moments: not inside the region, which writes to nothing."""
+        blocks = [block.steps() for block in self.blocks]
+        skips = [] if self.skip_in is None else [self.skip_in, *self.skips]
+        for convolution in self.modules():
+            if isinstance(convolution, WeightNormConv):
+                convolution.forget()
+        out, moments = as_region(
+            x,
+            self.h_in.kernels(),
+            [[(normalization.beta, convolution.kernels()) for normalization, convolution in block] for block in blocks],
+            [convolution.kernels() for convolution in skips],
+            (self.bn_pre_out.beta, self.out.kernels()),
+            (self.h_in.biases, [block.out.biases for block in self.blocks], [s.biases for s in skips], self.out.biases),
+            torch.bfloat16 if self.precision == "bf16" else x.dtype,
+        )
+        layers = [normalization for block in blocks for normalization, _ in block] + [self.bn_pre_out]
+        for layer, (mean, var) in zip(layers, moments, strict=True):
+            layer.record(mean, var)
+        return out
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
