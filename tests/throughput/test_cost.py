@@ -23,7 +23,9 @@ def test_every_pass_of_a_flow_has_its_operations_and_its_speed():
     for one in (train, forward, inverse):
         speed = one["images_per_second"]
         assert 0 < speed["low"] <= speed["median"] <= speed["high"]
-    against = measure_costs(load_experiment("real_nvp/digits-adversarial", [*tiny, "critic.width=2", "critic.updates=2"]), CPU)["passes"]
+    against = measure_costs(
+        load_experiment("real_nvp/digits-adversarial", [*tiny, "critic.width=2", "critic.updates=2"]), CPU
+    )["passes"]
     assert against["forward"]["flops_per_image"] == forward["flops_per_image"]
     # Two samples for the critic's steps and one with its gradients, beside the likelihood that is logged.
     assert against["train"]["flops_per_image"] > 2 * inverse["flops_per_image"] + train["flops_per_image"]
