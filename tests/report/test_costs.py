@@ -69,7 +69,7 @@ def test_the_picture_tells_bounds_from_exact_values_and_leaves_what_is_far_above
     figure = sample_costs(rows)
     panel, other = figure.axes
     assert (panel.get_title(), other.get_title()) == ("CIFAR-10", "digits")
-    marks: Any = [tuple(container)[0] for container in panel.containers]
+    marks: Any = [next(iter(container)) for container in panel.containers]
     assert [mark.get_marker() for mark in marks] == ["v", "o", ABOVE_MARK]
     assert [float(mark.get_xdata()[0]) for mark in marks] == [250.0, 4.0, 250.0]
     assert [float(mark.get_ydata()[0]) for mark in marks] == [3.5, 3.61, 3.61]
