@@ -20,8 +20,10 @@ BOUNDS |= {"density_branch": "a bound: some bins by their density", "importance"
 MARKS = {"exact": "o"}
 BOUND_MARK = "v"
 """Of everything but exact values: those lie at their mark or below it."""
-SPREAD = 3
-"""Of the figures of a panel, from which on its axis is logarithmic."""
+ABOVE_MARK = 6  # matplotlib's caret that points up
+"""Of a figure above the axis, drawn at its upper edge."""
+HIGHEST = 2.0
+"""In multiples of a panel's best figure: what lies above is not drawn to scale, or nothing else could be told apart."""
 
 
 def costed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -69,7 +71,10 @@ def cost_plots(results: Mapping[str, Any], place: Place, name: str) -> list[Plot
     rows = costed(results)
     if not rows:
         return []
-    title = f"{unit(rows[0]['metric'])} against the processor time of a sample"
+    title = (
+        f"{unit(rows[0]['metric'])} against the processor time of a sample: circles are exact, triangles upper bounds, "
+        "a caret lies far above the axis"
+    )
     words = "; ".join(
         f"{row['row']}, {row['experiment']}: {row['value']:.3f} ({row['labels'].get('bound', 'unnamed bound')}) at "
         f"{1e3 * _seconds(row):.3g} ms a sample"
@@ -82,34 +87,38 @@ def cost_plots(results: Mapping[str, Any], place: Place, name: str) -> list[Plot
 
 
 def sample_costs(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Draw a panel for each row title: circles are exact values, triangles bounds, each with its error bar."""
-    from matplotlib.lines import Line2D
+    """Draw a panel for each row title, best figure first in its legend.
 
+    Circles are exact values, triangles bounds, each with its error bar; hollow is a second line of the same model; a
+    caret at the upper edge is a figure far above the others.
+    """
     titles = list(dict.fromkeys(row["row"] for row in rows))
-    figure = new_figure(5.2 * len(titles), 4.4)
+    figure = new_figure(6.4 * len(titles), 4.2)
     for number, title in enumerate(titles, 1):
         axes = figure.add_subplot(1, len(titles), number)
-        mine = [row for row in rows if row["row"] == title]
+        mine = sorted((row for row in rows if row["row"] == title), key=lambda row: float(row["value"]))
+        highest = HIGHEST * mine[0]["value"]
+        top = max(row["value"] for row in mine if row["value"] <= highest)
+        seen: set[str] = set()
         for row in mine:
-            mark = MARKS.get(row["labels"].get("bound", ""), BOUND_MARK)
+            bound, above = row["labels"].get("bound", ""), row["value"] > highest
             axes.errorbar(
-                1e3 * _seconds(row), row["value"], yerr=row["stderr"] or 0, fmt=mark, color=color_of(row["model"]), ms=7
+                1e3 * _seconds(row),
+                top if above else row["value"],
+                yerr=None if above else row["stderr"],
+                marker=ABOVE_MARK if above else MARKS.get(bound, BOUND_MARK),
+                linestyle="",
+                color=color_of(row["model"]),
+                markerfacecolor="none" if row["model"] in seen else None,
+                markersize=8,
+                label=f"{row['value']:.3f}  {row['experiment']}",
             )
-            axes.annotate(
-                row["experiment"], (1e3 * _seconds(row), row["value"]), xytext=(6, 5), textcoords="offset points",
-                fontsize="small",
-            )  # fmt: skip
+            seen.add(row["model"])
         axes.set_xscale("log")
-        axes.margins(x=0.3)
-        values = [row["value"] for row in mine]
-        if max(values) > SPREAD * min(values) > 0:
-            axes.set_yscale("log")
-        axes.set(
-            title=title, xlabel="processor time of a sample, ms", ylabel=f"{unit(mine[0]['metric'])} (lower is better)"
-        )
-    marks = {"exact": MARKS["exact"], "an upper bound": BOUND_MARK}
-    handles = [Line2D([], [], marker=mark, color="#555555", linestyle="", label=word) for word, mark in marks.items()]
-    figure.axes[0].legend(handles=handles, loc="best", fontsize="small")
+        axes.margins(x=0.1)
+        measure = unit(mine[0]["metric"])
+        axes.set(title=title, xlabel="processor time of a sample, ms", ylabel=f"{measure} (lower is better)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowbench import report
-from flowbench.report.costs import cost_sheet, sample_costs
+from flowbench.report.costs import ABOVE_MARK, cost_sheet, sample_costs
 from flowbench.reproduction.reproduce import reproduce
 from tests.faked_runs import FakeTrainer
 from tests.report.test_report import results, row
@@ -59,16 +59,24 @@ def test_a_model_that_is_not_trained_has_dashes_for_its_training() -> None:
     assert [cell.text for cell in sheet.rows[0]][4:] == ["0", "–", "–", "1.00", "1.00", "–", "10.0", "10.0"]
 
 
-def test_the_picture_tells_bounds_from_exact_values() -> None:
-    rows = [costly(1, 250.0, "exact"), costly(1, 4.0, "elbo", experiment="b"), costly(1, 4.0, "exact", row="digits")]
+def test_the_picture_tells_bounds_from_exact_values_and_leaves_what_is_far_above_at_its_edge() -> None:
+    rows = [
+        costly(1, 250.0, "exact"),
+        costly(1, 4.0, "elbo", experiment="b", model="iafvae", value=3.5),
+        costly(1, 4.0, "uniform", experiment="c", value=30.0),
+        costly(1, 4.0, "exact", row="digits"),
+    ]
     figure = sample_costs(rows)
-    assert [axes.get_title() for axes in figure.axes] == ["CIFAR-10", "digits"]
-    marks = [container.lines[0] for container in figure.axes[0].containers]
-    assert [mark.get_marker() for mark in marks] == ["o", "v"]
-    assert [float(mark.get_xdata()[0]) for mark in marks] == [4.0, 250.0]
-    assert figure.axes[0].get_yscale() == "linear"
-    far = sample_costs([*rows, costly(1, 4.0, "uniform", experiment="c", value=30.0)])
-    assert far.axes[0].get_yscale() == "log"
+    panel, other = figure.axes
+    assert (panel.get_title(), other.get_title()) == ("CIFAR-10", "digits")
+    marks: Any = [next(iter(container)) for container in panel.containers]
+    assert [mark.get_marker() for mark in marks] == ["v", "o", ABOVE_MARK]
+    assert [float(mark.get_xdata()[0]) for mark in marks] == [250.0, 4.0, 250.0]
+    assert [float(mark.get_ydata()[0]) for mark in marks] == [3.5, 3.61, 3.61]
+    assert [mark.get_markerfacecolor() == "none" for mark in marks] == [False, False, True]
+    legend = panel.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["3.500  b", "3.610  real_nvp/cifar10", "30.000  c"]
 
 
 def test_without_costs_there_is_neither() -> None:

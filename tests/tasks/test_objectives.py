@@ -173,11 +173,17 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(name: str, override
         load_experiment(name, [override])
 
 
-def test_the_preset_is_the_digits_flow_with_as_many_parameters() -> None:
-    adversarial, plain = (load_experiment(f"real_nvp/{name}") for name in ("digits-adversarial", "digits"))
+@pytest.mark.parametrize(
+    ("preset", "shape", "parameters", "critics"),
+    [("digits", (1, 8, 8), 662_328, 52_545), ("cifar10-small", (3, 32, 32), 345_465, 1_080_065)],
+)
+def test_the_presets_are_known_flows_with_as_many_parameters(
+    preset: str, shape: tuple[int, int, int], parameters: int, critics: int
+) -> None:
+    adversarial, plain = (load_experiment(f"real_nvp/{name}") for name in (f"{preset}-adversarial", preset))
     assert adversarial.model == plain.model
-    model = build_density(adversarial, {"shape": (1, 8, 8), "levels": 17})
-    assert sum(parameter.numel() for parameter in model.parameters()) == 662_328
+    model = build_density(adversarial, {"shape": shape, "levels": 17})
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     _, opponent = density_objective(adversarial, model)
     assert opponent is not None
-    assert sum(parameter.numel() for parameter in opponent.network.parameters()) == 52_545
+    assert sum(parameter.numel() for parameter in opponent.network.parameters()) == critics

@@ -40,6 +40,7 @@ MODELS = [
     "glow/cifar10",
     "glow/digits",
     "nice/digits",
+    "nice/cifar10-small",
     "independent/digits",
 ]
 """The shipped models that differ in more than their size."""
