@@ -125,8 +125,15 @@ class Adapted(DensityModel):
         one, other = copy.deepcopy(self.module).eval(), copy.deepcopy(self.module).eval()
         before = {name: value.clone() for name, value in one.state_dict().items()}
         first = _checked(one, x[:3])
-        changed = [name for name, value in one.state_dict().items() if not torch.equal(value, before[name])]
+        changed = [
+            name
+            # A method that was put onto the object in a cell is the module's own still, not its copy's.
+            for module in (one, self.module)
+            for name, value in module.state_dict().items()
+            if not torch.equal(value, before[name])
+        ]
         if changed:
+            self.module.load_state_dict(before)
             raise InputError(
                 f"{_name(self.module)}: log_prob changes {changed[0]} in evaluation mode: it initializes or updates "
                 "itself on what is only to be measured (activation normalization does): initialize it on training "

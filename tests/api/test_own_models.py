@@ -88,6 +88,18 @@ def test_it_is_timed_compared_sampled_and_exported(results: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_glow_of_normflows_that_would_initialize_itself_on_what_it_measures_is_refused() -> None:
+    nf = pytest.importorskip("normflows")
+    block = nf.flows.GlowBlock(4, 8)
+    flow = nf.MultiscaleFlow(
+        [nf.distributions.DiagGaussian((4, 4, 4))], [[block, nf.flows.Squeeze()]], [], class_cond=False
+    )
+    flow.log_prob = lambda x, inner=flow.log_prob: inner(x, None)
+    with pytest.raises(fb.errors.InputError, match=r"log_prob changes flows\.0\.0\.\S+ in evaluation mode: it initial"):
+        fb.adapters.from_log_prob(flow, image_shape=(1, 8, 8), levels=17, space="logit")
+
+
+@pytest.mark.slow
 def test_no_experiment_file_can_ask_for_an_import(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a/b\nkind: density\nimport: mine.py\nmodel: {name: real_nvp}\n")
     done = flowbench("train", "a.yaml", cwd=tmp_path, check=False)

@@ -134,6 +134,15 @@ def test_traps_are_caught_where_a_module_is_adapted(what: str, words: str) -> No
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_a_method_put_onto_the_object_is_looked_at_as_well() -> None:
+    """Copies of the module hand its calls to the original."""
+    module = Trap("actnorm")
+    module.log_prob = module.log_prob  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="log_prob changes done in evaluation mode"):
+        fb.adapters.from_log_prob(module, image_shape=SHAPE)
+    assert module.done == 0
+
+
 def test_dropout_and_sound_modules_pass() -> None:
     model = fb.adapters.from_log_prob(Trap("dropout"), image_shape=SHAPE)
     assert model.module.training  # as it was given

@@ -1,6 +1,7 @@
 """The notebooks are kept as they are typed: the build of the docs runs them, and fails where a cell does."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,11 @@ def test_a_notebook_writes_into_a_folder_of_its_own(name: str) -> None:
     work = next(number for number, source in enumerate(text) if "os.chdir(folder.name)" in source)
     assert "tempfile.TemporaryDirectory()" in text[work]
     assert not any("runs/" in source for source in text[:work])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_of_a_notebook_lead_somewhere(name: str) -> None:
+    prose = ["".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown"]
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(prose))
+    assert links
+    assert [link for link in links if not (NOTEBOOKS / link).is_file()] == []
