@@ -46,7 +46,7 @@ def convolve(
     relu: bool = False,
     added: Tensor | None = None,
     into: Tensor | None = None,
-    padded: bool = False,
+    bordered: bool = False,
 ) -> Tensor:
     """Return relu(x * kernels + biases), or without `relu` x * kernels + biases + added, without gradients.
 
@@ -59,9 +59,9 @@ def convolve(
         relu: whether the result is rectified.
         added: bfloat16, of the result's shape; not with `relu`.
         into: like `added`, but the result takes its place.
-        padded: x has what lies around it already: the result is smaller by size − 1.
+        bordered: x gets a last channel, of 1 around the image and 0 inside, which the kernels see; their size is 3.
     """
-    padding = 0 if padded else kernels.shape[-1] // 2
+    x, padding = (_bordered(x), 0) if bordered else (x, kernels.shape[-1] // 2)
     if is_in_torch_dispatch_mode():
         # Whoever watches the operations is to see a convolution.
         y = F.conv2d(x, kernels, None if biases is None else biases.to(x.dtype), padding=padding)
@@ -100,16 +100,16 @@ def convolution(
     *,
     relu: bool = False,
     into: Tensor | None = None,
-    padded: bool = False,
+    bordered: bool = False,
 ) -> Tensor:
     """Return what `convolve` returns, with gradients.
 
     Args:
         x: bfloat16, (batch, channels_in, height, width), channels-last.
         kernels, biases: float32, as are their gradients; see `convolve`.
-        relu, into, padded: see `convolve`; no gradient may need what `into` was before.
+        relu, into, bordered: see `convolve`; no gradient may need what `into` was before.
     """
-    y: Tensor = _Conv.apply(x, kernels, biases, relu, into, padded)
+    y: Tensor = _Conv.apply(x, kernels, biases, relu, into, bordered)
     return y
 
 
@@ -146,13 +146,13 @@ class _Conv(torch.autograd.Function):
         biases: Tensor | None,
         relu: bool,
         into: Tensor | None,
-        padded: bool,
+        bordered: bool,
     ) -> Tensor:
         kernels = kernels.to(torch.bfloat16)
-        y = convolve(x, kernels, biases, relu=relu, into=into, padded=padded)
+        y = convolve(x, kernels, biases, relu=relu, into=into, bordered=bordered)
         if into is not None:
             ctx.mark_dirty(into)
-        ctx.biased, ctx.added, ctx.padded = biases is not None, into is not None, padded
+        ctx.biased, ctx.added, ctx.bordered = biases is not None, into is not None, bordered
         ctx.save_for_backward(x, kernels, *([y] if relu else []))
         return y
 
@@ -164,7 +164,7 @@ class _Conv(torch.autograd.Function):
         if rectified:
             to_y = torch.ops.aten.threshold_backward(to_y, rectified[0], 0)
         to_x, to_kernels, to_biases = _gradients(
-            to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased, padded=ctx.padded
+            to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased, bordered=ctx.bordered
         )
         return to_x, to_kernels, to_biases, None, to_y if ctx.added else None, None
 
@@ -236,10 +236,10 @@ def _rows(kernels: Tensor) -> Tensor:
 
 
 def _gradients(
-    to_y: Tensor, x: Tensor, kernels: Tensor, *, to_input: bool, to_biases: bool, padded: bool = False
+    to_y: Tensor, x: Tensor, kernels: Tensor, *, to_input: bool, to_biases: bool, bordered: bool = False
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Return the gradients with respect to x, bfloat16, kernels and biases, float32, of a convolution."""
-    padding = 0 if padded else kernels.shape[-1] // 2
+    x, padding = (_bordered(x), 0) if bordered else (x, kernels.shape[-1] // 2)
     to_x, to_kernels, to_b = torch.ops.aten.convolution_backward(
         to_y,
         x,
@@ -254,4 +254,15 @@ def _gradients(
         output_mask=[to_input, True, to_biases],
     )
     to_kernels = to_kernels.to(torch.float32, memory_format=torch.channels_last)
+    if bordered and to_input:
+        to_x = to_x[:, :-1, 1:-1, 1:-1]
     return to_x, to_kernels, to_b.float() if to_biases else None
+
+
+def _bordered(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    out = torch.zeros((batch, height + 2, width + 2, channels + 1), dtype=x.dtype).permute(0, 3, 1, 2)
+    out[:, -1] = 1
+    out[:, :-1, 1:-1, 1:-1] = x
+    out[:, -1, 1:-1, 1:-1] = 0
+    return out
