@@ -150,7 +150,7 @@ class Train(Section):
     epochs: NonNegativeInt | None = None
     steps: NonNegativeInt | None = None
     precision: Literal[32, "bf16"] = 32
-    """bf16: autocast of the conditioner networks alone; log-determinants and the prior stay float32. 32: float32
+    """bf16: the conditioner networks alone; log-determinants and the prior stay float32. 32: float32
     everywhere, TF32 nowhere, on a GPU as on a CPU."""
     compile: bool = False
     recompute: bool = False

@@ -79,8 +79,8 @@ def train(
         from_leader(session.begin)
         if experiment.train.precision == "bf16" and device.type == "cpu" and bfloat16_units() is None and leads():
             warn(
-                "train.precision: bf16 on a processor without units for it (AVX512-BF16, AMX) takes about ten times as "
-                "long as float32: stop and add train.precision=32 to train in float32"
+                "train.precision: bf16 on a processor without units for it (AVX512-BF16, AMX) takes several times as "
+                "long as float32, without AVX-512 ten times: stop, and add train.precision=32 to train in float32"
             )
         if watch is None:
             # What ends a watched training is its watcher's to tell.

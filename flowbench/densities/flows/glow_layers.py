@@ -289,7 +289,7 @@ def _reduced_convolve(
     if kernels.shape[-1] == 1:
         return convolve(x, kernels, bias, relu=relu)
     if taps is None:
-        return convolve(_bordered(x), kernels, bias, relu=relu, padded=True)
+        return convolve(x, kernels, bias, relu=relu, bordered=True)
     y = convolve(x, kernels, bias) + _of_border(taps, x.shape[2:])
     return y.to(x.dtype).relu_() if relu else y
 
