@@ -14,7 +14,7 @@ from flowbench.densities.flows.activated_conv import activated_convolution, conv
 from flowbench.densities.flows.compiled_resnet import as_region
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
-from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone
+from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone, record_together
 
 __all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
 
@@ -229,7 +229,7 @@ class ResidualNet(Conditioner):
         for convolution in self.modules():
             if isinstance(convolution, WeightNormConv):
                 convolution.forget()
-        out, moments = as_region(
+        out, means, variances = as_region(
             x,
             self.h_in.kernels(),
             [[(normalization.beta, convolution.kernels()) for normalization, convolution in block] for block in blocks],
@@ -239,8 +239,7 @@ class ResidualNet(Conditioner):
             torch.bfloat16 if self.precision == "bf16" else x.dtype,
         )
         layers = [normalization for block in blocks for normalization, _ in block] + [self.bn_pre_out]
-        for layer, (mean, var) in zip(layers, moments, strict=True):
-            layer.record(mean, var)
+        record_together(layers, means, variances)
         return out
 
     def net(self, x: Tensor) -> Tensor:
