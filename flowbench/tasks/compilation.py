@@ -47,7 +47,11 @@ def as_compiled(function: Function, device: torch.device) -> Function:
     """
     compile_networks_once()
     on_gpu = device.type == "cuda"
-    compiled = torch.compile(function, dynamic=False, **({"options": GPU_OPTIONS} if on_gpu else {}))
+    compiled = (
+        torch.compile(function, dynamic=False, options=GPU_OPTIONS)
+        if on_gpu
+        else torch.compile(function, dynamic=False)
+    )
 
     @wraps(function)
     def set_up(*arguments: Any) -> object:

@@ -93,9 +93,9 @@ def as_region(*arguments: Any) -> Result:
 def compile_networks_once() -> None:
     """Let torch.compile take `residual_network` once, from now on, for all networks of the same shapes."""
     global _as_region
-    # Only here: it imports the compiler. How many kinds of networks a model has may exceed the 8 that newer versions
-    # of torch take for a mistake; 2.11 does not count.
-    region = torch.compiler.nested_compile_region
+    # Only here: it imports the compiler.
+    region: Callable[..., Any] = torch.compiler.nested_compile_region
+    # A model may have more kinds of networks than the 8 that newer versions of torch allow; 2.11 does not count.
     counts = "max_reuse_entries" in inspect.signature(region).parameters
     _as_region = region(residual_network, **({"max_reuse_entries": MOST_KINDS} if counts else {}))
 

@@ -243,7 +243,7 @@ def _record_all(found: "Sequence[tuple[Sequence[BatchStatistics], Tensor, Tensor
     moments = torch.cat([means.flatten() for _, means, _ in found] + [variances.flatten() for *_, variances in found])
     # As in `BatchStatistics.record`.
     after = before.lerp(torch.where(torch.isfinite(moments), moments, before), MOMENTUM)
-    torch._foreach_copy_(averages, after.split([len(average) for average in averages]))
+    torch._foreach_copy_(averages, torch.split(after, [len(average) for average in averages]))
     torch._foreach_add_([layer.step for layer in layers], 1)
 
 
