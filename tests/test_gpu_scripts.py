@@ -185,7 +185,7 @@ def test_a_step_of_one_residual_block_moves_no_more_memory_than_it_did() -> None
 
 def test_the_json_of_a_schedule_is_its_table() -> None:
     schedule = script("schedule")
-    step = schedule.Step(tracing=1.5)
+    step = schedule.Step(dynamo=0.5, joint=0.75, partition=0.25)
     for direction, size in ((step.forward, 2_000_000), (step.backward, 500_000), (step.backward, 1_500_000)):
         direction.add("pointwise", size)
     printed = json.loads(json.dumps(schedule._as_json(step)))

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 
 from flowbench.densities.flows.compiled_resnet import compile_networks_once
+from flowbench.densities.flows.normalization import recorded_afterwards
 
 __all__ = ["as_compiled", "forget_compiled"]
 
@@ -44,14 +46,18 @@ def as_compiled(function: Function, device: torch.device) -> Function:
             `GPU_RECOMPUTATION`.
     """
     compile_networks_once()
-    if device.type != "cuda":
-        return cast(Function, torch.compile(function, dynamic=False))
-    compiled = torch.compile(function, dynamic=False, options=GPU_OPTIONS)
+    on_gpu = device.type == "cuda"
+    compiled = (
+        torch.compile(function, dynamic=False, options=GPU_OPTIONS)
+        if on_gpu
+        else torch.compile(function, dynamic=False)
+    )
 
-    # AOTAutograd takes no options: it looks at its settings whenever it compiles.
     @wraps(function)
     def set_up(*arguments: Any) -> object:
-        with torch._functorch.config.patch(GPU_RECOMPUTATION):
+        # AOTAutograd takes no options: it looks at its settings whenever it compiles.
+        settings = torch._functorch.config.patch(GPU_RECOMPUTATION) if on_gpu else nullcontext()
+        with settings, recorded_afterwards():
             return compiled(*arguments)
 
     return cast(Function, set_up)

@@ -26,8 +26,8 @@ Kernels = tuple[Tensor, Tensor | None]
 """Weights, (channels_out, channels_in, size, size), and the norms they get, (channels_out,); None: 1."""
 Activated = tuple[Tensor, Kernels]
 """What is added between normalization and ReLU, (channels_in,), and the convolution after it."""
-Moments = tuple[Tensor, Tensor]
-"""Mean and biased variance, (channels,) each, without gradients."""
+Result = tuple[Tensor, Tensor, Tensor]
+"""Output, and means and biased variances, (normalizations, channels) each, without gradients."""
 
 
 def residual_network(
@@ -38,7 +38,7 @@ def residual_network(
     last: Activated,
     biases: tuple[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor],
     dtype: torch.dtype,
-) -> tuple[Tensor, list[Moments]]:
+) -> Result:
     """Return a `ResidualNet`'s output for a batch in training mode, and the moments of its normalizations.
 
     Args:
@@ -54,11 +54,13 @@ def residual_network(
         (batch, channels_out, height, width), of x's type, and moments in the order of `forward`. Gradients of biases
         that have no effect are 0.
     """
-    moments: list[Moments] = []
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
 
-    def convolve_activated(h: Tensor, shift: Tensor | float, beta: Tensor, kernels: Kernels) -> Tensor:
+    def convolve_activated(h: Tensor, shift: Tensor | None, beta: Tensor, kernels: Kernels) -> Tensor:
         h, mean, var = _activate(h, beta)
-        moments.append((mean + shift, var))
+        means.append(mean if shift is None else mean + shift)
+        variances.append(var)
         return _convolve(h, _normalized(*kernels, dtype))
 
     bias_in, block_biases, skip_biases, bias_out = biases
@@ -66,7 +68,7 @@ def residual_network(
     for block, bias in zip(blocks, block_biases, strict=True):
         h = hidden[-1]
         for place, (beta, kernels) in enumerate(block):
-            h = convolve_activated(h, 0.0 if place else shift[-1], beta, kernels)
+            h = convolve_activated(h, None if place else shift[-1], beta, kernels)
         hidden.append(hidden[-1] + h)
         shift.append(shift[-1] + bias.detach())
     total, total_shift = hidden[-1], shift[-1]
@@ -77,23 +79,23 @@ def residual_network(
         total_shift = (joined * torch.cat(shift)).sum(1) + torch.stack(list(skip_biases)).detach().sum(0)
     out = convolve_activated(total, total_shift, *last).to(x.dtype) + bias_out.view(1, -1, 1, 1)
     without_effect = torch.cat([bias_in, *block_biases, *skip_biases])
-    return out + 0 * without_effect.sum(), moments
+    return out + 0 * without_effect.sum(), torch.stack(means), torch.stack(variances)
 
 
-_as_region: Callable[..., tuple[Tensor, list[Moments]]] = residual_network
+_as_region: Callable[..., Result] = residual_network
 
 
-def as_region(*arguments: Any) -> tuple[Tensor, list[Moments]]:
-    """Return `residual_network(*arguments)`: inside torch.compile, after `compile_networks_once`, by a nested region."""
+def as_region(*arguments: Any) -> Result:
+    """Return `residual_network(*arguments)`, inside torch.compile, after `compile_networks_once`, by a region of it."""
     return _as_region(*arguments)
 
 
 def compile_networks_once() -> None:
     """Let torch.compile take `residual_network` once, from now on, for all networks of the same shapes."""
     global _as_region
-    # Only here: it imports the compiler. How many kinds of networks a model has may exceed the 8 that newer versions
-    # of torch take for a mistake; 2.11 does not count.
-    region = torch.compiler.nested_compile_region
+    # Only here: it imports the compiler.
+    region: Callable[..., Any] = torch.compiler.nested_compile_region
+    # A model may have more kinds of networks than the 8 that newer versions of torch allow; 2.11 does not count.
     counts = "max_reuse_entries" in inspect.signature(region).parameters
     _as_region = region(residual_network, **({"max_reuse_entries": MOST_KINDS} if counts else {}))
 

@@ -7,7 +7,7 @@ batch's mean and variance.
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -26,6 +26,8 @@ __all__ = [
     "batch_moments",
     "normalizes_alone",
     "population_statistics",
+    "record_together",
+    "recorded_afterwards",
     "unrecorded",
     "warn_of_moving_averages",
 ]
@@ -45,6 +47,8 @@ class BatchStatistics(nn.Module):
 
     recording: ClassVar[bool] = True
     """False inside `unrecorded`, for all layers."""
+    postponed: ClassVar["list[tuple[Sequence[BatchStatistics], Tensor, Tensor]] | None"] = None
+    """Inside `recorded_afterwards`: layers, and what `record_together` is to record of them."""
     mean: Tensor  # (channels,)
     var: Tensor  # (channels,)
     step: Tensor  # ()
@@ -76,6 +80,9 @@ class BatchStatistics(nn.Module):
         if self._sums is not None:
             mean, var = mean.double(), var.double()
             self._sums += torch.stack((mean, var + mean.square(), torch.ones_like(mean)))
+            return
+        if BatchStatistics.postponed is not None:
+            BatchStatistics.postponed.append(((self,), mean, var))
             return
         # A step with a non-finite loss is skipped by the trainer: the averages must forget its batch as well.
         for average, moment in ((self.mean, mean), (self.var, var)):
@@ -201,6 +208,43 @@ def unrecorded() -> Iterator[None]:
         yield
     finally:
         BatchStatistics.recording = True
+
+
+def record_together(layers: Sequence[BatchStatistics], means: Tensor, variances: Tensor) -> None:
+    """Record the moments of a batch of several layers, each (layers, channels)."""
+    if BatchStatistics.postponed is not None and BatchStatistics.recording:
+        BatchStatistics.postponed.append((layers, means, variances))
+        return
+    for layer, mean, var in zip(layers, means, variances, strict=True):
+        layer.record(mean, var)
+
+
+@contextmanager
+def recorded_afterwards() -> Iterator[None]:
+    """Let moments be recorded in training mode after the block, those of all layers in a few operations.
+
+    For what is compiled: hundreds of small tensors that a graph need not write to. After an exception none are.
+    """
+    BatchStatistics.postponed = []
+    try:
+        yield
+        found = BatchStatistics.postponed
+    finally:
+        BatchStatistics.postponed = None
+    if found:
+        _record_all(found)
+
+
+@torch.no_grad()
+def _record_all(found: "Sequence[tuple[Sequence[BatchStatistics], Tensor, Tensor]]") -> None:
+    layers = [layer for group, _, _ in found for layer in group]
+    averages = [layer.mean for layer in layers] + [layer.var for layer in layers]
+    before = torch.cat(averages)
+    moments = torch.cat([means.flatten() for _, means, _ in found] + [variances.flatten() for *_, variances in found])
+    # As in `BatchStatistics.record`.
+    after = before.lerp(torch.where(torch.isfinite(moments), moments, before), MOMENTUM)
+    torch._foreach_copy_(averages, torch.split(after, [len(average) for average in averages]))
+    torch._foreach_add_([layer.step for layer in layers], 1)
 
 
 @contextmanager

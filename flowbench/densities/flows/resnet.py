@@ -15,7 +15,7 @@ from flowbench.densities.flows.activated_conv import activated_convolution, conv
 from flowbench.densities.flows.compiled_resnet import as_region
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
-from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone
+from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone, record_together
 
 __all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
 
@@ -276,28 +276,28 @@ class ResidualNet(Conditioner):
 
     def _is_normalized(self, x: Tensor) -> bool:
         """Say whether `residual_network` does what `net` does: in training, with batch normalization alone."""
-        dropout = any(block.dropout.p for block in self.blocks)
-        return self.training and isinstance(self.bn_pre_out, BatchNorm) and not dropout and normalizes_alone(x)
+        drops = any(module.p for module in self.modules() if isinstance(module, nn.Dropout))
+        return self.training and isinstance(self.bn_pre_out, BatchNorm) and not drops and normalizes_alone(x)
 
     def _as_region(self, x: Tensor) -> Tensor:
         """Return the output, and record moments: not inside the region, which writes to nothing."""
-        blocks = [block.steps() for block in self.blocks]
-        skips = [] if self.skip_in is None else [self.skip_in, *self.skips]
+        residual: list[Any] = list(self.blocks)
+        blocks = [block.steps() for block in residual]
+        skips: list[Any] = [] if self.skip_in is None else [self.skip_in, *self.skips]
         for convolution in self.modules():
             if isinstance(convolution, WeightNormConv):
                 convolution.forget()
-        out, moments = as_region(
+        out, means, variances = as_region(
             x,
             self.h_in.kernels(),
             [[(normalization.beta, convolution.kernels()) for normalization, convolution in block] for block in blocks],
             [convolution.kernels() for convolution in skips],
             (self.bn_pre_out.beta, self.out.kernels()),
-            (self.h_in.biases, [block.out.biases for block in self.blocks], [s.biases for s in skips], self.out.biases),
+            (self.h_in.biases, [block.out.biases for block in residual], [s.biases for s in skips], self.out.biases),
             torch.bfloat16 if self.precision == "bf16" else x.dtype,
         )
         layers = [normalization for block in blocks for normalization, _ in block] + [self.bn_pre_out]
-        for layer, (mean, var) in zip(layers, moments, strict=True):
-            layer.record(mean, var)
+        record_together(layers, means, variances)
         return out
 
     def net(self, x: Tensor) -> Tensor:

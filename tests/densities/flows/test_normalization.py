@@ -1,5 +1,7 @@
+import copy
 import math
 import tempfile
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,14 @@ import torch.multiprocessing
 from torch import distributed, nn
 
 from flowbench.densities.flows.coupling import checkerboard
-from flowbench.densities.flows.normalization import BatchNorm, FlowBatchNorm, batch_moments, population_statistics
+from flowbench.densities.flows.normalization import (
+    BatchNorm,
+    FlowBatchNorm,
+    batch_moments,
+    population_statistics,
+    record_together,
+    recorded_afterwards,
+)
 
 EPSILON = 1e-4
 
@@ -34,6 +43,41 @@ def test_moving_averages_move_by_a_tenth_towards_the_biased_moments():
     torch.testing.assert_close(norm.mean, 0.1 * x.mean((0, 2, 3)))
     torch.testing.assert_close(norm.var, 0.9 + 0.1 * x.var((0, 2, 3), correction=0))
     assert int(norm.step) == 1
+
+
+def moved(layers, inputs, context):
+    with context():
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+    return [layer.state_dict() for layer in layers]
+
+
+def test_moments_recorded_afterwards_move_the_averages_as_each_alone_does():
+    layers = [BatchNorm(2), FlowBatchNorm(2), BatchNorm(3)]
+    inputs = [torch.randn(2, channels, 4, 4) for channels in (2, 2, 3)]
+    inputs[1][0, 1, 0, 0] = torch.inf  # of one channel: the average forgets it
+    expected = moved(copy.deepcopy(layers), inputs, nullcontext)
+    found = moved(layers, inputs, recorded_afterwards)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert float(found[0]["mean"].abs().max()) > 0
+    together = copy.deepcopy(layers[:2])
+    means, variances = torch.randn(2, 2), torch.rand(2, 2)
+    with recorded_afterwards():
+        record_together(together, means, variances)
+        assert int(together[0].step) == 1
+    record_together(layers[:2], means, variances)
+    assert [int(layer.step) for layer in together] == [2, 2]
+    torch.testing.assert_close(*([one.state_dict() for one in some[:2]] for some in (together, layers)), rtol=0, atol=0)
+
+
+def test_moments_of_a_pass_that_fails_are_not_recorded_afterwards():
+    layer = BatchNorm(2)
+    with suppress(ZeroDivisionError), recorded_afterwards():
+        layer(torch.randn(2, 2, 4, 4))
+        raise ZeroDivisionError
+    assert int(layer.step) == 0
+    layer(torch.randn(2, 2, 4, 4))
+    assert int(layer.step) == 1
 
 
 def test_evaluation_mode_uses_the_moving_averages_and_leaves_them():

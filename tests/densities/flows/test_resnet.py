@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flowbench.densities.flows.compiled_resnet import compile_networks_once
 from flowbench.densities.flows.conditioner import set_precision
+from flowbench.densities.flows.normalization import recorded_afterwards
 from flowbench.densities.flows.resnet import ResidualBlock, ResidualNet, WeightNormConv
 
 
@@ -55,6 +58,56 @@ def test_compiles_without_graph_breaks_there_and_back():
     torch.testing.assert_close(compiled, loss)
     ours, theirs = (torch.autograd.grad(value, list(net.parameters())) for value in (loss, compiled))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def trained_on(net, output, x):
+    """What a training step would know of a net: output, gradients and statistics."""
+    net.train().zero_grad()
+    y = output(x)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    return y.detach(), {name: p.grad.clone() for name, p in net.named_parameters()}, dict(net.named_buffers())
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_the_compilers_form_of_a_network_is_the_network(bottleneck, skip):
+    net = ResidualNet(3, 5, features=4, blocks=2, bottleneck=bottleneck, skip=skip).double()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    twin = copy.deepcopy(net)
+    x = 1 + torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(trained_on(net, net, x), trained_on(twin, twin._as_region, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_networks_that_are_alike_are_compiled_once_and_leave_the_same_statistics():
+    from torch._dynamo.backends.registry import lookup_backend
+
+    graphs = []
+
+    def recording(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    nets = nn.Sequential(*(ResidualNet(3, 3, features=4, blocks=1) for _ in range(2)))
+    twins = copy.deepcopy(nets)
+    x = torch.randn(2, 3, 6, 6, requires_grad=True)  # as what the second one gets
+    compile_networks_once()
+    compiled = torch.compile(twins, fullgraph=True, backend=recording)
+
+    def recorded(x):
+        with recorded_afterwards():
+            return compiled(x)
+
+    torch.compiler.reset()
+    for _ in range(2):
+        ours, theirs = trained_on(nets, nets, x), trained_on(twins, recorded, x)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    (graph,) = graphs
+    calls = [node.args[0].target for node in graph.graph.nodes if node.target is torch.ops.higher_order.invoke_subgraph]
+    assert len(calls) == 2
+    assert len(set(calls)) == 1
+    torch.compiler.reset()
 
 
 def test_residual_block_normalizes_before_it_convolves():
