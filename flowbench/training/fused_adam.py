@@ -1,6 +1,7 @@
 """Torch's fused Adam and AdamW that collect their tensors once, not at every step, on a CPU.
 
-Of a small model's step the collecting is a large part: parameter by parameter in Python, then grouped by device and type.
+Of a small model's step the collecting is a large part: parameter by parameter in Python, then grouped by device and
+type.
 """
 
 import inspect

@@ -129,7 +129,7 @@ def _clip(gradients: list[Tensor], most: float | None) -> Tensor:
     if most is not None:
         factor = (most / (norm + 1e-6)).clamp(max=1.0)
         # Where nobody waits for it, it is looked at: gradients times 1 are a pass over memory for nothing.
-        if factor.is_cuda or not factor == 1:
+        if factor.is_cuda or factor != 1:
             torch._foreach_mul_(gradients, factor)
     return norm
 
