@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -33,7 +33,7 @@ _PALETTE = (
     "#56b4e9",
 )
 _GREY, _LIGHT_GREY = ".15", ".8"
-_STYLE: dict[str, object] = {
+_STYLE: dict[Any, Any] = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "white"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _GREY),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), _LIGHT_GREY),

@@ -62,7 +62,7 @@ class FusedAdam(torch.optim.Adam):
         groups = []
         for group in self.param_groups:
             tensors = _Tensors([], [], [], [], [], [])
-            self._init_group(group, *tensors)
+            self._init_group(group, *tensors)  # type: ignore[no-untyped-call]
             groups.append(tensors)
         self._collected = self.state, groups
         return groups

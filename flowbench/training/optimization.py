@@ -125,7 +125,7 @@ def take_step(
 @torch.no_grad()
 def _clip(gradients: list[Tensor], most: float | None) -> Tensor:
     """Scale gradients to a norm of at most `most`, as `torch.nn.utils.clip_grad_norm_` does; return that before."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if most is not None:
         factor = (most / (norm + 1e-6)).clamp(max=1.0)
         # Where nobody waits for it, it is looked at: gradients times 1 are a pass over memory for nothing.

@@ -3,13 +3,14 @@
 Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.densities.bijection import Bijection
+from flowbench.densities.flows.activated_conv import convolve_and_rectify, rectifies
 from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
@@ -29,8 +30,16 @@ __all__ = [
 CouplingNetwork = Literal["convolutions", "residual"]
 """What decides in a coupling: the paper's `ConvNet`, or a `ZeroResidualNet`."""
 
-_Folded = tuple[Tensor, Tensor, Tensor | None]
-"""Kernels, bias, and the kernels of the border apart (`_apart`)."""
+
+class _Folded(NamedTuple):
+    """A convolution whose normalization is folded into it."""
+
+    kernels: Tensor
+    bias: Tensor
+    taps: Tensor | None
+    """The kernels of a border channel that the input lacks, (channels_out, size²) (`_apart`)."""
+    of_border: dict[tuple[int, int], Tensor]
+    """What the border contributes, by the height and width of images: kept as long as the kernels are."""
 
 
 MIN_LOG_SCALE = -80.0
@@ -58,9 +67,18 @@ class NormConv(nn.Module):
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
         if self.actnorm.initializing:
             # W alone, without what the normalization is about to become.
-            y: Tensor = self.actnorm(_convolve(x, *_apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
+            y: Tensor = self.actnorm(_convolve(x, _apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
             return y
-        return _convolve(x, *self._folded.get(self._fold, self.W, *self.actnorm.parameters()))
+        return _convolve(x, self._current())
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """Return relu(self(x)); in one operation where no gradients are recorded on a CPU."""
+        if self.actnorm.initializing or not rectifies(x, self.W):
+            return cast(Tensor, self(x)).relu_()
+        return _convolve(x, self._current(), relu=True)
+
+    def _current(self) -> _Folded:
+        return self._folded.get(self._fold, self.W, *self.actnorm.parameters())
 
     def _fold(self) -> _Folded:
         scale, shift = self.actnorm.affine()
@@ -86,7 +104,7 @@ class ZeroConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        return _convolve(x, *self._folded.get(self._fold, self.W, self.b, self.logs))
+        return _convolve(x, self._folded.get(self._fold, self.W, self.b, self.logs))
 
     def _fold(self) -> _Folded:
         scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
@@ -118,8 +136,8 @@ class ConvNet(Conditioner):
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        h = self.dropout(self.l_1(x).relu_())
-        y: Tensor = self.l_last(self.dropout(self.l_2(h).relu_()))
+        h = self.dropout(self.l_1.rectified(x))
+        y: Tensor = self.l_last(self.dropout(self.l_2.rectified(h)))
         return y
 
 
@@ -254,21 +272,37 @@ def _apart(kernels: Tensor, bias: Tensor) -> _Folded:
     """Return what `_convolve` takes; of a wide input's kernels those of the border are set apart."""
     channels_out, channels, size, _ = kernels.shape
     if size == 1 or channels <= channels_out:
-        return kernels, bias, None
+        return _Folded(kernels, bias, None, {})
     last = kernels[:, :-1].contiguous(memory_format=torch.channels_last)
-    return last, bias, kernels[:, -1].flatten(1)
+    return _Folded(last, bias, kernels[:, -1].flatten(1), {})
 
 
-def _convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None) -> Tensor:
-    """Convolve x; `taps`, (channels_out, size²), are the kernels of a border channel that x lacks."""
+def _convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tensor:
+    """Convolve x, of which `folded` may see the border as one more channel; `relu` needs that `rectifies` says so."""
+    kernels, bias = folded.kernels, folded.bias
+    convolution = convolve_and_rectify if relu else F.conv2d
     if kernels.shape[-1] == 1:
-        return F.conv2d(x, kernels, bias)
+        return convolution(x, kernels, bias)
+    height, width = x.shape[2:]
+    if (height, width) not in folded.of_border:
+        folded.of_border[height, width] = _of_border(x, folded.taps)
+    of_border = folded.of_border[height, width]
+    if folded.taps is None:
+        # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
+        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), of_border.expand(len(x), -1, -1, -1)), dim=1)
+        return convolution(padded, kernels, bias)
+    return F.conv2d(x, kernels, bias, padding=1) + of_border
+
+
+def _of_border(x: Tensor, taps: Tensor | None) -> Tensor:
+    """Return the border of images of x's size as a channel, or what it adds to a convolution by `taps`.
+
+    Returns:
+        (1, 1, height + 2, width + 2), 1 at the border and 0 inside; with taps (channels_out, height, width).
+    """
     height, width = x.shape[2:]
     border = F.pad(x.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
     if taps is None:
-        # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
-        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
-        return F.conv2d(padded, kernels, bias)
-    # What the border adds is the same for all images; in the order of memory of the convolution's result.
-    added = F.unfold(border, 3)[0].T @ taps.T
-    return F.conv2d(x, kernels, bias, padding=1) + added.view(height, width, -1).permute(2, 0, 1)
+        return border
+    # The same for all images; in the order of memory of the convolution's result.
+    return (F.unfold(border, 3)[0].T @ taps.T).view(height, width, -1).permute(2, 0, 1)
