@@ -291,7 +291,8 @@ def _convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tensor:
         # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
         padded = torch.cat((F.pad(x, (1, 1, 1, 1)), of_border.expand(len(x), -1, -1, -1)), dim=1)
         return convolution(padded, kernels, bias)
-    return F.conv2d(x, kernels, bias, padding=1) + of_border
+    y = F.conv2d(x, kernels, bias, padding=1) + of_border
+    return y.relu_() if relu else y
 
 
 def _of_border(x: Tensor, taps: Tensor | None) -> Tensor:

@@ -24,9 +24,10 @@ def test_a_convolution_rectified_in_one_pass_is_the_one_in_two(into: int, out_of
         torch.testing.assert_close(y, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_a_network_of_glow_gives_the_same_with_and_without_gradients() -> None:
+@pytest.mark.parametrize("hidden", [160, 4])
+def test_a_network_of_glow_gives_the_same_with_and_without_gradients(hidden: int) -> None:
     torch.manual_seed(0)
-    net = ConvNet(6, 12, 160).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = ConvNet(6, 12, hidden).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.nn.init.normal_(net.l_last.W, std=0.05)
     for side in (8, 4, 8):  # what the border adds is kept by the images' size
         x = torch.randn(2, 6, side, side).to(memory_format=torch.channels_last)
