@@ -1,8 +1,9 @@
 """Training steps of linear forecasters on ETTh1 (lookback 336, batch 32, 7 columns): ours against their authors' way.
 
-Run `pytest -n 0 benchmarks/test_linear_epoch.py --benchmark-enable`. Theirs is the loop of LTSF-Linear (Zeng et al. 2023)
-as one writes it down: a data set that cuts a window at each index, with the dates' features beside it, a DataLoader that
-collates them, a loss that is read at every step. Both take their samples too, each in a process of its own, in turns.
+Run `pytest -n 0 benchmarks/test_linear_epoch.py --benchmark-enable`. Theirs is the loop of LTSF-Linear (Zeng et al.
+2023) as one writes it down: a data set that cuts a window at each index, with the dates' features beside it, a
+DataLoader that collates them, a loss that is read at every step. Both take their samples too, each in a process of its
+own, in turns. Products of float32 are MKL's in both: ours can be no faster than them.
 """
 
 from itertools import islice
@@ -96,10 +97,9 @@ MODELS = {"nlinear": NLinear, "dlinear": DLinear}
 def theirs(name: str, horizon: int) -> tuple[Pass, int]:
     values = np.loadtxt(series_path("etth1"), delimiter=",", skiprows=1, usecols=range(1, 1 + COLUMNS))[:TRAINING_ROWS]
     values = (values - values.mean(0)) / values.std(0)
-    stamps = np.stack(
-        [np.arange(len(values)) // every % span for every, span in ((1, 24), (24, 7), (24, 31), (720, 12))]
-    )
-    windows = HourlyWindows(values, stamps.T.astype(np.float64), horizon)
+    hours = np.arange(len(values))
+    stamps = np.stack([hours % 24, hours // 24 % 7, hours // 24 % 31, hours // 720 % 12], axis=1).astype(np.float64)
+    windows = HourlyWindows(values, stamps, horizon)
     loader = DataLoader(windows, BATCH, shuffle=True, drop_last=True)
     model, criterion = MODELS[name](horizon), nn.MSELoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
@@ -125,7 +125,7 @@ def theirs(name: str, horizon: int) -> tuple[Pass, int]:
 def test_a_step_is_four_times_as_fast_as_the_authors(benchmark: Any, ratios: Any, model: str, horizon: int) -> None:
     how = (model, horizon)
     ways = [Way(ours, how), Way(theirs, how), Way(theirs, how, keeps_memory=False)]
-    wall, work, facts = compare(ways, ROUNDS, torch.get_num_threads())
+    _, work, facts = compare(ways, ROUNDS, torch.get_num_threads())
     benchmark.pedantic(lambda: None, rounds=1)
     (our_size, our_memory), (their_size, their_memory), _ = facts
     assert our_size == their_size

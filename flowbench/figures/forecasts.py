@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind
 from flowbench.figures.theme import color_of, new_figure, save, themed
-from flowbench.forecasting.forecast import forecast_next, frame_of
-from flowbench.forecasting.forecaster import Forecaster
-from flowbench.forecasting.protocol import Scaler, Split
-from flowbench.forecasting.windows import Windows, open_windows
-from flowbench.tasks.forecast import open_series, run_scaler
 
+# A density's pictures need none of it: pandas and all that reads series are imported where they are used.
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
+
+    from flowbench.forecasting.forecaster import Forecaster
+    from flowbench.forecasting.protocol import Scaler, Split
+    from flowbench.forecasting.windows import Windows
 
 __all__ = ["draw_forecast", "draw_loss_per_epoch", "draw_next_window", "draw_test", "draw_training_fit"]
 
@@ -34,6 +34,7 @@ TRUTH = "#333333"
 @figure_kind("loss-per-epoch", "forecast")
 def draw_loss_per_epoch(subject: Subject) -> Path:
     """Draw the mean training loss of each epoch and the validation's MSE (of a density its NLL) after it."""
+    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     rows = pd.DataFrame(subject.run.metrics())
@@ -79,6 +80,11 @@ def draw_training_fit(subject: Subject) -> Path:
 @figure_kind("next-window", "forecast")
 def draw_next_window(subject: Subject) -> Path:
     """Draw the forecast of the horizon that follows the file's last row."""
+    import pandas as pd
+
+    from flowbench.forecasting.forecast import forecast_next
+    from flowbench.tasks.forecast import open_series, run_scaler
+
     series = open_series(subject.experiment.data)
     scaler = run_scaler(subject.run.environment["data"])
     frame = forecast_next(_forecaster(subject), series, scaler)
@@ -90,7 +96,9 @@ def draw_next_window(subject: Subject) -> Path:
     return draw_forecast(frame, subject.file("next-window.svg"), title, subject.experiment.model.name, history)
 
 
-def draw_forecast(frame: pd.DataFrame, path: Path, title: str, model: str, history: pd.DataFrame | None = None) -> Path:
+def draw_forecast(
+    frame: "pd.DataFrame", path: Path, title: str, model: str, history: "pd.DataFrame | None" = None
+) -> Path:
     """Draw history, truth (where it is known) and forecast, one panel for each column.
 
     Args:
@@ -116,7 +124,7 @@ def draw_forecast(frame: pd.DataFrame, path: Path, title: str, model: str, histo
         return save(figure, path, f"{title}: truth and forecast of {', '.join(columns)}.")
 
 
-def _draw_column(axes: "Axes", frame: pd.DataFrame, column: str, model: str) -> None:
+def _draw_column(axes: "Axes", frame: "pd.DataFrame", column: str, model: str) -> None:
     dates = frame["date"]
     if frame[column].notna().any():
         axes.plot(dates, frame[column], color=TRUTH, linewidth=1, label="truth")
@@ -144,7 +152,10 @@ def _concise_dates(axes: "Axes") -> None:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
 
-def _draw_part(subject: Subject, split: Split, name: str, what: str) -> Path:
+def _draw_part(subject: Subject, split: "Split", name: str, what: str) -> Path:
+    from flowbench.forecasting.windows import open_windows
+    from flowbench.tasks.forecast import open_series, run_scaler
+
     config = subject.experiment.data.tested if split == "test" else subject.experiment.data
     series = open_series(config)
     scaler = run_scaler(subject.run.environment["data"])
@@ -158,8 +169,10 @@ def _draw_part(subject: Subject, split: Split, name: str, what: str) -> Path:
 
 
 def _blocks(
-    model: Forecaster, windows: Windows, starts: Sequence[int], dates: pd.DatetimeIndex, scaler: Scaler
-) -> pd.DataFrame:
+    model: "Forecaster", windows: "Windows", starts: Sequence[int], dates: "pd.DatetimeIndex", scaler: "Scaler"
+) -> "pd.DataFrame":
+    from flowbench.forecasting.forecast import frame_of
+
     history, future = windows.batch(torch.tensor(list(starts)))
     with torch.inference_mode():
         forecast = model(history)
@@ -169,6 +182,8 @@ def _blocks(
     return frame_of(dates[first : first + rows], known, said, scaler.columns)
 
 
-def _forecaster(subject: Subject) -> Forecaster:
+def _forecaster(subject: Subject) -> "Forecaster":
+    from flowbench.forecasting.forecaster import Forecaster
+
     assert isinstance(subject.model, Forecaster)
     return subject.model

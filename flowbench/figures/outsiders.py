@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from flowbench.config.registry import image_sets
 from flowbench.data import data_root, open_split
 from flowbench.data.manifest import MANIFEST
+from flowbench.data.scikit_learn import photographs
 from flowbench.errors import FlowbenchError
 
 __all__ = ["outsiders"]
@@ -57,14 +58,12 @@ def _prepared(name: str, shape: tuple[int, int, int], levels: int, n: int) -> ND
 
 
 def _photographs(shape: tuple[int, int, int], levels: int, n: int) -> NDArray[np.uint8]:
-    from sklearn.datasets import load_sample_images
-
     channels, height, width = shape
-    photographs = load_sample_images().images
+    taken = photographs()
     places = np.random.Generator(np.random.Philox(key=SEED))
     windows = np.empty((n, height, width, 3))
     for number in range(n):
-        photograph = photographs[number % len(photographs)]
+        photograph = taken[number % len(taken)]
         top, left = (
             int(places.integers(side - size + 1)) for side, size in zip(photograph.shape, (height, width), strict=False)
         )

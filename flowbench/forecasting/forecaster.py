@@ -155,7 +155,7 @@ class InstanceNormalized(Forecaster):
             forecast = (forecast - offset_here) / scale_here + mean_here
             if forecast.requires_grad:
                 # The gradients of γ and β are sums over it, and round by its order of memory: as stored results did.
-                forecast.register_hook(Tensor.contiguous)
+                forecast.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
             return forecast
 
         return (

@@ -63,7 +63,8 @@ class Windows:
         """Return history (batch, lookback, inputs) and future (batch, horizon, outputs), gathered on the device."""
         places = indices.to(self.histories.device)
         # Of columns whose rows lie together these are copies of memory: an index by a tensor takes four times as long.
-        return tuple(view.index_select(0, places).transpose(1, 2) for view in (self.histories, self.futures))
+        history, future = (view.index_select(0, places) for view in (self.histories, self.futures))
+        return history.transpose(1, 2), future.transpose(1, 2)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every window once, in order; the last batch may be smaller."""

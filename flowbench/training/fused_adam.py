@@ -1,6 +1,7 @@
 """Torch's fused Adam and AdamW that collect their tensors once, not at every step, on a CPU.
 
-Of a small model's step the collecting is a large part: parameter by parameter in Python, then grouped by device and type.
+Of a small model's step the collecting is a large part: parameter by parameter in Python, then grouped by device and
+type.
 """
 
 import inspect
@@ -61,7 +62,7 @@ class FusedAdam(torch.optim.Adam):
         groups = []
         for group in self.param_groups:
             tensors = _Tensors([], [], [], [], [], [])
-            self._init_group(group, *tensors)
+            self._init_group(group, *tensors)  # type: ignore[no-untyped-call]
             groups.append(tensors)
         self._collected = self.state, groups
         return groups

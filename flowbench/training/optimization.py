@@ -125,11 +125,11 @@ def take_step(
 @torch.no_grad()
 def _clip(gradients: list[Tensor], most: float | None) -> Tensor:
     """Scale gradients to a norm of at most `most`, as `torch.nn.utils.clip_grad_norm_` does; return that before."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if most is not None:
         factor = (most / (norm + 1e-6)).clamp(max=1.0)
         # Where nobody waits for it, it is looked at: gradients times 1 are a pass over memory for nothing.
-        if factor.is_cuda or not factor == 1:
+        if factor.is_cuda or factor != 1:
             torch._foreach_mul_(gradients, factor)
     return norm
 

@@ -1,5 +1,6 @@
 import matplotlib as mpl
 import pytest
+import seaborn
 
 from flowbench.figures.theme import color_of, description_of, entitle, new_figure, save, themed
 
@@ -9,6 +10,15 @@ def test_a_model_keeps_its_colour_and_known_models_differ():
     assert len({color_of(model) for model in ("real_nvp", "glow", "nice", "independent", "pixelcnn")}) == 5
     assert color_of("a new one") == color_of("a new one")
     assert color_of("a new one").startswith("#")
+
+
+def test_the_style_is_seaborns_without_its_map_of_colours():
+    seaborns = seaborn.axes_style("whitegrid") | seaborn.plotting_context("notebook", font_scale=0.9)
+    del seaborns["image.cmap"]
+    ours = {"axes.spines.right", "axes.spines.top"}
+    with themed():
+        settings = {key: mpl.rcParams[key] for key in seaborns.keys() - ours}
+    assert settings == {key: pytest.approx(seaborns[key]) if "size" in key else seaborns[key] for key in settings}
 
 
 def test_the_theme_leaves_no_trace():

@@ -83,6 +83,31 @@ def test_a_step_is_the_one_of_torchs_own_optimizer_and_so_is_its_state(name, kin
     assert all(torch.equal(moments[key], value) for key, value in own.state_dict()["state"][0].items())
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_tensors_that_are_collected_once_are_those_of_a_loaded_state_and_of_new_gradients(name) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(4, 3), torch.randn(3)]
+    parameters, asked = ([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+    config = Optim(name=name, lr=0.1, weight_decay=0.01)
+    optimizer = make_optimizer(parameters, config)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    own = kind(asked, lr=0.1, weight_decay=0.01, betas=config.betas, eps=config.eps, fused=True)
+    for step in range(6):
+        if step == 2:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        if step == 4:  # somebody drops the gradients: the next ones lie elsewhere
+            parameters[0].grad = parameters[1].grad = None
+        for mine, theirs in zip(parameters, asked, strict=True):
+            gradient = torch.randn_like(mine)
+            theirs.grad = gradient.clone()
+            mine.grad = gradient if mine.grad is None else mine.grad.copy_(gradient)
+        optimizer.step()
+        own.step()
+    for mine, theirs in zip(parameters, asked, strict=True):
+        assert torch.equal(mine, theirs)
+        assert all(torch.equal(optimizer.state[mine][key], value) for key, value in own.state[theirs].items())
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "adam-inside"])
 def test_on_a_gpu_no_step_waits_for_the_device(name) -> None:
     # A fake tensor has no values: whoever asks for one gets an error.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flowbench.config.registry import image_sets
 from flowbench.data.image_set import ImageSet, Options, Split
 from flowbench.data.readers.source import SplitSource
+from flowbench.data.scikit_learn import digits
 from flowbench.errors import InputError
 
 __all__ = ["Digits"]
@@ -36,13 +37,7 @@ class Digits(ImageSet):
         return np.ascontiguousarray(images[np.sort(chosen)])
 
 
-@cache
-def _images() -> NDArray[np.uint8]:
-    # Imported here: scikit-learn takes a second, and only this set needs it.
-    from sklearn.datasets import load_digits
-
-    images: NDArray[np.uint8] = load_digits().images.astype(np.uint8)[..., None]
-    return images
+_images = cache(digits)
 
 
 image_sets.register("digits")(

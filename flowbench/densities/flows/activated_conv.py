@@ -10,11 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from flowbench.densities.flows import winograd
 from flowbench.densities.flows.normalization import EPSILON
+from flowbench.densities.flows.products import product
 
-__all__ = ["activated_convolution", "convolve"]
+__all__ = ["activated_convolution", "convolve", "convolve_and_rectify", "convolve_columns_and_rectify", "rectifies"]
+
+LEAST_WIDE = 128
+"""Channels from which on a convolution of fewer is a matrix product: into 36 channels it is no faster."""
 
 
 def convolve(x: Tensor, kernels: Tensor, biases: Tensor | None) -> Tensor:
@@ -25,6 +30,55 @@ def convolve(x: Tensor, kernels: Tensor, biases: Tensor | None) -> Tensor:
     if not torch.is_grad_enabled() and winograd.suits(x, kernels):
         return winograd.convolve(x, kernels, biases)
     return F.conv2d(x, kernels, biases, padding=kernels.shape[-1] // 2)
+
+
+def rectifies(x: Tensor, kernels: Tensor) -> bool:
+    """Say whether `convolve_and_rectify` takes this image and these kernels, and saves a pass over memory.
+
+    It does not for whoever watches the operations (a count of FLOPs, say): the model's own convolution is to be seen.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == kernels.dtype == torch.float32
+        and len(x) > 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and not is_in_torch_dispatch_mode()
+    )
+
+
+def convolve_and_rectify(x: Tensor, kernels: Tensor, biases: Tensor | None) -> Tensor:
+    """Return relu(conv2d(x, kernels, biases)) without padding, by oneDNN in one pass; no gradients."""
+    if biases is not None and _is_widening(kernels):
+        return convolve_columns_and_rectify(x, kernels, biases)
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, kernels, biases, [0, 0], [1, 1], [1, 1], 1, "relu", [], "")
+    return y
+
+
+def convolve_columns_and_rectify(x: Tensor, kernels: Tensor, biases: Tensor) -> Tensor:
+    """Return what `convolve_and_rectify` does, of few channels into many, as one matrix product.
+
+    Of 16 images, 7 to 25 channels into 256 it takes 0.7 of the time with AVX-512, of 64 images into 512 channels 0.6,
+    and gives the same numbers to the last bit: oneDNN adds the same products in the same order (2026-11).
+    """
+    size = kernels.shape[-1]
+    height, width = x.shape[2] - size + 1, x.shape[3] - size + 1
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    windows = pixels.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
+    rows = kernels.permute(0, 2, 3, 1).flatten(1)
+    y = product(windows.reshape(-1, rows.shape[1]), rows, biases, relu=True)
+    return y.view(len(x), height, width, -1).permute(0, 3, 1, 2)
+
+
+def _is_widening(kernels: Tensor) -> bool:
+    return (
+        kernels.shape[-1] > 1
+        and len(kernels) >= LEAST_WIDE
+        and kernels.shape[1] < LEAST_WIDE
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
 
 
 def activated_convolution(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowbench.densities.bijection import Bijection
-from flowbench.densities.flows.actnorm import ActNorm
+from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.densities.flows.derived import Derived
 
 __all__ = ["Conv1x1", "LUConv1x1", "Mixing", "Permutation", "PermuteChannels", "permutation"]
@@ -28,7 +28,7 @@ class Mixing(Bijection):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
+        self._folded: Derived[tuple[Tensor, Tensor, Tensor, Tensor]] = Derived()
         self._condition: Derived[float] = Derived()
 
     @abstractmethod
@@ -51,21 +51,26 @@ class Mixing(Bijection):
     def after(self, normalization: ActNorm, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `normalization` followed by this map makes of x, and its log-determinant, in one convolution."""
         sources = (*self.parameters(), *self.buffers(), *normalization.parameters())
-        kernel, bias = self._folded.get(lambda: self._fold(normalization), *sources)
-        return F.conv2d(x, kernel, bias), self._log_det(x) + normalization.log_det(x)
+        kernel, bias, mixing, scales = self._folded.get(lambda: self._fold(normalization), *sources)
+        places = x.shape[2] * x.shape[3]
+        log_det = (places * mixing).to(x.dtype) + places * LOG_SCALE_FACTOR * scales
+        return F.conv2d(x, kernel, bias), log_det.expand(x.shape[0])
 
-    def _fold(self, normalization: ActNorm) -> tuple[Tensor, Tensor]:
+    def _fold(self, normalization: ActNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return kernel and bias of both maps together, log|det W|, and the sum of the normalization's `logs`."""
         scale, shift = normalization.affine()
         matrix = self.matrix().T
-        return (matrix * scale)[:, :, None, None], matrix @ shift
+        return (matrix * scale)[:, :, None, None], matrix @ shift, self.log_abs_det(), normalization.logs.sum()
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Solve for x; a warning says so when W has become nearly singular."""
         if not torch.compiler.is_compiling():
             self._warn_if_degenerate()
         batch, channels, height, width = z.shape
-        columns = self.solve(z.movedim(1, 0).reshape(channels, -1))
-        return columns.reshape(channels, batch, height, width).movedim(0, 1), -self._log_det(z)
+        # Pixel by pixel, as channels-last images lie in memory and LAPACK takes columns: nothing is transposed.
+        columns = self.solve(z.permute(0, 2, 3, 1).reshape(-1, channels).T)
+        x = columns.T.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return x, -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
@@ -125,6 +130,7 @@ class LUConv1x1(Mixing):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self._factored: Derived[tuple[Tensor, Tensor]] = Derived()
         P, lower, upper = torch.linalg.lu(_rotation(channels))
         diagonal = upper.diagonal()
         self.register_buffer("P", P)
@@ -144,10 +150,10 @@ class LUConv1x1(Mixing):
 
     def solve(self, columns: Tensor) -> Tensor:
         """Solve Uᵀ Lᵀ Pᵀ X = columns by two triangular systems and a permutation."""
-        lower, upper = self._factors()
+        lower, upper = self._factored.get(self._factors, *self.parameters(), *self.buffers())
         columns = torch.linalg.solve_triangular(upper.T, columns, upper=False)
         columns = torch.linalg.solve_triangular(lower.T, columns, upper=True, unitriangular=True)
-        return self.P @ columns
+        return (columns.T @ self.P.T).T
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         lower = self.lower.tril(-1) + torch.eye(len(self.log_s), dtype=self.lower.dtype, device=self.lower.device)

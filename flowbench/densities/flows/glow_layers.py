@@ -3,8 +3,7 @@
 Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flows import bfloat16
+from flowbench.densities.flows.activated_conv import convolve_and_rectify, rectifies
 from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.derived import Derived
@@ -31,8 +31,16 @@ __all__ = [
 CouplingNetwork = Literal["convolutions", "residual"]
 """What decides in a coupling: the paper's `ConvNet`, or a `ZeroResidualNet`."""
 
-_Folded = tuple[Tensor, Tensor, Tensor | None]
-"""Kernels, bias, and the kernels of the border apart (`_apart`)."""
+
+class _Folded(NamedTuple):
+    """A convolution whose normalization is folded into it."""
+
+    kernels: Tensor
+    bias: Tensor
+    taps: Tensor | None
+    """The kernels of a border channel that the input lacks, (channels_out, size²) (`_apart`)."""
+    of_border: dict[tuple[int, int], Tensor]
+    """What the border contributes, by the height and width of images: kept as long as the kernels are."""
 
 
 MIN_LOG_SCALE = -80.0
@@ -61,14 +69,25 @@ class NormConv(nn.Module):
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width), rectified."""
         if self.actnorm.initializing:
             # W alone, without what the normalization is about to become.
-            y: Tensor = self.actnorm(_convolve(x.to(self.W.dtype), *_apart(self.W, torch.zeros_like(self.actnorm.b))))[
-                0
-            ]
-            return y.to(x.dtype).relu_()
-        sources = (self.W, *self.actnorm.parameters())
+            y: Tensor = self.actnorm(_convolve(x.to(self.W.dtype), _apart(self.W, torch.zeros_like(self.actnorm.b))))[0]
+            return y.to(x.dtype)
         if bfloat16.takes(x):
-            return _reduced_convolve(x, *self._reduced.get(lambda: _reduced(self._fold()), *sources), relu=True)
-        return _convolve(x, *self._folded.get(self._fold, *sources)).relu_()
+            return _reduced_convolve(x, self._current_reduced())
+        return _convolve(x, self._current())
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """Return relu(self(x)); in one operation in bfloat16, and where no gradients are recorded on a CPU."""
+        if bfloat16.takes(x) and not self.actnorm.initializing:
+            return _reduced_convolve(x, self._current_reduced(), relu=True)
+        if self.actnorm.initializing or not rectifies(x, self.W):
+            return cast(Tensor, self(x)).relu_()
+        return _convolve(x, self._current(), relu=True)
+
+    def _current(self) -> _Folded:
+        return self._folded.get(self._fold, self.W, *self.actnorm.parameters())
+
+    def _current_reduced(self) -> _Folded:
+        return self._reduced.get(lambda: _reduced(self._fold()), self.W, *self.actnorm.parameters())
 
     def _fold(self) -> _Folded:
         scale, shift = self.actnorm.affine()
@@ -97,8 +116,8 @@ class ZeroConv(nn.Module):
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
         sources = (self.W, self.b, self.logs)
         if bfloat16.takes(x):
-            return _reduced_convolve(x, *self._reduced.get(lambda: _reduced(self._fold()), *sources))
-        return _convolve(x, *self._folded.get(self._fold, *sources))
+            return _reduced_convolve(x, self._reduced.get(lambda: _reduced(self._fold()), *sources))
+        return _convolve(x, self._folded.get(self._fold, *sources))
 
     def _fold(self) -> _Folded:
         scale = torch.exp(LOG_SCALE_FACTOR * self.logs)
@@ -132,8 +151,8 @@ class ConvNet(Conditioner):
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
-        h = self.dropout(self.l_1(x))
-        y: Tensor = self.l_last(self.dropout(self.l_2(h)))
+        h = self.dropout(self.l_1.rectified(x))
+        y: Tensor = self.l_last(self.dropout(self.l_2.rectified(h)))
         return y
 
 
@@ -270,48 +289,54 @@ def _apart(kernels: Tensor, bias: Tensor) -> _Folded:
     """Return what `_convolve` takes; of a wide input's kernels those of the border are set apart."""
     channels_out, channels, size, _ = kernels.shape
     if size == 1 or channels <= channels_out:
-        return kernels, bias, None
+        return _Folded(kernels, bias, None, {})
     last = kernels[:, :-1].contiguous(memory_format=torch.channels_last)
-    return last, bias, kernels[:, -1].flatten(1)
+    return _Folded(last, bias, kernels[:, -1].flatten(1), {})
 
 
 def _reduced(folded: _Folded) -> _Folded:
     """Return kernels in bfloat16 where no gradients are recorded; `bfloat16.convolution` casts where they are."""
-    kernels, bias, taps = folded
-    return (kernels if torch.is_grad_enabled() else kernels.to(torch.bfloat16)), bias, taps
+    return folded if torch.is_grad_enabled() else folded._replace(kernels=folded.kernels.to(torch.bfloat16))
 
 
-def _reduced_convolve(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None, *, relu: bool = False
-) -> Tensor:
+def _reduced_convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tensor:
     """Convolve x, bfloat16, as `_convolve` does; the border is added in float32, and so is then the result."""
     convolve = bfloat16.convolution if torch.is_grad_enabled() else bfloat16.convolve
+    kernels, bias = folded.kernels, folded.bias
     if kernels.shape[-1] == 1:
         return convolve(x, kernels, bias, relu=relu)
-    if taps is None:
+    if folded.taps is None:
         return convolve(x, kernels, bias, relu=relu, bordered=True)
-    y = convolve(x, kernels, bias) + _of_border(taps, x.shape[2:])
+    y = convolve(x, kernels, bias) + _border_of(folded, x.shape[2], x.shape[3])
     return y.to(x.dtype).relu_() if relu else y
 
 
-def _convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, taps: Tensor | None) -> Tensor:
-    """Convolve x; `taps`, (channels_out, size²), are the kernels of a border channel that x lacks."""
+def _convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tensor:
+    """Convolve x, of which `folded` may see the border as one more channel; `relu` needs that `rectifies` says so."""
+    kernels, bias = folded.kernels, folded.bias
+    convolution = convolve_and_rectify if relu else F.conv2d
     if kernels.shape[-1] == 1:
-        return F.conv2d(x, kernels, bias)
-    if taps is None:
+        return convolution(x, kernels, bias)
+    of_border = _border_of(folded, x.shape[2], x.shape[3])
+    if folded.taps is None:
         # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
-        return F.conv2d(_bordered(x), kernels, bias)
-    return F.conv2d(x, kernels, bias, padding=1) + _of_border(taps, x.shape[2:])
+        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), of_border.expand(len(x), -1, -1, -1)), dim=1)
+        return convolution(padded, kernels, bias)
+    y = F.conv2d(x, kernels, bias, padding=1) + of_border
+    return y.relu_() if relu else y
 
 
-def _bordered(x: Tensor) -> Tensor:
-    """Return x with a border of zeros, and as the last channel 1 there and 0 inside."""
-    border = F.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1, 1, 1), value=1.0)
-    return torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
+def _border_of(folded: _Folded, height: int, width: int) -> Tensor:
+    """Return the border of images of this size as a channel, or what it adds to a convolution by `taps`.
 
-
-def _of_border(taps: Tensor, size: Sequence[int]) -> Tensor:
-    """Return what the border adds, the same for all images, (channels_out, height, width), channels last in memory."""
-    border = F.pad(taps.new_zeros(1, 1, *size), (1, 1, 1, 1), value=1.0)
-    added = F.unfold(border, 3)[0].T @ taps.T
-    return added.view(*size, -1).permute(2, 0, 1)
+    Returns:
+        (1, 1, height + 2, width + 2), 1 at the border and 0 inside; with taps (channels_out, height, width).
+    """
+    if (height, width) not in folded.of_border:
+        like = folded.bias if folded.taps is None else folded.taps
+        border = F.pad(like.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
+        if folded.taps is not None:
+            # The same for all images; in the order of memory of the convolution's result.
+            border = (F.unfold(border, 3)[0].T @ folded.taps.T).view(height, width, -1).permute(2, 0, 1)
+        folded.of_border[height, width] = border
+    return folded.of_border[height, width]

@@ -52,15 +52,15 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x Wᵀ + b by oneDNN, float32, without gradients.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """Return x Wᵀ + b by oneDNN, float32, without gradients; of it max(·, 0) with `relu`.
 
     Args:
         x: (rows, in).
         weight: (out, in).
         bias: (out,).
     """
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "none")
     return out
 
 
