@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from flowbench.errors import InputError
 from flowbench.system.credentials import without_credentials
 from flowbench.tracking import content
-from flowbench.tracking.nesting import parent_of, trial_status, trial_tags
+from flowbench.tracking.nesting import parent_of, tell_parent, trial_status, trial_tags, trial_values
 from flowbench.tracking.places import artifact_location, left_behind
 from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, write_state
 
@@ -90,6 +90,7 @@ class RunCopy:
             self.note = self._moved()
             for path, place in content.artifacts(self._folder):
                 self._client.log_artifact(run_id, str(path), place)
+            self._copy_values()
             self._end("FINISHED" if result is not None else trial_status(self._folder) or content.end(self._folder))
             self._write_state(covered)
         except BaseException:
@@ -174,9 +175,7 @@ class RunCopy:
         return {UID_TAG: self._uid} | ({ORIGIN_TAG: self._origin} if self._origin else {})
 
     def _start(self) -> int:
-        rows = content.MetricsTail(self._folder / "metrics.jsonl").read()
-        begun = int((self._folder / "config.yaml").stat().st_mtime * 1000)
-        return min(begun, rows[0].time) if rows else begun
+        return content.began(self._folder)
 
     def _describe(self, config: Mapping[str, Any]) -> None:
         run_id, there = self._run.info.run_id, self._run.data.params
@@ -219,6 +218,13 @@ class RunCopy:
         written = int((self._folder / "result.json").stat().st_mtime * 1000)
         self._log([(content.final_values(result), step, written)])
 
+    def _copy_values(self) -> None:
+        """Log what a trial was chosen by, under one name whether it came to its end or was pruned."""
+        values = trial_values(self._folder)
+        if values:
+            rows = content.MetricsTail(self._folder / "metrics.jsonl").read()
+            self._log([(values, rows[-1].step if rows else 0, content.ended(self._folder))])
+
     def _log(self, rows: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
         """Log what is not there yet of rows (values, step, time in ms)."""
         metrics = []
@@ -244,11 +250,12 @@ class RunCopy:
         # A run that MLflow holds for ended keeps its end; its status may have been mended by a resumed training.
         info = self._client.get_run(self._run.info.run_id).info
         if info.status != status:
-            result = self._folder / "result.json"
-            ended = int(result.stat().st_mtime * 1000) if result.exists() else None
             # MLflow prints an advertisement of the run's page: results alone belong on stdout.
             with redirect_stdout(sys.stderr):
-                self._client.set_terminated(self._run.info.run_id, status, ended)
+                self._client.set_terminated(self._run.info.run_id, status, content.ended(self._folder))
+        parent = self._run.data.tags.get("mlflow.parentRunId")
+        if parent is not None:
+            tell_parent(self._folder, self._client, parent)
 
     def _write_state(self, covered_bytes: int) -> None:
         state = MirrorState(self._uid, without_credentials(self._uri), self._run.info.run_id, covered_bytes)

@@ -83,6 +83,6 @@ def test_the_readmes_figures_are_those_that_its_command_gives() -> None:
         if (metric := result["metrics"]["test"].get("bits_per_dim"))
     }
     text = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
-    told = {name: figure for name, figure in re.findall(r"\| digits \| (\S+) \| test \| ([^|]*?) \|", text)}
+    told = dict(re.findall(r"\| digits \| (\S+) \| test \| ([^|]*?) \|", text))
     assert len(told) == 3
     assert told == given
