@@ -1,6 +1,7 @@
 """`flowbench tune`: a study over an experiment's search space; any number of processes may join it."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Annotated, Literal
@@ -80,8 +81,19 @@ def tune(
         typer.echo(line)
     if outcome.page:
         typer.echo(f"plots: {outcome.page}")
+    typer.echo(_dashboard(storage))
     if outcome.command:
         typer.echo(f"train it in full: {outcome.command}")
+
+
+def _dashboard(storage: str) -> str:
+    """Return how one looks at a study in Optuna's own pages."""
+    from flowbench.system.credentials import has_credentials
+
+    if storage.startswith("grpc://"):
+        return "Optuna's dashboard: optuna-dashboard URL, with the address of the database behind the proxy"
+    shown = '"$OPTUNA_STORAGE"' if has_credentials(storage) else shlex.quote(storage)
+    return f"Optuna's dashboard: optuna-dashboard {shown} (pip install optuna-dashboard)"
 
 
 def _trials_at_a_time(jobs: int | None, trials: int, processes: int) -> int:

@@ -24,7 +24,7 @@ from flowbench.tracking.nesting import parent_of, tell_parent, trial_status, tri
 from flowbench.tracking.places import artifact_location, left_behind
 from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, write_state
 
-__all__ = ["RunCopy"]
+__all__ = ["UID_TAG", "RunCopy", "experiment_called"]
 
 UID_TAG = "flowbench.run_uid"
 ORIGIN_TAG = "flowbench.origin"
@@ -124,7 +124,7 @@ class RunCopy:
             ) from error
         state = read_state(self._folder)
         self._origin = content.origin(self._folder)
-        experiment_id = self._experiment(content.experiment_name(config))
+        experiment_id = experiment_called(content.experiment_name(config), self._client, self._uri)
         run = self._find(experiment_id, state)
         self._uid = run.data.tags[UID_TAG] if run is not None else state.uid if state is not None else new_uid()
         if run is None:
@@ -141,26 +141,6 @@ class RunCopy:
         self._write_state(0 if state is None else state.covered_bytes)
         self._describe(config)
         self._tag(parent_of(self._folder, self._client, experiment_id) | trial_tags(self._folder))
-
-    def _experiment(self, name: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                created: str = self._client.create_experiment(name, artifact_location(self._uri, name))
-            except MlflowException:
-                # Another process may have been faster.
-                experiment = self._client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-            else:
-                return created
-        if experiment.lifecycle_stage == "deleted":
-            raise InputError(
-                f"{self._folder}: MLflow's experiment {name!r} is deleted: "
-                f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            )
-        found: str = experiment.experiment_id
-        return found
 
     def _find(self, experiment_id: str, state: MirrorState | None) -> Any:
         # Without mlflow.json, the first row's own time still tells the run from every other.
@@ -260,6 +240,32 @@ class RunCopy:
     def _write_state(self, covered_bytes: int) -> None:
         state = MirrorState(self._uid, without_credentials(self._uri), self._run.info.run_id, covered_bytes)
         write_state(self._folder, state)
+
+
+def experiment_called(name: str, client: Any, uri: str) -> str:
+    """Return the id of MLflow's experiment of this name, which is made where there is none.
+
+    Raises:
+        InputError: it is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            created: str = client.create_experiment(name, artifact_location(uri, name))
+        except MlflowException:
+            # Another process may have been faster.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+        else:
+            return created
+    if experiment.lifecycle_stage == "deleted":
+        raise InputError(
+            f"MLflow's experiment {name!r} is deleted: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    found: str = experiment.experiment_id
+    return found
 
 
 def _dataset(tags: Mapping[str, str], config: Mapping[str, Any]) -> DatasetInput:

@@ -21,7 +21,7 @@ from flowbench.tracking.store import explain, open_client, patience
 from flowbench.tracking.system import SystemSampler
 
 if TYPE_CHECKING:
-    from flowbench.tracking.copying import RunCopy
+    from flowbench.tracking.tables import Copy
 
 __all__ = ["Follower", "main"]
 
@@ -40,7 +40,7 @@ class Follower:
         self.note = ""
         self._uri = uri
         self._client: Any = None
-        self._copies: dict[Path, RunCopy | None] = {}
+        self._copies: dict[Path, Copy | None] = {}
         self._ended: set[Path] = set()
         self._pause = 0.0
         self._resume_at = 0.0
@@ -99,12 +99,12 @@ class Follower:
             return False
         return True
 
-    def _open(self, folder: Path) -> "RunCopy":
+    def _open(self, folder: Path) -> "Copy":
         # Seconds of imports, here where nobody waits for them.
-        from flowbench.tracking.copying import RunCopy
+        from flowbench.tracking.tables import copy_of
 
         self._client = self._client or open_client(self._uri)
-        return RunCopy(folder, self._client, self._uri, live=True)
+        return copy_of(folder, self._client, self._uri, live=True)
 
 
 def main() -> int:
