@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JOBS, JSON, OVERRIDES, STORAGE, complete, parse_duration
+from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
 
 JOBS_ON_A_CLUSTER = 4
 
@@ -36,6 +36,7 @@ def tune(
         typer.Option(help="Where: on Slurm, each worker a job; or here, as without it."),
     ] = None,
     slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
+    logger: LOGGER = "mlflow",
     as_json: JSON = False,
 ) -> None:
     """Search the experiment's tune: space; a study of that name goes on, and other workers may join it.
@@ -51,10 +52,9 @@ def tune(
         return
     from flowbench.comparison import outcome_of
     from flowbench.planning.estimate import needed_memory
-    from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study
 
-    with Mirror() as mirror:
+    with mirror_of(logger) as mirror:
         studied = run_study(
             experiment,
             trials,

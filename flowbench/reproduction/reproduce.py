@@ -44,6 +44,7 @@ def reproduce(
     download: Callable[[str], None] | None = None,
     cluster: Maker | None = None,
     again: str = "the same call goes on",
+    mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Run the experiments of a table that are not done, and write results.json, table.md, table.csv, report.html.
 
@@ -62,6 +63,7 @@ def reproduce(
         trainer: what trains, in this process [default: flowbench.training.loop.train, mirrored to MLflow].
         download: what tries a quick download for an optional row [default: quick_download].
         cluster: what makes the runs instead, elsewhere.
+        mirror: follows every run, and the table at its end [default: into MLflow].
         again: how one goes on with a call that was stopped, for the message that says so.
     Returns:
         The content of results.json; `failure` says whether that is an error.
@@ -82,8 +84,8 @@ def reproduce(
         try:
             with ExitStack() as held:
                 number = 1 if trainer else _at_a_time(jobs, len(queue))
-                mirror = held.enter_context(Mirror())
-                maker = cluster or _here(folder, number, trainer, mirror, progress)
+                followed = held.enter_context(mirror or Mirror())
+                maker = cluster or _here(folder, number, trainer, followed, progress)
                 told: Mapping[Path, Told] = getattr(maker, "told", {})
                 # What is trained in this process draws its own bar.
                 drawn = progress and not isinstance(maker, InTurn)
@@ -95,7 +97,7 @@ def reproduce(
                 ended = maker.run(queue, watch.draw)
                 _make(agenda, ended, queue, _Fetching(download or quick_download), say)
                 if trainer is None:
-                    mirror.follow(folder)
+                    followed.follow(folder)
         except Interrupted as stop:
             # What stopped a training knows its folder, not the call that goes on with the whole table.
             raise Interrupted(f"{folder}: stopped and saved: {again}", stop.signal) from stop
