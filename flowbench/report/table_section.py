@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from flowbench.errors import FlowbenchError
+from flowbench.report.forest import forests
 from flowbench.report.formats import (
     constant_runs,
     difference,
@@ -90,6 +91,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     rows = results["rows"]
     content = {
         "lines": lines,
+        "forests": forests([(line.row, line.anchor if line.runs else None) for line in lines]),
         "shared": {
             "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
             "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
@@ -229,6 +231,8 @@ def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], plac
 
     stem = place.plots and place.plots / f"{anchor}-training"
     title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
+    validated = any(key.startswith("validation/") for run in runs for one in run.metrics() for key in one)
+    title += ", and validation" if validated else "; nothing was held out to validate on"
     alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")] if stem else []
     data = [run.path / "metrics.jsonl" for run in runs]
