@@ -3,11 +3,14 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flowbench.errors import InputError
+
+if TYPE_CHECKING:
+    from flowbench.tracking import Mirror
 
 __all__ = [
     "DATASET",
@@ -16,11 +19,13 @@ __all__ = [
     "JOBS",
     "JSON",
     "LIMIT",
+    "LOGGER",
     "OVERRIDES",
     "RUN",
     "STORAGE",
     "THROUGHPUT",
     "complete",
+    "mirror_of",
     "parse_duration",
     "parse_levels",
     "parse_percentage",
@@ -117,9 +122,20 @@ LIMIT = Annotated[
         help="Measure so many images or windows only (`evaluate.limit`): labelled `limited`, compared with nothing.",
     ),
 ]
+LOGGER = Annotated[
+    Literal["mlflow", "tensorboard"],
+    typer.Option(help="What mirrors the runs: MLflow, or event files in each run's folder `tensorboard/`."),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def mirror_of(logger: str) -> "Mirror":
+    """Return what mirrors runs there; InputError where its package is missing."""
+    from flowbench.tracking import EventMirror, Mirror
+
+    return EventMirror() if logger == "tensorboard" else Mirror()
 
 
 def parse_duration(text: str | None) -> float | None:

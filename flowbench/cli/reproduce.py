@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, THROUGHPUT, complete, parse_seeds
+from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, LOGGER, THROUGHPUT, complete, mirror_of, parse_seeds
 from flowbench.errors import CheckFailedError
 from flowbench.system.interruption import Interrupted
 
@@ -39,6 +39,7 @@ def reproduce(
         bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
     ] = False,
     limit: LIMIT = None,
+    logger: LOGGER = "mlflow",
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -87,6 +88,7 @@ def reproduce(
             progress=watch or cluster is None,
             cluster=cluster,
             again=again,
+            mirror=mirror_of(logger),
         )
     except KeyboardInterrupt as stop:
         # Between two trainings, where nothing is half done.

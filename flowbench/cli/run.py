@@ -13,9 +13,11 @@ from flowbench.cli.arguments import (
     EXPERIMENT,
     JSON,
     LIMIT,
+    LOGGER,
     OVERRIDES,
     RUN,
     THROUGHPUT,
+    mirror_of,
     parse_duration,
     parse_seeds,
 )
@@ -38,6 +40,7 @@ def train(
         str | None, typer.Option(help="Stop the steps after this time, e.g. 20m; compiling is not counted.")
     ] = None,
     limit: LIMIT = None,
+    logger: LOGGER = "mlflow",
     dry_run: DRY_RUN = False,
     throughput: THROUGHPUT = None,
     as_json: JSON = False,
@@ -47,7 +50,6 @@ def train(
     Example: `flowbench train real_nvp/digits train.steps=500 model.features=16`
     """
     from flowbench.config.experiments import load_experiment
-    from flowbench.tracking import Mirror
 
     budget = parse_duration(time_budget)
     changes = [*(overrides or []), *([] if limit is None else [f"evaluate.limit={limit}"])]
@@ -61,7 +63,7 @@ def train(
         return
     folders = [run_dir / f"seed{seed}" if run_dir else None for seed in wanted or []]
     pairs = zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True)
-    with Mirror() as mirror:
+    with mirror_of(logger) as mirror:
         for one, folder in pairs:
             _train_one(one, folder, resume=resume, budget=budget, mirror=mirror, as_json=as_json)
 

@@ -1,5 +1,6 @@
 """`flowbench track`: MLflow's copy of the runs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +15,9 @@ app.add_typer(_track, name="track")
 
 @_track.command("import")
 def import_(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, `<experiment>/<run id>` or experiments.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders, `<experiment>/<run id>`, experiments, or folders of tables.")
+    ],
 ) -> None:
     """Put runs into MLflow; what is there already is not put in twice.
 
@@ -23,8 +26,9 @@ def import_(
     from flowbench.runs.folder import find_run
     from flowbench.tracking import import_run
 
-    for folder in [find_run(run) for run in runs]:
-        typer.echo(f"{folder.path}: {import_run(folder.path)}")
+    tables = [Path(run) for run in runs if (Path(run) / "results.json").is_file()]
+    for path in [*(find_run(run).path for run in runs if Path(run) not in tables), *tables]:
+        typer.echo(f"{path}: {import_run(path)}")
 
 
 @_track.command()

@@ -1,6 +1,7 @@
 """`flowbench tune`: a study over an experiment's search space; any number of processes may join it."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Annotated, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JOBS, JSON, OVERRIDES, STORAGE, complete, parse_duration
+from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
 
 JOBS_ON_A_CLUSTER = 4
 
@@ -35,6 +36,7 @@ def tune(
         typer.Option(help="Where: on Slurm, each worker a job; or here, as without it."),
     ] = None,
     slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
+    logger: LOGGER = "mlflow",
     as_json: JSON = False,
 ) -> None:
     """Search the experiment's tune: space; a study of that name goes on, and other workers may join it.
@@ -50,10 +52,9 @@ def tune(
         return
     from flowbench.comparison.study import outcome_of
     from flowbench.planning.estimate import needed_memory
-    from flowbench.tracking import Mirror
     from flowbench.tuning import tune as run_study
 
-    with Mirror() as mirror:
+    with mirror_of(logger) as mirror:
         studied = run_study(
             experiment,
             trials,
@@ -80,8 +81,19 @@ def tune(
         typer.echo(line)
     if outcome.page:
         typer.echo(f"plots: {outcome.page}")
+    typer.echo(_dashboard(storage))
     if outcome.command:
         typer.echo(f"train it in full: {outcome.command}")
+
+
+def _dashboard(storage: str) -> str:
+    """Return how one looks at a study in Optuna's own pages."""
+    from flowbench.system.credentials import has_credentials
+
+    if storage.startswith("grpc://"):
+        return "Optuna's dashboard: optuna-dashboard URL, with the address of the database behind the proxy"
+    shown = '"$OPTUNA_STORAGE"' if has_credentials(storage) else shlex.quote(storage)
+    return f"Optuna's dashboard: optuna-dashboard {shown} (pip install optuna-dashboard)"
 
 
 def _trials_at_a_time(jobs: int | None, trials: int, processes: int) -> int:

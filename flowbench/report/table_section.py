@@ -11,6 +11,7 @@ import yaml
 
 from flowbench.errors import FlowbenchError
 from flowbench.report.costs import cost_plots, cost_sheet
+from flowbench.report.forest import forests
 from flowbench.report.formats import (
     constant_runs,
     difference,
@@ -93,6 +94,7 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
     content = {
         "lines": lines,
         "plots": cost_plots(results, place, slug(results["table"])),
+        "forests": forests([(line.row, line.anchor if line.runs else None) for line in lines]),
         "shared": {
             "Run on": _share(lines, "Run on", slug(results["table"]), _machine),
             "Trained on": _share(lines, "Trained on", slug(results["table"]), _data),
@@ -244,6 +246,8 @@ def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], plac
 
     stem = place.plots and place.plots / f"{anchor}-training"
     title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
+    validated = any(key.startswith("validation/") for run in runs for one in run.metrics() for key in one)
+    title += ", and validation" if validated else "; nothing was held out to validate on"
     alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")] if stem else []
     data = [run.path / "metrics.jsonl" for run in runs]

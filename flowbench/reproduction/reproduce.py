@@ -2,8 +2,8 @@
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ def reproduce(
     download: Callable[[str], None] | None = None,
     cluster: Maker | None = None,
     again: str = "the same call goes on",
+    mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Run the experiments of a table that are not done, and write results.json, table.md, table.csv, report.html.
 
@@ -63,6 +64,7 @@ def reproduce(
         trainer: what trains, in this process [default: flowbench.training.loop.train, mirrored to MLflow].
         download: what tries a quick download for an optional row [default: quick_download].
         cluster: what makes the runs instead, elsewhere.
+        mirror: follows every run, and the table at its end [default: into MLflow].
         again: how one goes on with a call that was stopped, for the message that says so.
     Returns:
         The content of results.json; `failure` says whether that is an error.
@@ -83,7 +85,8 @@ def reproduce(
         try:
             with ExitStack() as held:
                 number = 1 if trainer else _at_a_time(jobs, len(queue))
-                maker = cluster or held.enter_context(_here(folder, number, trainer, progress))
+                followed = held.enter_context(mirror or Mirror())
+                maker = cluster or _here(folder, number, trainer, followed, progress)
                 told: Mapping[Path, Told] = getattr(maker, "told", {})
                 # What is trained in this process draws its own bar.
                 drawn = progress and not isinstance(maker, InTurn)
@@ -94,6 +97,8 @@ def reproduce(
                 held.enter_context(watch)
                 ended = maker.run(queue, watch.draw)
                 _make(agenda, ended, queue, _Fetching(download or quick_download), say)
+                if trainer is None:
+                    followed.follow(folder)
         except Interrupted as stop:
             # What stopped a training knows its folder, not the call that goes on with the whole table.
             raise Interrupted(f"{folder}: stopped and saved: {again}", stop.signal) from stop
@@ -154,20 +159,16 @@ def _at_a_time(jobs: int | None, runs: int) -> int:
     return min(jobs or processes_at_a_time(), runs)
 
 
-@contextmanager
-def _here(out: Path, number: int, trainer: Trainer | None, progress: bool) -> Iterator[Maker]:
-    """Give what makes the runs on this machine: a process for each of several, this one for a single one."""
+def _here(out: Path, number: int, trainer: Trainer | None, mirror: Mirror, progress: bool) -> Maker:
+    """Return what makes the runs on this machine: a process for each of several, this one for a single one."""
     if trainer is not None:
-        yield InTurn(out, trainer)
-        return
+        return InTurn(out, trainer)
     if number > 1:
         # Seconds of imports, which a call that finds everything done does not pay.
         from flowbench.reproduction.workers import Workers
 
-        yield Workers(out, number)
-        return
-    with Mirror() as mirror:
-        yield InTurn(out, trainer_with(mirror, progress=progress))
+        return Workers(out, number, mirror)
+    return InTurn(out, trainer_with(mirror, progress=progress))
 
 
 def _make(

@@ -47,10 +47,11 @@ class Workers:
     Args:
         out: the folder of the table's results.
         number: of processes, at most.
+        mirror: follows every run.
     """
 
-    def __init__(self, out: Path, number: int) -> None:
-        self._out, self._number = out, number
+    def __init__(self, out: Path, number: int, mirror: Mirror) -> None:
+        self._out, self._number, self._mirror = out, number, mirror
         self._idle: list[Helper] = []
         self._busy: dict[Helper, _Order] = {}
         self._memory: dict[str, int] = {}
@@ -65,13 +66,13 @@ class Workers:
         Raises:
             Interrupted: SIGINT or SIGTERM; all that was being trained is saved.
         """
-        with Mirror() as mirror, StopRequest() as stop:
+        with StopRequest() as stop:
             try:
                 while queue or self._busy:
                     if stop.signal is not None:
                         raise Interrupted(f"{self._out}: stopped and saved", stop.signal)
                     self._hand_out(queue)
-                    ended = [self._judge(order, answer, queue) for order, answer in self._listen(mirror)]
+                    ended = [self._judge(order, answer, queue) for order, answer in self._listen()]
                     # The next ones are at work while the caller writes down what has ended.
                     self._hand_out(queue)
                     yield from (one for one in ended if one is not None)
@@ -117,13 +118,13 @@ class Workers:
             self._memory[key] = needed_memory(experiment)
         return self._memory[key]
 
-    def _listen(self, mirror: Mirror) -> Iterator[tuple[_Order, dict[str, str] | None]]:
+    def _listen(self) -> Iterator[tuple[_Order, dict[str, str] | None]]:
         """Yield what workers say of their runs within a moment; None for one that died without a word."""
         for helper, answers in heard(self._busy, POLL_SECONDS):
             for answer in answers:
                 if "doing" in answer:
                     self.told[self._busy[helper].run].hear(answer["doing"], answer["part"], time.time())
-                elif not pass_on(answer, mirror):
+                elif not pass_on(answer, self._mirror):
                     self._idle.append(helper)
                     yield self._over(helper), answer
             if helper in self._busy and helper.status is not None:

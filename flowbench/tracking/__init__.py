@@ -5,8 +5,8 @@ Importing this package is cheap; mlflow itself is imported only by that process,
 
 from flowbench.tracking.importing import import_run
 from flowbench.tracking.places import tracking_uri
-from flowbench.tracking.process import Mirror
+from flowbench.tracking.process import EventMirror, Mirror
 from flowbench.tracking.state import read_mlflow_run_id
 from flowbench.tracking.store import ui
 
-__all__ = ["Mirror", "import_run", "read_mlflow_run_id", "tracking_uri", "ui"]
+__all__ = ["EventMirror", "Mirror", "import_run", "read_mlflow_run_id", "tracking_uri", "ui"]

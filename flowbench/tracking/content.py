@@ -22,10 +22,14 @@ __all__ = [
     "Row",
     "RowsCutError",
     "artifacts",
+    "began",
     "end",
+    "ended",
     "entity_name",
     "experiment_name",
     "final_values",
+    "finite",
+    "last_value",
     "origin",
     "parameters",
     "read_config",
@@ -39,6 +43,7 @@ MAX_PARAMETER = 6000
 MAX_TAG = 5000
 MAX_FILE_BYTES = 16_000_000
 _CHUNK_BYTES = 4_000_000
+_END_BYTES = 200_000
 _UNFIT = re.compile(r"[^\w\-. /]")
 
 
@@ -150,6 +155,44 @@ def end(folder: Path) -> str:
     return "FAILED" if _is_plain(folder / "failure.json") else "KILLED"
 
 
+def began(folder: Path) -> int:
+    """Return when a run began, in ms since 1970: at its first row, or when its config was written."""
+    written = int((folder / "config.yaml").stat().st_mtime * 1000)
+    rows = MetricsTail(folder / "metrics.jsonl").read()
+    return min(written, rows[0].time) if rows else written
+
+
+def ended(folder: Path) -> int:
+    """Return when a run without more to come ended, in ms since 1970.
+
+    A folder that was copied has new times of files: there, the last row's own time is the last that is known.
+    """
+    rows = last_rows(folder / "metrics.jsonl")
+    written = [path.stat().st_mtime for name in ("result.json", "failure.json", "trial.json", "metrics.jsonl")
+               if _is_plain(path := folder / name)]  # fmt: skip
+    last = int((written[0] if written else (folder / "config.yaml").stat().st_mtime) * 1000)
+    begun = (folder / "config.yaml").stat().st_mtime * 1000
+    copied = bool(rows) and begun > rows[-1].time
+    return rows[-1].time if copied else max(last, rows[-1].time if rows else 0)
+
+
+def last_rows(path: Path) -> list[Row]:
+    """Return the rows at the end of `metrics.jsonl`, some hundred of them."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _END_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return [row for line in lines if (row := _row(line)) is not None]
+
+
+def last_value(path: Path, name: str) -> float | None:
+    """Return the last value of a metric at the end of `metrics.jsonl`; None where there is none."""
+    return next((row.values[name] for row in reversed(last_rows(path)) if name in row.values), None)
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """Return a file's JSON object; None where there is no such file or no JSON object in it."""
     try:
@@ -205,7 +248,7 @@ def final_values(result: Mapping[str, Any]) -> dict[str, float]:
                 values[f"{split}/{name}_stderr"] = metric.get("stderr")
                 values[f"{split}/{name}_n"] = metric.get("n")
     values |= {f"throughput/{name}": value for name, value in _section(result, "throughput").items()}
-    return _finite(values)
+    return finite(values)
 
 
 def artifacts(folder: Path) -> Iterator[tuple[Path, str | None]]:
@@ -246,13 +289,14 @@ def _row(line: bytes) -> Row | None:
     if not isinstance(content, dict):
         return None
     step, time = content.pop("step", None), content.pop("time", None)
-    if type(step) is not int or not 0 <= step < 2**53 or "time" not in (found := _finite({"time": time})):
+    if type(step) is not int or not 0 <= step < 2**53 or "time" not in (found := finite({"time": time})):
         return None
     milliseconds = found["time"] * 1000
-    return Row(step, int(milliseconds), _finite(content)) if 0 <= milliseconds < 2**53 else None
+    return Row(step, int(milliseconds), finite(content)) if 0 <= milliseconds < 2**53 else None
 
 
-def _finite(values: Mapping[Any, Any]) -> dict[str, float]:
+def finite(values: Mapping[Any, Any]) -> dict[str, float]:
+    """Return the finite numbers of a mapping, by MLflow's names."""
     kept = {}
     for name, value in values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):

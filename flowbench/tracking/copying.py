@@ -20,11 +20,11 @@ from mlflow.exceptions import MlflowException
 from flowbench.errors import InputError
 from flowbench.system.credentials import without_credentials
 from flowbench.tracking import content
-from flowbench.tracking.nesting import parent_of, trial_status, trial_tags
+from flowbench.tracking.nesting import parent_of, tell_parent, trial_status, trial_tags, trial_values
 from flowbench.tracking.places import artifact_location, left_behind
 from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, write_state
 
-__all__ = ["RunCopy"]
+__all__ = ["UID_TAG", "RunCopy", "experiment_called"]
 
 UID_TAG = "flowbench.run_uid"
 ORIGIN_TAG = "flowbench.origin"
@@ -90,6 +90,7 @@ class RunCopy:
             self.note = self._moved()
             for path, place in content.artifacts(self._folder):
                 self._client.log_artifact(run_id, str(path), place)
+            self._copy_values()
             self._end("FINISHED" if result is not None else trial_status(self._folder) or content.end(self._folder))
             self._write_state(covered)
         except BaseException:
@@ -123,7 +124,7 @@ class RunCopy:
             ) from error
         state = read_state(self._folder)
         self._origin = content.origin(self._folder)
-        experiment_id = self._experiment(content.experiment_name(config))
+        experiment_id = experiment_called(content.experiment_name(config), self._client, self._uri)
         run = self._find(experiment_id, state)
         self._uid = run.data.tags[UID_TAG] if run is not None else state.uid if state is not None else new_uid()
         if run is None:
@@ -141,26 +142,6 @@ class RunCopy:
         self._describe(config)
         self._tag(parent_of(self._folder, self._client, experiment_id) | trial_tags(self._folder))
 
-    def _experiment(self, name: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                created: str = self._client.create_experiment(name, artifact_location(self._uri, name))
-            except MlflowException:
-                # Another process may have been faster.
-                experiment = self._client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-            else:
-                return created
-        if experiment.lifecycle_stage == "deleted":
-            raise InputError(
-                f"{self._folder}: MLflow's experiment {name!r} is deleted: "
-                f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            )
-        found: str = experiment.experiment_id
-        return found
-
     def _find(self, experiment_id: str, state: MirrorState | None) -> Any:
         # Without mlflow.json, the first row's own time still tells the run from every other.
         known = {UID_TAG: state.uid} if state is not None else {ORIGIN_TAG: self._origin} if self._origin else {}
@@ -174,9 +155,7 @@ class RunCopy:
         return {UID_TAG: self._uid} | ({ORIGIN_TAG: self._origin} if self._origin else {})
 
     def _start(self) -> int:
-        rows = content.MetricsTail(self._folder / "metrics.jsonl").read()
-        begun = int((self._folder / "config.yaml").stat().st_mtime * 1000)
-        return min(begun, rows[0].time) if rows else begun
+        return content.began(self._folder)
 
     def _describe(self, config: Mapping[str, Any]) -> None:
         run_id, there = self._run.info.run_id, self._run.data.params
@@ -219,6 +198,13 @@ class RunCopy:
         written = int((self._folder / "result.json").stat().st_mtime * 1000)
         self._log([(content.final_values(result), step, written)])
 
+    def _copy_values(self) -> None:
+        """Log what a trial was chosen by, under one name whether it came to its end or was pruned."""
+        values = trial_values(self._folder)
+        if values:
+            rows = content.MetricsTail(self._folder / "metrics.jsonl").read()
+            self._log([(values, rows[-1].step if rows else 0, content.ended(self._folder))])
+
     def _log(self, rows: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
         """Log what is not there yet of rows (values, step, time in ms)."""
         metrics = []
@@ -244,15 +230,42 @@ class RunCopy:
         # A run that MLflow holds for ended keeps its end; its status may have been mended by a resumed training.
         info = self._client.get_run(self._run.info.run_id).info
         if info.status != status:
-            result = self._folder / "result.json"
-            ended = int(result.stat().st_mtime * 1000) if result.exists() else None
             # MLflow prints an advertisement of the run's page: results alone belong on stdout.
             with redirect_stdout(sys.stderr):
-                self._client.set_terminated(self._run.info.run_id, status, ended)
+                self._client.set_terminated(self._run.info.run_id, status, content.ended(self._folder))
+        parent = self._run.data.tags.get("mlflow.parentRunId")
+        if parent is not None:
+            tell_parent(self._folder, self._client, parent)
 
     def _write_state(self, covered_bytes: int) -> None:
         state = MirrorState(self._uid, without_credentials(self._uri), self._run.info.run_id, covered_bytes)
         write_state(self._folder, state)
+
+
+def experiment_called(name: str, client: Any, uri: str) -> str:
+    """Return the id of MLflow's experiment of this name, which is made where there is none.
+
+    Raises:
+        InputError: it is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            created: str = client.create_experiment(name, artifact_location(uri, name))
+        except MlflowException:
+            # Another process may have been faster.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+        else:
+            return created
+    if experiment.lifecycle_stage == "deleted":
+        raise InputError(
+            f"MLflow's experiment {name!r} is deleted: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    found: str = experiment.experiment_id
+    return found
 
 
 def _dataset(tags: Mapping[str, str], config: Mapping[str, Any]) -> DatasetInput:

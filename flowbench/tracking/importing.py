@@ -14,7 +14,7 @@ _logger = logging.getLogger("flowbench.tracking")
 
 
 def import_run(path: Path) -> str:
-    """Copy a run folder into MLflow, leaving out what is there already, and return MLflow's run id.
+    """Copy a run's folder, or a table's, into MLflow, leaving out what is there already, and return MLflow's run id.
 
     Raises:
         InputError: tracking is off, mlflow is missing, `path` is no run, or another process copies it.
@@ -28,9 +28,9 @@ def import_run(path: Path) -> str:
     with patience(30, 2):
         note = ""
         try:
-            from flowbench.tracking.copying import RunCopy
+            from flowbench.tracking.tables import copy_of
 
-            copy = RunCopy(path, open_client(uri), uri, live=False)
+            copy = copy_of(path, open_client(uri), uri, live=False)
             try:
                 run_id = copy.finish()
             finally:

@@ -1,4 +1,4 @@
-"""The mirror process: `python -m flowbench.tracking.mirror`, started by `flowbench.tracking.Mirror`.
+"""The mirror process: `python -m flowbench.tracking.mirror [tensorboard]`, started by `flowbench.tracking.Mirror`.
 
 Reads commands from stdin, a JSON object a line: `{"follow": FOLDER}`, `{"done": FOLDER}`, `{"close": SECONDS}`.
 At the end of stdin (the training closed it, or died) it finishes all copies and exits: with 0 if MLflow took
@@ -16,12 +16,15 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from flowbench.errors import FlowbenchError
+from flowbench.tracking.events import EventCopy
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.store import explain, open_client, patience
 from flowbench.tracking.system import SystemSampler
 
 if TYPE_CHECKING:
-    from flowbench.tracking.copying import RunCopy
+    from collections.abc import Callable
+
+    from flowbench.tracking.tables import Copy
 
 __all__ = ["Follower", "main"]
 
@@ -33,14 +36,20 @@ ORPHAN_SECONDS = 120.0
 
 
 class Follower:
-    """Keeps the copies of the followed runs up to date, with growing pauses while MLflow fails."""
+    """Keeps the copies of the followed runs up to date, with growing pauses while MLflow fails.
 
-    def __init__(self, uri: str) -> None:
+    Args:
+        uri: of MLflow's store.
+        make: makes the copy of a run somewhere else instead.
+    """
+
+    def __init__(self, uri: str, make: "Callable[[Path], Copy] | None" = None) -> None:
+        self._make = make
         self.reason = ""
         self.note = ""
         self._uri = uri
         self._client: Any = None
-        self._copies: dict[Path, RunCopy | None] = {}
+        self._copies: dict[Path, Copy | None] = {}
         self._ended: set[Path] = set()
         self._pause = 0.0
         self._resume_at = 0.0
@@ -99,12 +108,14 @@ class Follower:
             return False
         return True
 
-    def _open(self, folder: Path) -> "RunCopy":
+    def _open(self, folder: Path) -> "Copy":
+        if self._make is not None:
+            return self._make(folder)
         # Seconds of imports, here where nobody waits for them.
-        from flowbench.tracking.copying import RunCopy
+        from flowbench.tracking.tables import copy_of
 
         self._client = self._client or open_client(self._uri)
-        return RunCopy(folder, self._client, self._uri, live=True)
+        return copy_of(folder, self._client, self._uri, live=True)
 
 
 def main() -> int:
@@ -116,11 +127,12 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     uri = tracking_uri()
-    if uri is None:
+    events = sys.argv[1:] == ["tensorboard"]
+    if uri is None and not events:
         return 0
     commands: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(commands,), daemon=True).start()
-    follower = Follower(uri)
+    follower = Follower("", EventCopy) if events else Follower(uri or "")
     with patience(REQUEST_SECONDS, 0):
         seconds = _follow(follower, commands)
         # A request that hangs must not keep the process alive.

@@ -7,15 +7,16 @@ import shlex
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 from flowbench.system.credentials import scrubbed, without_credentials
 from flowbench.system.helpers import own_module
+from flowbench.tracking.events import FOLDER, check_installed
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.state import read_state, recorded_bytes
 from flowbench.tracking.store import is_installed
 
-__all__ = ["Mirror"]
+__all__ = ["EventMirror", "Mirror"]
 
 _logger = logging.getLogger("flowbench.tracking")
 
@@ -25,6 +26,9 @@ class Mirror:
 
     The process starts with the first run that is followed. It ends with `close`, or by itself when this process dies.
     """
+
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """Of the mirror process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +77,7 @@ class Mirror:
             reason = str(error)
         finally:
             self._kill(process)
-        missed = [folder for folder in self._followed if _is_missed(folder)]
+        missed = [folder for folder in self._followed if self._is_missed(folder)]
         self._followed = []
         if missed:
             self._warn_missed(missed, reason)
@@ -83,14 +87,10 @@ class Mirror:
     def _start(self) -> bool:
         if self._process is not None:
             return True
-        uri = tracking_uri()
-        if uri is None or self._warned:
+        if self._warned or not self._is_ready():
             return False
-        if not is_installed():
-            self._warn("mlflow is not installed: runs are not tracked (pip install mlflow, flowbench track import RUN)")
-            return False
-        self._uri = without_credentials(uri)
         command, environment = own_module("flowbench.tracking.mirror")
+        command += self.arguments
         try:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would fill and block)
             self._process = subprocess.Popen(
@@ -108,6 +108,20 @@ class Mirror:
             self._warn(f"runs are not tracked: {error}; later: flowbench track import RUN")
             return False
         return True
+
+    def _is_ready(self) -> bool:
+        uri = tracking_uri()
+        if uri is None:
+            return False
+        if not is_installed():
+            self._warn("mlflow is not installed: runs are not tracked (pip install mlflow, flowbench track import RUN)")
+            return False
+        self._uri = without_credentials(uri)
+        return True
+
+    def _is_missed(self, folder: Path) -> bool:
+        state = read_state(folder)
+        return state is None or state.covered_bytes != recorded_bytes(folder)
 
     def _send(self, command: dict[str, Any]) -> None:
         assert self._process is not None
@@ -153,6 +167,29 @@ class Mirror:
             _logger.warning("%s", " ".join(message.split()))
 
 
-def _is_missed(folder: Path) -> bool:
-    state = read_state(folder)
-    return state is None or state.covered_bytes != recorded_bytes(folder)
+class EventMirror(Mirror):
+    """Writes TensorBoard's event files into run folders instead, likewise from a process of its own.
+
+    Raises:
+        InputError: TensorBoard's package is missing.
+    """
+
+    arguments = ("tensorboard",)
+
+    def __init__(self) -> None:
+        check_installed()
+        super().__init__()
+
+    def follow(self, run_folder: Path) -> None:
+        """Mirror a run from now on; a table has no events of its own."""
+        if not (Path(run_folder) / "results.json").is_file():
+            super().follow(run_folder)
+
+    def _is_ready(self) -> bool:
+        return True
+
+    def _is_missed(self, folder: Path) -> bool:
+        return (folder / "metrics.jsonl").is_file() and not any((folder / FOLDER).glob("events.*"))
+
+    def _warn_missed(self, missed: list[Path], reason: str) -> None:
+        self._warn(f"TensorBoard did not get everything ({', '.join(folder.name for folder in missed[:3])}): {reason}")

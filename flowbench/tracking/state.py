@@ -62,8 +62,8 @@ def read_mlflow_run_id(run_folder: Path) -> str | None:
 
 
 def recorded_bytes(folder: Path) -> int:
-    """Return the size of what the run has recorded: a copy that covers as much is complete."""
-    paths = (folder / "metrics.jsonl", folder / "result.json")
+    """Return the size of what a run, or a table, has recorded: a copy that covers as much is complete."""
+    paths = (folder / "metrics.jsonl", folder / "result.json", folder / "results.json")
     return sum(path.stat().st_size for path in paths if path.exists())
 
 

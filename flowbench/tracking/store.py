@@ -14,6 +14,7 @@ from filelock import FileLock
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.commands import run_to_the_end
 from flowbench.system.credentials import scrubbed, without_credentials
+from flowbench.tracking.pages import address_of_runs
 from flowbench.tracking.places import sqlite_path, tracking_uri
 
 __all__ = ["StoreError", "explain", "is_installed", "open_client", "patience", "ui"]
@@ -133,7 +134,9 @@ def ui(port: int = 5000) -> None:
         except OSError as error:
             raise InputError(f"--port {port}: cannot be used: {error.strerror}: give another one") from error
     with patience(30, 2):
-        open_client(uri)
+        name, page = address_of_runs(open_client(uri))
+        what = f"the runs of {name}" if name else "no runs yet"
+        print(f"{what}: http://127.0.0.1:{port}{page} (Ctrl-C ends it)", flush=True)
         from flowbench.system.databases import with_driver
 
         # The URI may hold a password: in the environment other users do not see it, on a command line they do.

@@ -94,6 +94,7 @@ class Trials:
         run = RunFolder(self.folder / f"trial-{trial.number if first is None else first:04d}")
         trial.set_user_attr("run", run.path.name)
         record = {"schema": 1, "study": trial.study.study_name, "study_uid": self.uid, "number": trial.number}
+        record["objectives"] = {name: one.direction for name, one in self.objectives.items()}
 
         def note(state: str, reason: str | None = None, values: Sequence[float] | None = None) -> None:
             content = {**record, "chosen": chosen, "state": state, "reason": reason, "values": values}

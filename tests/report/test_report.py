@@ -107,7 +107,7 @@ def test_the_page_is_self_contained_small_and_shows_every_run(tmp_path: Path) ->
     assert links
     assert all(link.startswith(("data:", "#")) or (tmp_path / link).exists() for pair in links for link in pair if link)
     assert text.count("data:image/svg+xml") == text.count("data:image/png") == len(results["rows"])
-    assert text.count('href="#quick-digits-real-nvp-digits"') == 2
+    assert text.count('href="#quick-digits-real-nvp-digits"') == 3
     assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", text))
     assert "A test&#39;s processor" in text
     assert "flowbench reproduce quick --only digits" in text

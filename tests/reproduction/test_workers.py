@@ -22,6 +22,7 @@ from flowbench.reproduction.workers import ATTEMPTS, Workers
 from flowbench.runs.folder import RunFolder
 from flowbench.system.helpers import Helper
 from flowbench.system.interruption import Interrupted
+from flowbench.tracking import Mirror
 from tests.faults.commands import FLOWBENCH, finish, kill, start, wait_until, words
 from tests.reproduction.fake_worker import CLAIMED_ONCE, DIES, DIES_ONCE, FAILED, FINE, LONG, SKIPPED
 from tests.reproduction.test_sharing import TABLE
@@ -55,7 +56,7 @@ def test_each_run_comes_to_its_end_and_what_went_wrong_is_told(
 ) -> None:
     before = psutil.Process().children()
     queue = pairs(tmp_path, FINE, SKIPPED, FAILED, DIES_ONCE, CLAIMED_ONCE, DIES)
-    ended = {run.name: outcome for run, outcome in Workers(tmp_path, 2).run(queue)}
+    ended = {run.name: outcome for run, outcome in Workers(tmp_path, 2, Mirror()).run(queue)}
     assert len(ended) == 6
     assert [ended[f"{place}-{seed}"] for place, seed in ((0, FINE), (3, DIES_ONCE), (4, CLAIMED_ONCE))] == [None] * 3
     skipped, failed, died = ended[f"1-{SKIPPED}"], ended[f"2-{FAILED}"], ended[f"5-{DIES}"]
@@ -73,7 +74,7 @@ def test_a_queue_may_grow_meanwhile(tmp_path: Path) -> None:
     queue = pairs(tmp_path, FINE, FINE)
     later = pairs(tmp_path / "later", FINE)
     ended = []
-    for run, _ in Workers(tmp_path, 2).run(queue):
+    for run, _ in Workers(tmp_path, 2, Mirror()).run(queue):
         ended.append(run)
         if len(ended) == 2:
             queue.extend(later)
@@ -88,7 +89,7 @@ def test_without_memory_for_two_one_works_at_a_time(tmp_path: Path, monkeypatch:
         return False
 
     monkeypatch.setattr(module, "has_room", full)
-    assert len(list(Workers(tmp_path, 3).run(pairs(tmp_path, FINE, FINE, FINE)))) == 3
+    assert len(list(Workers(tmp_path, 3, Mirror()).run(pairs(tmp_path, FINE, FINE, FINE)))) == 3
     assert most_at_a_time(tmp_path) == 1
     assert asked
 
@@ -99,7 +100,7 @@ def test_what_fits_is_made_before_what_has_to_wait(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "config_id", lambda experiment: str(experiment.seed))
     monkeypatch.setattr(module, "needed_memory", lambda experiment: sizes[experiment.seed])
     monkeypatch.setattr(module, "PROCESS_BYTES", 0)
-    ended = Workers(tmp_path, 2).run(queue)
+    ended = Workers(tmp_path, 2, Mirror()).run(queue)
     assert next(ended)[0].name == f"2-{SKIPPED}"
     assert [experiment.seed for experiment, _ in queue] == [FINE]
     ended.close()
@@ -114,7 +115,7 @@ def test_a_signal_lets_all_save_and_leaves_no_process(number: signal.Signals, tm
     before = psutil.Process().children()
     threading.Thread(target=stop_both).start()
     with pytest.raises(Interrupted, match="stopped and saved") as stopped:
-        list(Workers(tmp_path, 2).run(pairs(tmp_path, LONG, LONG, FINE)))
+        list(Workers(tmp_path, 2, Mirror()).run(pairs(tmp_path, LONG, LONG, FINE)))
     assert stopped.value.exit_code == 128 + number
     assert [path.read_text() for path in tmp_path.glob("runs/*/saved")] == ["SIGTERM"] * 2
     assert psutil.Process().children() == before

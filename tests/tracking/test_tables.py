@@ -1,0 +1,39 @@
+"""A table in MLflow: its figures, its files, and the runs of its rows under it."""
+
+from pathlib import Path
+
+import pytest
+
+from flowbench.cli.tune import _dashboard
+from flowbench.reproduction.reproduce import reproduce
+from flowbench.tracking import import_run
+from tests.faked_runs import FakeTrainer
+from tests.tracking.tracked_runs import Holdings
+
+
+def test_a_tables_run_holds_figures_and_files_and_is_the_parent_of_its_rows_runs(
+    tmp_path: Path, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = reproduce("quick", only=["digits"], out=Path("results"), trainer=FakeTrainer({("glow/digits", 0): 1.75}))
+    row = next(row for row in results["rows"] if row["experiment"] == "glow/digits")
+    child = import_run(Path("results") / row["runs"][0])
+    run_id = import_run(Path("results"))
+    table = holdings.only("tables/quick")
+    assert table.info.run_id == run_id == import_run(Path("results"))
+    assert (table.info.status, table.info.run_name) == ("FINISHED", "results")
+    assert table.data.metrics["digits/glow/digits"] == 1.75
+    assert table.data.metrics["digits/glow/digits_stderr"] == 0.02
+    assert table.data.tags["flowbench.rows"] == "3 of 5 done"
+    files = {file.path for file in holdings.client.list_artifacts(run_id)}
+    assert {"results.json", "table.md", "table.csv", "report.html"} <= files
+    assert holdings.client.get_run(child).data.tags["mlflow.parentRunId"] == run_id
+    assert "ETTh1 96/etth/nlinear" not in table.data.metrics
+
+
+def test_a_studys_end_names_the_dashboard_without_a_password() -> None:
+    assert _dashboard("sqlite:///my study.db").startswith(
+        "Optuna's dashboard: optuna-dashboard 'sqlite:///my study.db'"
+    )
+    assert "secret" not in _dashboard("postgresql://me:secret@db/studies")
+    assert '"$OPTUNA_STORAGE"' in _dashboard("postgresql://me:secret@db/studies")
