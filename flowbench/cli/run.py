@@ -157,4 +157,4 @@ def _print_notes(content: dict[str, Any]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample")
+_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample", "samples")
