@@ -10,7 +10,7 @@ Where GluonTS is not installed it says so and does nothing. The columns are seve
 category; the values are those that flowbench's models see (normalized on the training rows); the best epoch by GluonTS'
 own loss on the validation part is kept. Beside the window DeepAR is given what its defaults ask for: lags of up to four
 weeks, the hour, the day of the week. Its likelihood is of one step given the true ones before it, not of a window given
-the past alone: there is no NLL to compare, but CRPS, coverage and the median's MAE of 199 sampled paths.
+the past alone: there is no NLL to compare, but CRPS, coverage and the median's MAE of 99 sampled paths.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def scores(predictor: Any, opened: ForecastWindows, horizon: int, seed: int, eve
             crps, of_windows = crps_of_samples(samples, truth)
             ordered = samples.sort(dim=-1).values
             found = {"crps": crps, "mae_median": (ordered[..., SAMPLES // 2] - truth).abs()}
-            for name, below in (("coverage_50", 50), ("coverage_90", 10)):
+            for name, below in (("coverage_50", 25), ("coverage_90", 5)):
                 inside = (ordered[..., below - 1] <= truth) & (truth <= ordered[..., SAMPLES - below])
                 found[name] = inside.double()
             error = samples.mean(dim=-1) - truth

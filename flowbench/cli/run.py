@@ -184,4 +184,16 @@ def _print_notes(content: dict[str, Any]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-_LABELS = ("n", "levels", "dequantization", "draws", "K", "bound", "batch_norm", "weights", "resample", "limited")
+_LABELS = (
+    "n",
+    "levels",
+    "dequantization",
+    "draws",
+    "K",
+    "bound",
+    "batch_norm",
+    "weights",
+    "resample",
+    "samples",
+    "limited",
+)

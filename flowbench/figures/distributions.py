@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowbench.densities.noise import step_seed
 from flowbench.figures.kinds import Subject, figure_kind
-from flowbench.figures.theme import color_of, new_figure, save, themed
+from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
 from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.scores import SAMPLES, pit_of_samples, quantiles_of_samples
 from flowbench.forecasting.windows import open_windows
@@ -83,7 +83,7 @@ def draw_pit(subject: Subject) -> Path:
         axes.axhline(1, color=TRUTH, linestyle="--", linewidth=1, label="calibrated")
         axes.set(xlabel="place of the truth in its distribution", ylabel="density", xlim=(0, 1))
         axes.legend(frameon=False)
-        figure.suptitle(title, fontsize=10)
+        entitle(figure, title)
         outside = float(((pit < 0.05) | (pit > 0.95)).mean())
         words = f"{title}: {outside:.1%} of the values lie in the two outer twentieths, 10 % if calibrated."
         return save(figure, subject.file("pit-histogram.svg"), words)
@@ -103,7 +103,7 @@ def draw_calibration(subject: Subject) -> Path:
         axes.plot(levels, covered, color=color_of(subject.experiment.model.name), label=subject.experiment.model.name)
         axes.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.legend(frameon=False, loc="upper left")
-        figure.suptitle(title, fontsize=10)
+        entitle(figure, title)
         half, most = (float((np.abs(pit - 0.5) <= level / 2).mean()) for level in (0.5, 0.9))
         words = f"{title}: the central 50 % cover {half:.1%}, the central 90 % cover {most:.1%}."
         return save(figure, subject.file("calibration.svg"), words)

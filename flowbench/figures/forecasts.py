@@ -133,9 +133,9 @@ def _draw_column(axes: "Axes", frame: "pd.DataFrame", column: str, model: str) -
     for low in (level for level in levels if level < 0.5):
         high = next((level for level in levels if math.isclose(level, 1 - low)), None)
         if high is not None:
-            band = (frame[f"{column}_q{level:g}"] for level in (low, high))
+            below, above = (frame[f"{column}_q{level:g}"] for level in (low, high))
             label = f"{100 * (high - low):g} %"
-            axes.fill_between(dates, *band, color=color, alpha=0.25, linewidth=0, label=label)
+            axes.fill_between(dates, below, above, color=color, alpha=0.25, linewidth=0, label=label)
     axes.plot(dates, frame[f"{column}_forecast"], color=color, linewidth=1.3, label="forecast")
     axes.set_ylabel(column)
 

@@ -34,7 +34,7 @@ class Wanted:
     samples: int = 0
     """Paths of each block."""
     quantiles: tuple[float, ...] = ()
-    """Levels; of the paths, or where none are asked for of 199; exact where the model has a closed form."""
+    """Levels; of the paths, or where none are asked for of 99; exact where the model has a closed form."""
     seed: int = 0
     """Of the paths."""
 

@@ -46,7 +46,7 @@ _COLUMNS: tuple[str, ...] = (
     "horizon",
 )
 _COLUMNS += ("lookback", "status", "reason", "budget")
-_BESIDE: tuple[str, ...] = ("mae_without_stuck",)
+_BESIDE: tuple[str, ...] = ("mae_without_stuck", "coverage_90")
 """Further columns of a CSV where any row has them."""
 
 
@@ -110,7 +110,7 @@ def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def labels(row: Mapping[str, Any]) -> str:
-    """Say what the figure is made of: levels, dequantization, draws, bound, weights, window, unit, resample."""
+    """Say what the figure is made of (levels, draws, bound, weights, window, …), and what stands beside it."""
     made_of = row.get("labels", {})
     parts = [f"{key.replace('_', ' ')} {value}" for key, value in made_of.items()]
     if row["metric"].endswith("_original") and row["value"] is not None and "unit" not in made_of:
@@ -118,6 +118,8 @@ def labels(row: Mapping[str, Any]) -> str:
     parts += [f"{key} {row[key]}" for key in ("lookback", "horizon") if row.get(key) is not None]
     if (without := row.get("mae_without_stuck")) is not None:
         parts.append(f"without constant runs {without:.3f}")
+    if (covered := row.get("coverage_90")) is not None:
+        parts.append(f"central 90 % cover {covered:.1%}")
     return ", ".join(parts)
 
 

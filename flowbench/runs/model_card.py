@@ -11,7 +11,19 @@ from flowbench.config.schema import Experiment
 
 __all__ = ["model_card"]
 
-LABELS = ("n", "levels", "dequantization", "draws", "bound", "K", "batch_norm", "weights", "resample", "limited")
+LABELS = (
+    "n",
+    "levels",
+    "dequantization",
+    "draws",
+    "bound",
+    "K",
+    "batch_norm",
+    "weights",
+    "resample",
+    "samples",
+    "limited",
+)
 UNITS = {"bits_per_dim": "bits/dim"}
 
 _USE = {

@@ -109,6 +109,7 @@ def done_row(
         "data_status": status,
         **(_without_stuck(results, row.split) if row.metric == "mae" else {}),
         **_costs(results, RunFolder(runs[0])),
+        **(_covered(results, row.split) if row.metric == "crps" else {}),
     }
     return _with_resample(content, [_resample(row.dataset, *pair) for pair in zip(results, metrics, strict=True)])
 
@@ -183,6 +184,13 @@ def _without_stuck(results: Sequence[Mapping[str, Any]], split: str) -> dict[str
         "mae_without_stuck": statistics.fmean(known) if len(known) == len(metrics) else None,
         "constant_share": metrics[0].get("constant_share") or {},
     }
+
+
+def _covered(results: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """Return the mean over the runs of what central 90 % intervals cover."""
+    metrics = [result["metrics"][split].get("coverage_90") or {} for result in results]
+    known = [value for metric in metrics if (value := _number(metric.get("value"))) is not None]
+    return {"coverage_90": statistics.fmean(known)} if len(known) == len(metrics) else {}
 
 
 def _measured_compiled_weights(experiment: Experiment[Any, Any]) -> bool:

@@ -73,7 +73,7 @@ def coupled(data: Any, model: Any) -> int:
     dimensions = data.horizon * COLUMNS
     half = dimensions // 2
     net = (half + model.context) * model.features + (model.flow_layers - 1) * model.features**2
-    return linear(data, model) + 199 * model.couplings * int(net + model.features * 2 * half)
+    return linear(data, model) + 99 * model.couplings * int(net + model.features * 2 * half)
 
 
 def nlinear_flow(data: Any, model: Any) -> int:

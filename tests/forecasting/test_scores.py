@@ -114,4 +114,4 @@ def test_pit_is_uniform_for_the_right_distribution_and_its_ranks_are_counted() -
 def test_quantiles_bound_the_next_draw_with_their_probability() -> None:
     ordered = torch.arange(1.0, 10.0)[torch.randperm(9)]
     assert quantiles_of_samples(ordered, [0.1, 0.5, 0.55, 0.9, 0.001]).tolist() == pytest.approx([1, 5, 5.5, 9, 1])
-    assert SAMPLES == 199  # (1 − 0.9)/2 · 200 and (1 − 0.5)/2 · 200 are whole numbers
+    assert SAMPLES == 99  # (1 − 0.9)/2 · 100 and (1 − 0.5)/2 · 100 are whole numbers

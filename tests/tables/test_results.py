@@ -10,7 +10,7 @@ from flowbench.config.registry import image_sets
 from flowbench.config.schema import COMPILED_NUMERICS, Experiment
 from flowbench.data import open_split
 from flowbench.data.preparing import prepare
-from flowbench.report.formats import difference
+from flowbench.report.formats import difference, labels
 from flowbench.report.verdict import details, verdict
 from flowbench.reproduction.reproduce import reproduce
 from flowbench.runs.folder import RunFolder
@@ -186,3 +186,23 @@ def test_figures_of_raw_weights_that_a_compiled_training_and_a_fused_optimizer_l
     assert bool(stale_reasons(result, experiment)) == bool(measured)
     today = {**result, "numerics": {**result["numerics"], "compiled": COMPILED_NUMERICS}}
     assert stale_reasons(today, experiment) == []
+
+
+class Scored(FakeTrainer):
+    """Its figures are those of a forecast's distribution."""
+
+    def __init__(self, covered: float) -> None:
+        super().__init__()
+        self._covered = covered
+
+    def result(self, experiment: Experiment[Any, Any], value: float) -> dict[str, Any]:
+        figure = {"stderr": None, "n": 2857, "samples": 99}
+        scores = {"crps": {"value": 0.25, **figure}, "coverage_90": {"value": self._covered, **figure}}
+        return {**super().result(experiment, value), "metrics": {"test": scores}}
+
+
+def test_what_the_intervals_cover_stands_beside_the_crps(tmp_path: Path) -> None:
+    row = row_of(tmp_path, Scored(0.9), Scored(0.92), title="ETTh1 24 CRPS", table="etth-densities")
+    assert row["coverage_90"] == pytest.approx(0.91)
+    assert "samples 99" in labels(row)
+    assert "central 90 % cover 91.0%" in labels(row)

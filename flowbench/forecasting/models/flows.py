@@ -34,7 +34,7 @@ from flowbench.forecasting.windows import Windows
 
 __all__ = ["FlowForecaster", "LSTMFlow", "LSTMFlowConfig", "NLinearFlow", "NLinearFlowConfig"]
 
-MEAN_OF = 199
+MEAN_OF = 99
 """Futures that `forward` takes the mean of."""
 
 
@@ -62,7 +62,7 @@ class Read(NamedTuple):
 
 
 class FlowForecaster(DistributionForecaster):
-    """See the module's text; `forward` is the mean over 199 futures, of the same latents for all windows."""
+    """See the module's text; `forward` is the mean over 99 futures, of the same latents for all windows."""
 
     sampled_mean = True
 
