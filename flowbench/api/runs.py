@@ -130,7 +130,7 @@ def train(
         progress: draw a bar on stderr or in the notebook; without, nothing is printed.
 
     Raises:
-        InputError: bad data, a folder with another run in it, or an override in the folder's place.
+        InputError: bad data, a folder with another run in it, or an override where the folder stands.
         WorkFailedError: the training diverged or ran out of memory; what was done is in the folder.
 
     Examples:
@@ -144,11 +144,10 @@ def train(
     from flowbench.tracking import Mirror
     from flowbench.training.loop import train as train_in_folder
 
-    key, equals, _ = str(run_dir or "").partition("=")
-    if equals and key.partition(".")[0] in Experiment.model_fields:
+    if isinstance(run_dir, str) and "=" in run_dir and Path(run_dir).name == run_dir:
         raise InputError(
-            f"run_dir: {str(run_dir)!r} reads like an override: fb.train(fb.experiment(NAME, {str(run_dir)!r})) "
-            "takes it"
+            f"run_dir: {run_dir!r} looks like an override, which belongs to the experiment: "
+            f"fb.train(fb.experiment(NAME, {run_dir!r})); a folder called so is ./{run_dir}"
         )
     chosen = with_data(as_experiment(experiment), data)
     folder = run_path_of(chosen, None if run_dir is None else Path(run_dir), resume=resume)
