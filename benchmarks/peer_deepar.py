@@ -1,10 +1,11 @@
 """GluonTS' DeepAR on the windows of a forecast experiment, scored as flowbench scores its own distributions.
 
 Salinas, Flunkert, Gasthaus, Januschowski: "DeepAR: Probabilistic forecasting with autoregressive recurrent networks",
-International Journal of Forecasting 36 (2020). GluonTS wants older libraries than flowbench: an environment of its own,
+International Journal of Forecasting 36 (2020). GluonTS brings older versions of libraries with it: an environment of
+its own,
 
-    python -m venv peer && peer/bin/pip install 'gluonts[torch]==0.16.2' pydantic omegaconf
-    PYTHONPATH=. peer/bin/python benchmarks/peer_deepar.py etth/gaussian data.name=etth1 --seed 0 --out deepar.json
+    python -m venv peer && peer/bin/pip install . 'gluonts[torch]==0.16.2'
+    peer/bin/python benchmarks/peer_deepar.py etth/gaussian data.name=etth1 --seed 0 --out deepar.json
 
 Where GluonTS is not installed it says so and does nothing. The columns are seven series of one model, told apart by a
 category; the values are those that flowbench's models see (normalized on the training rows); the best epoch by GluonTS'
