@@ -1,11 +1,13 @@
 """The page of a comparison: the table in every form, the plots, and what we would take."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from flowbench.comparison.entries import Entry, Field, differing, field_of_runs, field_of_study
-from flowbench.comparison.plots import PLOTS, draw
+from flowbench.comparison.plots import PLOTS, WHY_ABSENT, draw
 from flowbench.comparison.ranking import Group, Ranking, rank
 from flowbench.errors import InputError
 from flowbench.report.exports import write_sheet
@@ -66,35 +68,39 @@ def recommendation(field: Field, ranking: Ranking) -> list[str]:
 
 def _write(field: Field, out: Path) -> tuple[Path, list[str]]:
     ranking = rank(field.entries)
-    sheet = _sheet(field, ranking)
+    sheet = _sheet(field, ranking, out)
     try:
         write_sheet(sheet, out)
+        plots = _plots(field, ranking, out)
         words = recommendation(field, ranking)
         page = write_page(
             out / "compare.html",
             "compare.html.j2",
             title=field.title,
             words=words,
+            facts=field.facts,
+            command=field.command,
             sheet=sheet,
-            plots=list(_plots(field, ranking, out)),
-            others=[entry for entry in field.entries if entry.value is None],
+            plots=[plot for plot in plots.values() if plot is not None],
+            absent=[WHY_ABSENT[name] for name, plot in plots.items() if plot is None],
+            others=[(entry, _link(entry.path, out)) for entry in field.entries if entry.value is None],
         )
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}: give another --out") from error
     return page, words
 
 
-def _plots(field: Field, ranking: Ranking, out: Path) -> "list[Plot]":
-    plots = []
+def _plots(field: Field, ranking: Ranking, out: Path) -> "dict[str, Plot | None]":
+    plots: dict[str, Plot | None] = {}
     for name, (title, _, wide) in PLOTS.items():
-        figure = draw(name, field, ranking)
+        figure, plots[name] = draw(name, field, ranking), None
         if figure is not None:
             alt = f"{title}; {len(ranking.groups)} configs, best {unit(field.metric)} {ranking.groups[0].value:.3f}"
-            plots.append(save_plot(figure, out / "plots" / name, page=out, title=title, alt=alt, wide=wide))
+            plots[name] = save_plot(figure, out / "plots" / name, page=out, title=title, alt=alt, wide=wide)
     return plots
 
 
-def _sheet(field: Field, ranking: Ranking) -> Sheet:
+def _sheet(field: Field, ranking: Ranking, out: Path) -> Sheet:
     entries = [entry for group in ranking.groups for entry in group.entries]
     keys = differing(entries)
     what = unit(field.metric)
@@ -110,8 +116,11 @@ def _sheet(field: Field, ranking: Ranking) -> Sheet:
         Column("Steps", True),
     ]
     best = ranking.groups[0].value
-    rows = [[Cell(group.name), *(_setting(group.settings.get(key)) for key in keys), *_figures(group, best)]
-            for group in ranking.groups]  # fmt: skip
+    rows = []
+    for group in ranking.groups:
+        settings = [_setting(group.settings.get(key)) for key in keys]
+        name = Cell(group.name, href=_link(group.entries[0].path, out))
+        rows.append([name, *settings, *_figures(group, best)])
     counted = f"{field.unit.capitalize()}/s"
     caption = (
         f"Best {what} first (lower is better); only the settings that differ are shown. A difference within the noise "
@@ -119,6 +128,11 @@ def _sheet(field: Field, ranking: Ranking) -> Sheet:
         "machine."
     )
     return Sheet("compare", caption, columns, rows, records=_records(ranking, keys, best))
+
+
+def _link(path: Path | None, out: Path) -> str | None:
+    """Return the address of a run's folder on the page; None: it is on another machine."""
+    return None if path is None else quote(Path(os.path.relpath(path, out)).as_posix())
 
 
 def _figures(group: Group, best: float) -> list[Cell]:

@@ -2,8 +2,10 @@
 
 import fnmatch
 import json
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,10 @@ class Field:
     unit: str
     """`images` or `windows`."""
     entries: Sequence[Entry]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What all have in common: the data, and how a study searches."""
+    command: str | None = None
+    """Trains the best trial of a study in full."""
 
 
 def runs_like(pattern: str) -> list[str]:
@@ -100,7 +106,7 @@ def field_of_runs(names: Sequence[str], title: str) -> Field:
         raise InputError(f"the runs share no part of {results[0]['dataset']} on which all have {metric}")
     entries = [_of_run(run, str(run.path), "complete", "", metric, splits[0]) for run in runs]
     unit = "images" if results[0]["kind"] == "density" else "windows"
-    return Field(title, metric, splits[0], unit, entries)
+    return Field(title, metric, splits[0], unit, entries, _data_facts(runs[0]))
 
 
 def field_of_study(study: "optuna.Study") -> Field:
@@ -129,7 +135,48 @@ def field_of_study(study: "optuna.Study") -> Field:
             entries.append(
                 Entry(name, None, state, reason, trial.params, 0, value, None, None, None, None, 0, ())
             )  # fmt: skip
-    return Field(f"Study {study.study_name}", metric, split, "images" if density else "windows", entries)
+    title, item = f"Study {study.study_name}", "images" if density else "windows"
+    runs = [RunFolder(entry.path) for entry in entries if entry.path is not None]
+    facts = {**(_data_facts(runs[0]) | _search_facts(runs[0]) if runs else {}), "Trials": _counted(entries)}
+    return Field(title, metric, split, item, entries, facts, _command(study, study_folder(study)))
+
+
+def _command(study: "optuna.Study", folder: Path) -> str | None:
+    """Return the command that trains the best trial in full; None: no trial is complete."""
+    best = folder / "best.yaml"
+    if best.is_file():
+        return shlex.join(["flowbench", "train", str(best)])
+    front = study.best_trials
+    if not front:
+        return None
+    chosen = min(front, key=lambda trial: (trial.values, trial.number)).params
+    changes = [f"{key}={value}" for key, value in chosen.items()]
+    return shlex.join(["flowbench", "train", str(study.user_attrs.get("experiment")), *changes])
+
+
+def _counted(entries: Sequence[Entry]) -> str:
+    states = Counter(entry.state for entry in entries)
+    return ", ".join(f"{number} {state}" for state, number in states.most_common())
+
+
+def _data_facts(run: RunFolder) -> dict[str, str]:
+    data = run.environment.get("data", {})
+    known = run.experiment.data.name or run.experiment.data.csv
+    fingerprint = str(data.get("fingerprint", ""))[:12]
+    return {"Data set": f"{data.get('name') or known}" + (f", fingerprint {fingerprint}…" if fingerprint else "")}
+
+
+def _search_facts(run: RunFolder) -> dict[str, str]:
+    experiment = run.experiment
+    study, train, held = experiment.study, experiment.train, getattr(experiment.data, "holdout", 0)
+    budget = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:,} epochs"
+    return {
+        "Chosen by": f"{held:,} images put aside from the training part" if held else "the validation part",
+        "Sampler": f"{study.sampler}, seed {study.seed}",
+        "Pruner": study.pruner,
+        "Budget of a trial": budget,
+        "Searched": ", ".join(experiment.tune) or "–",
+    }
 
 
 def _of_run(run: RunFolder, name: str, state: str, reason: str, metric: str, split: str) -> Entry:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "draw"]
+__all__ = ["PLOTS", "WHY_ABSENT", "draw"]
 
 MAX_KEYS = 8
 """Settings in one plot: more of them cannot be read."""
@@ -300,3 +300,12 @@ PLOTS: Mapping[str, tuple[str, Callable[[Field, Ranking], "Figure | None"], bool
     "parallel": ("Parallel coordinates: each line is a run, the best in orange", _parallel, True),
 }
 """By name: what it shows, what draws it, whether it needs the page's whole width."""
+WHY_ABSENT: Mapping[str, str] = {
+    "cost": "figure against cost: the cost of fewer than two configurations is known",
+    "curves": "learning curves: no run was validated more than once (train.validate_every, study.validations)",
+    "importance": "importance: it takes five finished runs whose figures differ, and a setting that all of them have",
+    "contour": "two settings together: it takes four finished runs and two settings that differ",
+    "slices": "setting by setting: it takes three finished runs and a setting that differs",
+    "parallel": "parallel coordinates: it takes three finished runs and a setting that differs",
+}
+"""By name: why a plot is not drawn where it is not."""

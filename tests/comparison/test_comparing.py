@@ -9,6 +9,7 @@ import pytest
 from flowbench.comparison import compare_many, compare_study
 from flowbench.comparison.cost import flops_of
 from flowbench.comparison.entries import runs_like
+from flowbench.comparison.plots import PLOTS, WHY_ABSENT
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.runs.folder import RUNS
@@ -71,6 +72,17 @@ def test_a_study_shows_what_was_pruned_and_failed_with_reasons(lab: Lab, formula
     found = lines(Path("out"))
     assert len(found) == outcome.complete
     assert float(found[0]["value"]) == min(float(line["value"]) for line in found)
+    assert f'<code class="copy">flowbench train {outcome.experiment_file}</code>' in text
+    facts = ["<dt>Data set</dt><dd>digits", "<dt>Sampler</dt><dd>grid, seed 0</dd>", "<dt>Pruner</dt>"]
+    facts += ["<dt>Budget of a trial</dt>", "<dt>Trials</dt><dd>", f"{outcome.complete} complete"]
+    assert [fact for fact in facts if fact not in text] == []
+    links = re.findall(r'href="(\.\./runs/[^"]*)"', text)
+    assert len(links) >= outcome.complete + outcome.pruned
+    assert all((Path("out") / link / "config.yaml").is_file() for link in links)
+    drawn = {path.stem for path in Path("out/plots").glob("*.svg")}
+    absent = {name for name, why in WHY_ABSENT.items() if f"<li>{why}</li>" in text.replace("&#39;", "'")}
+    assert drawn | absent == set(PLOTS)
+    assert not drawn & absent
     assert {"curves.svg", "cost.svg"} <= {path.name for path in Path("out/plots").iterdir()}
 
 
