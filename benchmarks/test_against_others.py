@@ -19,6 +19,8 @@ OTHERS = {
     ),
     "the plain TarFlow": (plain_tarflow, "tarflow/cifar10-small", [], 0.0, 64),
 }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("against", OTHERS)
 def test_ours_is_faster_and_trains_in_no_more_memory(benchmark, ratios, against, name):
