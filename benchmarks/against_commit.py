@@ -28,11 +28,12 @@ TARGETS = {"start": 0.6, "steps": 0.75}
 STEPS = """
 import sys, time
 import torch
-from flowbench.config.experiments import load_experiment
 try:
+    from flowbench.config.experiments import load_experiment
     from flowbench.system.memory import keep_freed_memory
-except ModuleNotFoundError:
-    from flowbench.memory import keep_freed_memory  # where it lay before
+except ModuleNotFoundError:  # the commits before the package had rooms
+    from flowbench.config import load_experiment
+    from flowbench.memory import keep_freed_memory
 from flowbench.throughput.passes import PASSES, make_subject
 torch.set_num_threads(1)
 keep_freed_memory()

@@ -22,6 +22,7 @@ ON_CPU = [
     ("glow/cifar10", SMALL_GLOW, 16, 32),
     ("glow/cifar10", SMALL_GLOW, 64, 32),
     ("real_nvp/digits", (), 64, 32),
+    ("glow/cifar10-small", (), 16, 32),
     ("glow/digits", (), 64, 32),
     ("nice/digits", (), 64, 32),
     ("tarflow/cifar10-small", (), 64, 32),

@@ -20,15 +20,15 @@ def test_the_digits_are_those_that_flowbench_knows():
     assert train.status == test.status == "verified"
 
 
-def test_another_scikit_learn_is_noticed(monkeypatch):
-    import sklearn.datasets
-
-    original = sklearn.datasets.load_digits()
-    original.images[3, 4, 4] += 1
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: original)
+def test_another_scikit_learn_is_noticed_and_one_without_the_file_is_asked_itself(monkeypatch, tmp_path):
+    rows = np.loadtxt(scikit_learn._folder() / "data" / "digits.csv.gz", delimiter=",", dtype=np.uint8)
+    monkeypatch.setattr(scikit_learn, "_folder", lambda: tmp_path)
     monkeypatch.setattr(digits, "_images", digits._images.__wrapped__)  # read anew
-    statuses = {open_split("digits", split).status for split in ("train", "test")}
-    assert "unverified" in statuses
+    assert {open_split("digits", split).status for split in ("train", "test")} == {"verified"}
+    rows[3, 36] += 1
+    (tmp_path / "data").mkdir()
+    np.savetxt(tmp_path / "data" / "digits.csv.gz", rows, fmt="%d", delimiter=",")
+    assert "unverified" in {open_split("digits", split).status for split in ("train", "test")}
 
 
 def test_the_content_fingerprint_does_not_depend_on_the_order():

@@ -160,6 +160,7 @@ class _WeightNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # else zeros are made for the norms, which have none
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
