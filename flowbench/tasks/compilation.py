@@ -20,7 +20,6 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "triton.cudagraphs": True,
     # Small kernels that do not wait for each other are one: a step has 0.6 times as many.
     "combo_kernels": True,
-    "combo_kernel_max_num_nodes": 64,
     # A normalization's backward pass reads six tensors, all but two of them tiny: to write down what it computes of
     # them, and to read that in the next kernels, would take twice as long. Torch does from four on.
     "realize_reads_threshold": 12,

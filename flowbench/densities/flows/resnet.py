@@ -298,7 +298,8 @@ class ResidualNet(Conditioner):
             torch.bfloat16 if self.precision == "bf16" else x.dtype,
         )
         layers = [normalization for block in blocks for normalization, _ in block] + [self.bn_pre_out]
-        record_together(layers, means, variances)
+        # Older versions of torch take all that a region returns for differentiable.
+        record_together(layers, means.detach(), variances.detach())
         return out
 
     def net(self, x: Tensor) -> Tensor:
