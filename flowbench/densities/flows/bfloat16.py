@@ -260,6 +260,7 @@ def _gradients(
 
 
 def _bordered(x: Tensor) -> Tensor:
+    """Return x, (batch, channels, height, width), in a border: (batch, channels + 1, height + 2, width + 2)."""
     batch, channels, height, width = x.shape
     out = torch.zeros((batch, height + 2, width + 2, channels + 1), dtype=x.dtype).permute(0, 3, 1, 2)
     out[:, -1] = 1

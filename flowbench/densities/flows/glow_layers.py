@@ -61,9 +61,8 @@ class NormConv(nn.Module):
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width), rectified."""
         if self.actnorm.initializing:
             # W alone, without what the normalization is about to become.
-            y: Tensor = self.actnorm(_convolve(x.to(self.W.dtype), *_apart(self.W, torch.zeros_like(self.actnorm.b))))[
-                0
-            ]
+            folded = _apart(self.W, torch.zeros_like(self.actnorm.b))
+            y: Tensor = self.actnorm(_convolve(x.to(self.W.dtype), *folded))[0]
             return y.to(x.dtype).relu_()
         sources = (self.W, *self.actnorm.parameters())
         if bfloat16.takes(x):
@@ -119,6 +118,8 @@ class ConvNet(Conditioner):
         dropout: probability with which a hidden value is dropped in training, in both layers; not in the paper.
     """
 
+    takes_bfloat16 = True
+
     def __init__(
         self, channels_in: int, channels_out: int, hidden: int, *, paired: bool = False, dropout: float = 0.0
     ) -> None:
@@ -127,8 +128,6 @@ class ConvNet(Conditioner):
         self.l_2 = NormConv(hidden, hidden, 1)
         self.l_last = ZeroConv(hidden, channels_out, paired=paired)
         self.dropout = nn.Dropout(dropout)
-
-    takes_bfloat16 = True
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
@@ -225,11 +224,11 @@ class PriorNet(Conditioner):
         channels: of the input; the output has twice as many.
     """
 
+    takes_bfloat16 = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = ZeroConv(channels, 2 * channels, paired=True)
-
-    takes_bfloat16 = True
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels, height, width), to (batch, 2 · channels, height, width)."""
