@@ -288,7 +288,7 @@ def _reduced_convolve(
     if kernels.shape[-1] == 1:
         return convolve(x, kernels, bias, relu=relu)
     if taps is None:
-        return convolve(x, kernels, bias, relu=relu, bordered=True)
+        return convolve(_bordered(x), kernels, bias, relu=relu, padded=True)
     y = convolve(x, kernels, bias) + _of_border(taps, x.shape[2:])
     return y.to(x.dtype).relu_() if relu else y
 
