@@ -49,14 +49,17 @@ def main():
         rows = []
         for case in chosen.only or CASES:
             for name in chosen.passes:
-                rows += measure(case, name, before, chosen.rounds)
-                print(*rows[-5:], sep="\n", flush=True)
+                lines = measure(case, name, before, chosen.rounds)
+                print(*lines, sep="\n", flush=True)
+                rows += lines
     print(f"\nprocessor time, medians and 95 % intervals of {chosen.rounds} rounds, one thread, batch {BATCH}")
     print(f"{'':32s} {'bf16 against':28s} times as fast          of its peak memory", *rows, sep="\n")
 
 
 def measure(case, name, before, rounds):
     """Return the lines of the table for a pass."""
+    import numpy as np
+
     from flowbench.throughput.statistics import interval
 
     ours = [case, name, "bf16", *CASES[case]]
@@ -75,8 +78,6 @@ def measure(case, name, before, rounds):
     for way in ways.keys() - {"bf16", WITHOUT_TOP}:
         mine = WITHOUT_TOP if way in NORMFLOWS else "bf16"
         ratios = [theirs / own for theirs, own in zip(seconds[way], seconds[mine], strict=True)]
-        import numpy as np
-
         median, low, high = interval(np.array(ratios))
         room = "" if way == FLOOR else f"{memory[mine] / memory[way]:.2f} ({memory[way] / 1e6:,.0f} MB)"
         lines.append(f"{case + ' ' + PASSES[name]:32s} {way:28s} {median:.2f} ({low:.2f} to {high:.2f})    {room}")

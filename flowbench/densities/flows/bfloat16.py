@@ -17,6 +17,9 @@ from flowbench.densities.flows.normalization import EPSILON
 
 __all__ = ["activated", "activated_convolution", "convolution", "convolve", "suits", "takes"]
 
+_SUM: tuple[str, float, None, list[float], None] = ("add", 1.0, None, [], None)
+"""What oneDNN is to do with a convolution's result: to add something."""
+
 
 def suits(x: Tensor) -> bool:
     """Say whether a network for which this module has what it needs computes x, float32, in bfloat16 by it.
@@ -46,7 +49,7 @@ def convolve(
     relu: bool = False,
     added: Tensor | None = None,
     into: Tensor | None = None,
-    bordered: bool = False,
+    padded: bool = False,
 ) -> Tensor:
     """Return relu(x * kernels + biases), or without `relu` x * kernels + biases + added, without gradients.
 
@@ -59,37 +62,42 @@ def convolve(
         relu: whether the result is rectified.
         added: bfloat16, of the result's shape; not with `relu`.
         into: like `added`, but the result takes its place.
-        bordered: x gets a last channel, of 1 around the image and 0 inside, which the kernels see; their size is 3.
+        padded: x has what lies around it already: the result is smaller by size − 1.
     """
-    x, padding = (_bordered(x), 0) if bordered else (x, kernels.shape[-1] // 2)
     if is_in_torch_dispatch_mode():
         # Whoever watches the operations is to see a convolution.
-        y = F.conv2d(x, kernels, None if biases is None else biases.to(x.dtype), padding=padding)
-        return y.relu_() if relu else into.add_(y) if into is not None else y if added is None else y.add_(added)
+        y = convolution(x, kernels, biases, relu=relu, into=into, padded=padded)
+        return y if added is None else y.add_(added)
+    padding = 0 if padded else kernels.shape[-1] // 2
     geometry = ([padding, padding], [1, 1], [1, 1], 1)
+    onednn = torch.ops.mkldnn
     other = added if into is None else into
     if other is None:
-        result: Tensor = _pointwise(x, kernels, biases, *geometry, "relu" if relu else "none", [], "")
+        result: Tensor = onednn._convolution_pointwise(
+            x, kernels, biases, *geometry, "relu" if relu else "none", [], ""
+        )
         return result
     biases = None if biases is None else biases.to(x.dtype)  # torch takes no others here
     if into is None:
-        result = _pointwise.binary(x, other, kernels, biases, *geometry, *_SUM)
+        result = onednn._convolution_pointwise.binary(x, other, kernels, biases, *geometry, *_SUM)
     else:
-        result = _add_to(into, x, kernels, biases, *geometry, *_SUM)
+        result = onednn._convolution_pointwise_.binary(into, x, kernels, biases, *geometry, *_SUM)
     return result
 
 
 def activated(x: Tensor, shift: Tensor) -> Tensor:
     """Return relu(x + shift), without gradients, as a convolution of each channel with 1.
 
-    It takes half the time of batch normalization and ReLU one by one (AVX512-BF16, torch 2.14, 2026-11).
+    On an idle core it takes half the time of batch normalization and ReLU one by one (AVX512-BF16, 2026-11).
 
     Args:
         x: bfloat16, (batch, channels, height, width), channels-last.
         shift: float32, (channels,).
     """
     channels = len(shift)
-    y: Tensor = _pointwise(x, x.new_ones(channels, 1, 1, 1), shift, *_EACH, channels, "relu", [], "")
+    geometry = ([0, 0], [1, 1], [1, 1], channels)
+    ones = x.new_ones(channels, 1, 1, 1)
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, ones, shift, *geometry, "relu", [], "")
     return y
 
 
@@ -100,17 +108,19 @@ def convolution(
     *,
     relu: bool = False,
     into: Tensor | None = None,
-    bordered: bool = False,
+    padded: bool = False,
 ) -> Tensor:
     """Return what `convolve` returns, with gradients.
 
     Args:
         x: bfloat16, (batch, channels_in, height, width), channels-last.
         kernels, biases: float32, as are their gradients; see `convolve`.
-        relu, into, bordered: see `convolve`; no gradient may need what `into` was before.
+        relu, into, padded: see `convolve`; no gradient may need what `into` was before.
     """
-    y: Tensor = _Conv.apply(x, kernels, biases, relu, into, bordered)
-    return y
+    padding = 0 if padded else kernels.shape[-1] // 2
+    # One by one: an operation of our own takes Python in the backward pass, longer than what it saves of these.
+    y = F.conv2d(x, kernels.to(x.dtype), None if biases is None else biases.to(x.dtype), padding=padding)
+    return y.relu_() if relu else y if into is None else into.add_(y)
 
 
 def activated_convolution(
@@ -135,38 +145,6 @@ def activated_convolution(
     """
     result: tuple[Tensor, Tensor, Tensor] = _ActivatedConv.apply(x, beta, weights, magnitude, biases, added)
     return result
-
-
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        kernels: Tensor,
-        biases: Tensor | None,
-        relu: bool,
-        into: Tensor | None,
-        bordered: bool,
-    ) -> Tensor:
-        kernels = kernels.to(torch.bfloat16)
-        y = convolve(x, kernels, biases, relu=relu, into=into, bordered=bordered)
-        if into is not None:
-            ctx.mark_dirty(into)
-        ctx.biased, ctx.added, ctx.bordered = biases is not None, into is not None, bordered
-        ctx.save_for_backward(x, kernels, *([y] if relu else []))
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (to_y,) = gradients
-        x, kernels, *rectified = ctx.saved_tensors
-        if rectified:
-            to_y = torch.ops.aten.threshold_backward(to_y, rectified[0], 0)
-        to_x, to_kernels, to_biases = _gradients(
-            to_y, x, kernels, to_input=ctx.needs_input_grad[0], to_biases=ctx.biased, bordered=ctx.bordered
-        )
-        return to_x, to_kernels, to_biases, None, to_y if ctx.added else None, None
 
 
 class _ActivatedConv(torch.autograd.Function):
@@ -203,8 +181,7 @@ class _ActivatedConv(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, beta, weights, magnitude, kernels, mean, var, norms = ctx.saved_tensors
         h = F.batch_norm(x, mean, var, None, beta, eps=EPSILON).relu_()
-        to_h, to_kernels, to_biases = _gradients(gradients[0], h, kernels, to_input=True, to_biases=ctx.biased)
-        assert to_h is not None
+        to_h, to_kernels, to_biases = _gradients(gradients[0], h, kernels, to_biases=ctx.biased)
         torch.ops.aten.threshold_backward.grad_input(to_h, h, 0, grad_input=to_h)
         del h
         to_x, _, to_beta = torch.ops.aten.native_batch_norm_backward(
@@ -223,23 +200,14 @@ class _ActivatedConv(torch.autograd.Function):
         )
 
 
-_pointwise = torch.ops.mkldnn._convolution_pointwise
-_add_to = torch.ops.mkldnn._convolution_pointwise_.binary
-_EACH = ([0, 0], [1, 1], [1, 1])
-"""Padding, stride and dilation of a kernel of one pixel."""
-_SUM: tuple[str, float, None, list[float], None] = ("add", 1.0, None, [], None)
-
-
 def _rows(kernels: Tensor) -> Tensor:
     """Return kernels with their dimensions in the order of channels-last memory: all of a kernel lies together."""
     return kernels.permute(0, 2, 3, 1).contiguous()
 
 
-def _gradients(
-    to_y: Tensor, x: Tensor, kernels: Tensor, *, to_input: bool, to_biases: bool, bordered: bool = False
-) -> tuple[Tensor | None, Tensor, Tensor | None]:
+def _gradients(to_y: Tensor, x: Tensor, kernels: Tensor, *, to_biases: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients with respect to x, bfloat16, kernels and biases, float32, of a convolution."""
-    x, padding = (_bordered(x), 0) if bordered else (x, kernels.shape[-1] // 2)
+    padding = kernels.shape[-1] // 2
     to_x, to_kernels, to_b = torch.ops.aten.convolution_backward(
         to_y,
         x,
@@ -251,18 +219,7 @@ def _gradients(
         transposed=False,
         output_padding=[0, 0],
         groups=1,
-        output_mask=[to_input, True, to_biases],
+        output_mask=[True, True, to_biases],
     )
     to_kernels = to_kernels.to(torch.float32, memory_format=torch.channels_last)
-    if bordered and to_input:
-        to_x = to_x[:, :-1, 1:-1, 1:-1]
     return to_x, to_kernels, to_b.float() if to_biases else None
-
-
-def _bordered(x: Tensor) -> Tensor:
-    batch, channels, height, width = x.shape
-    out = torch.zeros((batch, height + 2, width + 2, channels + 1), dtype=x.dtype).permute(0, 3, 1, 2)
-    out[:, -1] = 1
-    out[:, :-1, 1:-1, 1:-1] = x
-    out[:, -1, 1:-1, 1:-1] = 0
-    return out

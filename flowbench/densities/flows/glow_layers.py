@@ -138,6 +138,8 @@ class ConvNet(Conditioner):
         dropout: probability with which a hidden value is dropped in training, in both layers; not in the paper.
     """
 
+    takes_bfloat16 = True
+
     def __init__(
         self, channels_in: int, channels_out: int, hidden: int, *, paired: bool = False, dropout: float = 0.0
     ) -> None:
@@ -146,8 +148,6 @@ class ConvNet(Conditioner):
         self.l_2 = NormConv(hidden, hidden, 1)
         self.l_last = ZeroConv(hidden, channels_out, paired=paired)
         self.dropout = nn.Dropout(dropout)
-
-    takes_bfloat16 = True
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""
@@ -244,11 +244,11 @@ class PriorNet(Conditioner):
         channels: of the input; the output has twice as many.
     """
 
+    takes_bfloat16 = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = ZeroConv(channels, 2 * channels, paired=True)
-
-    takes_bfloat16 = True
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels, height, width), to (batch, 2 · channels, height, width)."""
@@ -306,7 +306,7 @@ def _reduced_convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tens
     if kernels.shape[-1] == 1:
         return convolve(x, kernels, bias, relu=relu)
     if folded.taps is None:
-        return convolve(x, kernels, bias, relu=relu, bordered=True)
+        return convolve(_bordered(x, folded), kernels, bias, relu=relu, padded=True)
     y = convolve(x, kernels, bias) + _border_of(folded, x.shape[2], x.shape[3])
     return y.to(x.dtype).relu_() if relu else y
 
@@ -317,13 +317,17 @@ def _convolve(x: Tensor, folded: _Folded, *, relu: bool = False) -> Tensor:
     convolution = convolve_and_rectify if relu else F.conv2d
     if kernels.shape[-1] == 1:
         return convolution(x, kernels, bias)
-    of_border = _border_of(folded, x.shape[2], x.shape[3])
     if folded.taps is None:
         # A narrow input takes the border as one more channel; after the convolution it would cost a wide addition.
-        padded = torch.cat((F.pad(x, (1, 1, 1, 1)), of_border.expand(len(x), -1, -1, -1)), dim=1)
-        return convolution(padded, kernels, bias)
-    y = F.conv2d(x, kernels, bias, padding=1) + of_border
+        return convolution(_bordered(x, folded), kernels, bias)
+    y = F.conv2d(x, kernels, bias, padding=1) + _border_of(folded, x.shape[2], x.shape[3])
     return y.relu_() if relu else y
+
+
+def _bordered(x: Tensor, folded: _Folded) -> Tensor:
+    """Return x with a border of zeros, and as the last channel 1 there and 0 inside."""
+    border = _border_of(folded, x.shape[2], x.shape[3]).to(x.dtype)
+    return torch.cat((F.pad(x, (1, 1, 1, 1)), border.expand(len(x), -1, -1, -1)), dim=1)
 
 
 def _border_of(folded: _Folded, height: int, width: int) -> Tensor:

@@ -56,6 +56,7 @@ class WeightNormConv(nn.Module):
         """
         if bfloat16.takes(x):
             if torch.is_grad_enabled():
+                self._reduced.clear()
                 return bfloat16.convolution(x, self._normalize(), self.biases, into=into)
             return self.reduced(x, into=into)
         y = convolve(x, self._current_kernels(), self.biases)
@@ -69,6 +70,7 @@ class WeightNormConv(nn.Module):
                 return self.reduced(x, before=normalization)
             y: Tensor = self(_activate(normalization, x))
             return _sum(y, added)
+        self._reduced.clear()
         if bfloat16.takes(x):
             y, mean, var = bfloat16.activated_convolution(
                 x, normalization.beta, self.weights, self.magnitude, self.biases, added
@@ -245,6 +247,8 @@ class ResidualNet(Conditioner):
         skip: whether input convolution and blocks are summed through 1x1 convolutions.
     """
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         channels_in: int,
@@ -267,8 +271,6 @@ class ResidualNet(Conditioner):
         self.skips = nn.ModuleList(WeightNormConv(features, features, 1) for _ in range(blocks if skip else 0))
         self.bn_pre_out = _normalization(features, batch_norm)
         self.out = WeightNormConv(features, channels_out, 1)
-
-    takes_bfloat16 = True
 
     def _output(self, x: Tensor, *others: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() and self._is_normalized(x):
