@@ -5,7 +5,7 @@ import pytest
 
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData
-from flowbench.data import open_images, open_split, training_parts
+from flowbench.data import open_images, open_split, scikit_learn, training_parts
 from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.data.preparing import verify
 from flowbench.data.sets import digits
