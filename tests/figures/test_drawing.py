@@ -111,7 +111,7 @@ def test_drawing_all_of_a_run_that_was_stopped_before_settles_what_its_result_sa
 
 def test_under_keep_best_the_pictures_name_the_step_of_the_best_weights(tmp_path, monkeypatch):
     figures = iter([3.0, 2.0, 2.5, 2.6])
-    monkeypatch.setattr(DensityTask, "validate", lambda task, average: {"bits_per_dim": next(figures)})
+    monkeypatch.setattr(DensityTask, "validate", lambda task, average, run=None: {"bits_per_dim": next(figures)})
     monkeypatch.setattr(training, "draw_at_end", lambda run: [])
     changes = ["model.steps=1", "model.hidden=4", "train.keep=best", "train.validate_every=2", "train.steps=8"]
     training.train(load_experiment("glow/digits", changes), tmp_path)

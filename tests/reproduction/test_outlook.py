@@ -33,20 +33,20 @@ def planned(out: Path, *overrides: str, only: tuple[str, ...] = (), at_a_time: i
 def test_the_plan_says_runs_rows_seeds_and_how_long_they_take_side_by_side(tmp_path: Path) -> None:
     seconds = [entry.seconds or 0 for row in load_table("quick").rows for entry in row.experiments]
     assert planned(tmp_path) == [
-        "table quick: 5 runs to make, 2 at a time; about 3 min where a core is free for each",
-        "  digits: 3 experiments, seed 0",
+        "table quick: 6 runs to make, 2 at a time; about 3 min where a core is free for each",
+        "  digits: 4 experiments, seed 0",
         "  ETTh1 96: 2 experiments, seed 0",
     ]
     assert f"; about {sum(seconds) / 60:.0f} min where" in planned(tmp_path, at_a_time=1)[0]
     seeds = planned(tmp_path, only=("digits",), seeds=[0, 2], at_a_time=6)
-    assert seeds[0] == "table quick: 6 runs to make, 6 at a time; about 3 min where a core is free for each"
-    assert seeds[1:] == ["  digits: 3 experiments, seeds 0, 2"]
+    assert seeds[0] == "table quick: 8 runs to make, 6 at a time; about 3 min where a core is free for each"
+    assert seeds[1:] == ["  digits: 4 experiments, seeds 0, 2"]
 
 
 def test_how_long_other_settings_take_is_not_said(tmp_path: Path) -> None:
     first = planned(tmp_path, "train.steps=7", only=("digits",), at_a_time=1)[0]
     assert first.endswith(
-        " 3 runs to make; how long is not known here: flowbench reproduce quick --dry-run measures it"
+        " 4 runs to make; how long is not known here: flowbench reproduce quick --dry-run measures it"
     )
 
 
@@ -61,9 +61,10 @@ def test_a_line_stays_for_each_run_that_ends(tmp_path: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[2:] == [
-        "run 1 of 3: digits, independent/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
-        "run 2 of 3: digits, real_nvp/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
-        "run 3 of 3: digits, glow/digits, seed 0: failed: diverged",
+        "run 1 of 4: digits, independent/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
+        "run 2 of 4: digits, real_nvp/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
+        "run 3 of 4: digits, glow/digits, seed 0: failed: diverged",
+        "run 4 of 4: digits, pixelcnn/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
     ]
 
 

@@ -24,7 +24,7 @@ def test_a_tables_run_holds_figures_and_files_and_is_the_parent_of_its_rows_runs
     assert (table.info.status, table.info.run_name) == ("FINISHED", "results")
     assert table.data.metrics["digits/glow/digits"] == 1.75
     assert table.data.metrics["digits/glow/digits_stderr"] == 0.02
-    assert table.data.tags["flowbench.rows"] == "3 of 5 done"
+    assert table.data.tags["flowbench.rows"] == "4 of 6 done"
     files = {file.path for file in holdings.client.list_artifacts(run_id)}
     assert {"results.json", "table.md", "table.csv", "report.html"} <= files
     assert holdings.client.get_run(child).data.tags["mlflow.parentRunId"] == run_id
