@@ -1,6 +1,7 @@
 """The networks inside couplings, and blocks of other networks: they alone may compute in reduced precision."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,10 +27,15 @@ class Conditioner(nn.Module, ABC):
     """Whether `net` computes in bfloat16 by itself, given a bfloat16 input on a CPU (`densities.flows.bfloat16`)."""
     precision: Precision = 32
     recompute: bool = False
+    folding: Sequence[Any] = ()
+    """Its layers that fold weights together for evaluation and say whether the result is `finite` (`are_finite`)."""
 
     def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
         """Return the net's output for x, (batch, channels, height, width), and what else it takes, in x's type."""
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
+            out = self._output(x, *others)
+            return out if all(one.finite for one in self.folding) else torch.full_like(out, torch.nan)
+        if not (self.recompute and self.training):
             return self._output(x, *others)
         # Not `checkpoint`, which imports torch's compiler: 124 MB (2026-11). A result has a gradient only where an
         # argument asks for one, and x may not: hence a parameter.

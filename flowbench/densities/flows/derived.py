@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Derived"]
+__all__ = ["Derived", "are_finite"]
 
 T = TypeVar("T")
 
@@ -46,3 +46,14 @@ class Derived(Generic[T]):
         # Written, never read: torch.compile does the same after its graph, and has no value here to guard.
         self._key = None
         self._value = None
+
+
+def are_finite(*tensors: Tensor | None) -> bool:
+    """Say whether what evaluation keeps of weights is finite; True where nothing is kept, as in training.
+
+    oneDNN's ReLU, fused into a convolution, makes 0 of what is not a number: unnoticed, weights that diverged would have
+    figures that look like figures.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor is not None)

@@ -14,7 +14,7 @@ from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.activated_conv import convolve_and_rectify, rectifies
 from flowbench.densities.flows.actnorm import LOG_SCALE_FACTOR, ActNorm
 from flowbench.densities.flows.conditioner import Conditioner
-from flowbench.densities.flows.derived import Derived
+from flowbench.densities.flows.derived import Derived, are_finite
 from flowbench.densities.flows.resnet import ResidualNet
 
 __all__ = [
@@ -62,6 +62,7 @@ class NormConv(nn.Module):
         self.W = nn.Parameter(0.05 * torch.randn(channels_out, channels_in + (size > 1), size, size))
         self.actnorm = ActNorm(channels_out)
 
+        self.finite = True
         self._folded: Derived[_Folded] = Derived()
         self._reduced: Derived[_Folded] = Derived()
 
@@ -91,7 +92,9 @@ class NormConv(nn.Module):
 
     def _fold(self) -> _Folded:
         scale, shift = self.actnorm.affine()
-        return _apart(self.W * scale.view(-1, 1, 1, 1), shift)
+        kernels = self.W * scale.view(-1, 1, 1, 1)
+        self.finite = are_finite(kernels, shift)
+        return _apart(kernels, shift)
 
 
 class ZeroConv(nn.Module):
@@ -109,6 +112,7 @@ class ZeroConv(nn.Module):
         self.W = nn.Parameter(torch.zeros(channels_out, channels_in + 1, 3, 3))
         self.b = nn.Parameter(torch.zeros(channels_out))
         self.logs = nn.Parameter(torch.zeros(channels_out))
+        self.finite = True
         self._folded: Derived[_Folded] = Derived()
         self._reduced: Derived[_Folded] = Derived()
 
@@ -125,6 +129,7 @@ class ZeroConv(nn.Module):
         if self.paired:
             # Reading every other channel of the result strides over memory: the few kernels are sorted instead.
             kernels, bias = (torch.cat((one[0::2], one[1::2])) for one in (kernels, bias))
+        self.finite = are_finite(kernels, bias)
         return _apart(kernels, bias)
 
 
@@ -148,6 +153,7 @@ class ConvNet(Conditioner):
         self.l_2 = NormConv(hidden, hidden, 1)
         self.l_last = ZeroConv(hidden, channels_out, paired=paired)
         self.dropout = nn.Dropout(dropout)
+        self.folding = [self.l_1, self.l_2, self.l_last]
 
     def net(self, x: Tensor) -> Tensor:
         """Map x, (batch, channels_in, height, width), to (batch, channels_out, height, width)."""

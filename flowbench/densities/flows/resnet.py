@@ -14,7 +14,7 @@ from flowbench.densities.flows import bfloat16
 from flowbench.densities.flows.activated_conv import activated_convolution, convolve
 from flowbench.densities.flows.compiled_resnet import as_region
 from flowbench.densities.flows.conditioner import Conditioner
-from flowbench.densities.flows.derived import Derived
+from flowbench.densities.flows.derived import Derived, are_finite
 from flowbench.densities.flows.normalization import BatchNorm, normalizes_alone, record_together
 
 __all__ = ["ResidualBlock", "ResidualNet", "WeightNormConv"]
@@ -48,6 +48,7 @@ class WeightNormConv(nn.Module):
         self._kernels: Derived[Tensor] = Derived()
         self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
         self._reduced: Derived[tuple[Tensor, Tensor | None, Tensor | None]] = Derived()
+        self.finite = True
 
     def forward(self, x: Tensor, into: Tensor | None = None) -> Tensor:
         """Convolve x, (batch, channels_in, height, width), to (batch, channels_out, height, width).
@@ -131,6 +132,7 @@ class WeightNormConv(nn.Module):
     def _normalize(self) -> Tensor:
         magnitude = self.weights.new_ones(len(self.weights)) if self.magnitude is None else self.magnitude
         kernels: Tensor = _WeightNorm.apply(self.weights, magnitude)[0]
+        self.finite = True  # until `_reduce` looks
         return kernels
 
     def _fold(self, normalization: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -146,6 +148,7 @@ class WeightNormConv(nn.Module):
             # relu(s · x + t) is s · relu(x + t / s), and the kernels take the factor s > 0.
             scale, shift = before.affine()
             kernels, shift = kernels * scale.view(1, -1, 1, 1), shift / scale
+        self.finite = are_finite(kernels, biases, shift)
         return kernels.to(torch.bfloat16, memory_format=torch.channels_last), biases, shift
 
 
@@ -271,6 +274,7 @@ class ResidualNet(Conditioner):
         self.skips = nn.ModuleList(WeightNormConv(features, features, 1) for _ in range(blocks if skip else 0))
         self.bn_pre_out = _normalization(features, batch_norm)
         self.out = WeightNormConv(features, channels_out, 1)
+        self.folding = [layer for layer in self.modules() if isinstance(layer, WeightNormConv)]
 
     def _output(self, x: Tensor, *others: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() and self._is_normalized(x):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowbench.config.experiments import load_experiment
-from flowbench.densities.flows.conditioner import set_precision, set_recompute
+from flowbench.densities.flows.conditioner import Conditioner, set_precision, set_recompute
 from flowbench.densities.flows.normalization import population_statistics
 from flowbench.tasks.objectives import NegativeLogLikelihood
 from flowbench.throughput.passes import make_subject
@@ -80,3 +80,26 @@ def test_bfloat16_networks_change_bits_per_dim_by_at_most_5_thousandths_and_inve
     assert errors[32] < 1e-4
     # The networks see what they saw, up to float32's rounding: bfloat16 costs the inverse a few digits, not its sense.
     assert errors["bf16"] < 0.05
+
+
+@pytest.mark.parametrize("precision", [32, "bf16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_that_diverged_have_no_finite_figure(name, precision):
+    # oneDNN's ReLU, fused into a convolution, makes 0 of what is not a number.
+    subject = make_subject(load_experiment(name, [*SMALL[name], f"train.precision={precision}"]), 4, CPU)
+    model, noise = subject.model.eval(), subject.noise(0)
+
+    def figures():
+        with torch.no_grad():
+            return model.terms(subject.images, noise).log_prob
+
+    before = figures()
+    assert before.isfinite().all()
+    for network in [one for one in model.modules() if isinstance(one, Conditioner)][:2]:
+        for weights in (one for one in network.parameters() if one.ndim == 4):
+            place, kept = (0,) * 4, weights.detach().clone()
+            with torch.no_grad():
+                weights[place] = torch.nan
+                assert figures().isnan().all(), tuple(weights.shape)
+                weights.copy_(kept)
+            assert torch.equal(figures(), before)
