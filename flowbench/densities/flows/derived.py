@@ -51,8 +51,8 @@ class Derived(Generic[T]):
 def are_finite(*tensors: Tensor | None) -> bool:
     """Say whether what evaluation keeps of weights is finite; True where nothing is kept, as in training.
 
-    oneDNN's ReLU, fused into a convolution, makes 0 of what is not a number: unnoticed, weights that diverged would have
-    figures that look like figures.
+    oneDNN's ReLU, fused into a convolution, makes 0 of what is not a number: unnoticed, weights that diverged would
+    have figures that look like figures.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return True
