@@ -25,7 +25,7 @@ class Point:
 
     name: str
     text: str
-    """The figure, as people read it."""
+    """The figure, as people read it; ≤ before an upper bound."""
     place: float
     images: tuple[float, float] | None = None
     """Beginning and width of the 95 % interval over images or windows."""
@@ -62,9 +62,12 @@ def forests(rows: Sequence[tuple[Mapping[str, Any], str | None]]) -> list[Forest
 
 def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], str | None]]) -> Forest:
     first = lines[0][0]
-    theirs = {one["model"]: one["value"] for one in first["published"] if one["split"] == first["split"]}
+    theirs = {one["model"]: one for one in first["published"] if one["split"] == first["split"]}
     spans = [_span(row) for row, _ in lines]
-    values = [*theirs.values(), *(value for span in spans for pair in span if pair for value in pair)]
+    values = [
+        *(one["value"] for one in theirs.values()),
+        *(value for span in spans for pair in span if pair for value in pair),
+    ]
     values += [row["value"] for row, _ in lines]
     low, high = min(values), max(values)
     margin = MARGIN * (high - low) or 0.05 * abs(high) or 1.0
@@ -80,14 +83,26 @@ def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], st
         (
             row["value"],
             Point(
-                row["experiment"], f"{row['value']:.3f}", place(row["value"]), part(images), part(seeds), anchor=anchor
+                row["experiment"],
+                _figure(row["value"], row.get("labels", {}).get("bound") not in (None, "exact")),
+                place(row["value"]),
+                part(images),
+                part(seeds),
+                anchor=anchor,
             ),
         )
         for (row, anchor), (images, seeds) in zip(lines, spans, strict=True)
     ]
-    points += [(value, Point(model, f"{value:.3f}", place(value), published=True)) for model, value in theirs.items()]
+    points += [
+        (value := one["value"], Point(model, _figure(value, one["bound"] == "<"), place(value), published=True))
+        for model, one in theirs.items()
+    ]
     ordered = [point for _, point in sorted(points, key=lambda one: one[0])]
     return Forest(title, unit(metric), ordered, (f"{low:.2f}", f"{high:.2f}"))
+
+
+def _figure(value: float, bound: bool) -> str:
+    return f"≤ {value:.3f}" if bound else f"{value:.3f}"
 
 
 def _span(row: Mapping[str, Any]) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:

@@ -15,6 +15,9 @@ def test_points_are_sorted_and_lie_where_their_values_are() -> None:
     assert (picture.title, picture.metric) == ("CIFAR-10, test", "bits/dim")
     assert [point.name for point in picture.points] == ["glow/cifar10", "Real NVP", "real_nvp/cifar10", "Conv DRAW"]
     assert [point.published for point in picture.points] == [False, True, False, True]
+    assert [point.text for point in picture.points] == ["3.300", "3.490", "3.550", "≤ 3.590"]
+    (ours_bound,) = forests([(row(value=3.55, labels={"bound": "uniform"}, published=[]), "a")])
+    assert [point.text for point in ours_bound.points] == ["≤ 3.550"]
     low, high = 3.3 - 0.04 * 0.3, 3.6 + 0.04 * 0.3  # the lowest figure and the highest seed, with a margin
 
     def place(value: float) -> float:
