@@ -39,8 +39,8 @@ class Conditioner(nn.Module, ABC):
             return self._output(x, *others)
         # Not `checkpoint`, which imports torch's compiler: 124 MB (2026-11). A result has a gradient only where an
         # argument asks for one, and x may not: hence a parameter.
-        out: Tensor = CheckpointFunction.apply(self._output_again, True, x, *others, next(self.parameters()))
-        return out
+        again: Tensor = CheckpointFunction.apply(self._output_again, True, x, *others, next(self.parameters()))
+        return again
 
     def _output_again(self, x: Tensor, *others: Tensor | None) -> Tensor:
         others = others[:-1]  # the last one is the parameter
