@@ -162,7 +162,7 @@ def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step
 
     began = time.process_time()
     with (
-        mock.patch("flowbench.tasks.density.as_compiled", lambda function, _: as_compiled(function, GPU)),
+        mock.patch("flowbench.tasks.objectives.as_compiled", lambda function, _: as_compiled(function, GPU)),
         mock.patch("torch._inductor.compile_fx.compile_fx", compiled),
         mock.patch("torch._inductor.compile_fx.min_cut_rematerialization_partition", partitioned),
         mock.patch("torch._inductor.compile_fx.fx_codegen_and_compile", lower),

@@ -39,6 +39,8 @@ __all__ = ["table_section"]
 
 SPARSE = 0.5
 """Part of the published figures of a table that must be there for each model to have a column."""
+MOST_COLUMNS = 5
+"""Of figures of others, beside ours."""
 _FACTS = {
     "parameters": "Parameters",
     "steps": "Steps",
@@ -118,13 +120,13 @@ def table_section(results: Mapping[str, Any], *, base: Path, place: Place, name:
 def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> Sheet:
     names = models(results)
     known = sum(published_figure(row, model) != "–" for row in results["rows"] for model in names)
-    # Columns that are mostly empty are one instead.
-    together = known < SPARSE * len(names) * len(results["rows"])
+    again = any(rerun_figure(row) for row in results["rows"])
+    # Columns that are mostly empty, or too many for a page, are one instead.
+    together = known < SPARSE * len(names) * len(results["rows"]) or len(names) + again > MOST_COLUMNS
     metrics = {row["metric"] for row in results["rows"]}
     compared = any(difference(row) is not None for row in results["rows"])
     columns = [Column("Row"), Column("Experiment"), Column("Ours", True, " and ".join(map(unit, sorted(metrics))))]
     columns += [Column("Published")] if together else [Column(model, True, "published") for model in names]
-    again = any(rerun_figure(row) for row in results["rows"])
     columns += [Column("Run again", True, "their program today")] if again else []
     columns += [Column("Difference", True, "ours − published")] if compared else []
     # Where nothing was published, one sentence says it once, in the caption.

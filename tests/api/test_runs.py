@@ -264,6 +264,6 @@ def test_a_table_is_the_same_in_this_process_and_side_by_side(tmp_path: Path) ->
         for jobs in (1, 2)
     ]
     done = [table[table["status"] == "done"] for table in tables]
-    assert list(done[0]["experiment"]) == ["independent/digits", "real_nvp/digits", "glow/digits"]
+    assert list(done[0]["experiment"]) == [f"{name}/digits" for name in ("independent", "real_nvp", "glow", "pixelcnn")]
     assert list(done[0]["value"]) == list(done[1]["value"])
     assert tables[1].page.is_file()
