@@ -6,34 +6,28 @@ after each sum, one linear head over all. The authors' program has four more tok
 sees nothing but the series.
 """
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from flowbench.config.registry import forecasters
-from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, Normalization, WindowShape
+from flowbench.forecasting.forecaster import Forecaster, Normalization, WindowShape
+from flowbench.forecasting.transformer import TransformerConfig, encoder_layer
 
 __all__ = ["ITransformer", "ITransformerConfig"]
 
 
 @forecasters.register("itransformer")
-class ITransformerConfig(LearnedConfig):
+class ITransformerConfig(TransformerConfig):
     """`name: itransformer`."""
 
     normalize: Normalization = "standard"
     width: PositiveInt = 256
     heads: PositiveInt = 8
     hidden: PositiveInt = 256
-    """Width of the feed-forward layers."""
     layers: PositiveInt = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
-        return self
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -47,11 +41,8 @@ class ITransformer(Forecaster):
         super().__init__(shape)
         self.embed = nn.Linear(shape.lookback, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.hidden, config.dropout, activation="gelu", batch_first=True
-        )
         norm = nn.LayerNorm(config.width)
-        self.encoder = nn.TransformerEncoder(layer, config.layers, norm, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(encoder_layer(config), config.layers, norm, enable_nested_tensor=False)
         self.head = nn.Linear(config.width, shape.horizon)
 
     def forward(self, history: Tensor) -> Tensor:

@@ -5,21 +5,22 @@ Nie, Nguyen, Sinthong, Kalagnanam: "A Time Series is Worth 64 Words", ICLR 2023,
 Columns do not mix. The sizes are the authors' for the ETTh files; layer normalization instead of batch normalization.
 """
 
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from flowbench.config.registry import forecasters
 from flowbench.errors import InputError
-from flowbench.forecasting.forecaster import Forecaster, LearnedConfig, Normalization, WindowShape
+from flowbench.forecasting.forecaster import Forecaster, Normalization, WindowShape
+from flowbench.forecasting.transformer import TransformerConfig, encoder_layer
 
 __all__ = ["PatchTST", "PatchTSTConfig"]
 
 
 @forecasters.register("patchtst")
-class PatchTSTConfig(LearnedConfig):
+class PatchTSTConfig(TransformerConfig):
     """`name: patchtst`."""
 
     numerics = 2
@@ -31,16 +32,9 @@ class PatchTSTConfig(LearnedConfig):
     width: PositiveInt = 16
     heads: PositiveInt = 4
     hidden: PositiveInt = 128
-    """Width of the feed-forward layers."""
     layers: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Of embeddings, residuals and feed-forward layers, not of the attention weights."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
-        return self
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -60,9 +54,7 @@ class PatchTST(Forecaster):
         self.embed = nn.Linear(config.patch, config.width)
         self.positions = nn.Parameter(torch.empty(patches, config.width).uniform_(-0.02, 0.02))
         self.dropout = nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.hidden, config.dropout, activation="gelu", batch_first=True
-        )
+        layer = encoder_layer(config)
         layer.self_attn.dropout = 0.0  # as in the authors' code (`attn_dropout`); torch can fuse the attention then
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.head = nn.Linear(patches * config.width, shape.horizon)
