@@ -50,7 +50,7 @@ class Watched:
     """What happened inside `fake_cuda`, each by the function of the package that asked for it, as file:function."""
 
     waits: Counter[str] = field(default_factory=Counter)
-    """Where the host waited for the device, and for what: "densities/model.py:images_of .item()"."""
+    """Where the host waited for the device, and for what: "densities/flow_density.py:images_of .item()"."""
     leaks: Counter[str] = field(default_factory=Counter)
     """Where an operator read a tensor on the CPU."""
 

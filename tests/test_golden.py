@@ -11,6 +11,7 @@ from torch import nn
 
 from flowbench.config.schema import Optim
 from flowbench.densities.bases import StandardNormal, standard_normal_log_prob
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.conditioner import set_precision
 from flowbench.densities.flows.glow import Glow
@@ -18,7 +19,6 @@ from flowbench.densities.flows.real_nvp import RealNVP
 from flowbench.densities.flows.tarflow import TarFlow, images_of, patches_of
 from flowbench.densities.flows.tarflow_block import Guidance
 from flowbench.densities.flows.tarflow_density import NoisyFlowDensity, denoised
-from flowbench.densities.model import FlowDensity
 from flowbench.densities.preprocessing import Center, Logit, Symmetric
 from flowbench.densities.variational.discretized_logistic import authors_log_prob
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step

@@ -17,9 +17,9 @@ from flowbench.data.sets.own import images_of, split_called
 from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.densities.model import DensityModel
 from flowbench.errors import InputError
-from flowbench.evaluation.likelihood import Setting
 from flowbench.evaluation.likelihood import evaluate as measure
 from flowbench.evaluation.measuring import Request
+from flowbench.evaluation.reported import Setting
 from flowbench.runs.folder import RunFolder, find_run
 from flowbench.system.progress import quietly
 from flowbench.tasks.density import reported_setting

@@ -1,11 +1,9 @@
 """Exact evaluation of a density model on a split: bits/dim of every image, with its labels and its error bars."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,55 +12,15 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from flowbench.data import Images
-from flowbench.data.feed import Feed, batches_in_order
-from flowbench.densities.flows.normalization import BatchStatistics, population_statistics
+from flowbench.data.feed import batches_in_order
 from flowbench.densities.model import DensityModel, evaluating
-from flowbench.densities.noise import evaluation_noise, training_noise
+from flowbench.densities.noise import evaluation_noise
 from flowbench.errors import InputError, WorkFailedError, is_out_of_memory
-from flowbench.evaluation.measuring import stem_of
+from flowbench.evaluation.reported import Mode, Setting, is_normalized, reported_statistics, reported_weights
 from flowbench.evaluation.weights import WeightAverage
-from flowbench.system.atomic import replacing, write_json
-from flowbench.system.processes import place
 from flowbench.system.progress import counted
 
-__all__ = [
-    "Measured",
-    "Setting",
-    "Values",
-    "estimate_population",
-    "evaluate",
-    "evaluation_path",
-    "explain_batch_norm",
-    "reported_state",
-    "write_evaluation",
-]
-
-POPULATION_BATCHES = 200
-Mode = Literal["running", "population"]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Everything that a figure depends on beside the model and the images."""
-
-    seed: int = 0
-    """Of the noise."""
-    draws: int = 1
-    """Draws of noise per image."""
-    importance: int | None = None
-    """K: also give the K-sample importance-weighted bound."""
-    batch_norm: Mode = "population"
-    weights: Literal["raw", "ema"] = "raw"
-    training_batch_size: int = 64
-    """Images in each batch over which population statistics are estimated: that of the training."""
-    batch_size: int = 256
-    """Images evaluated at once; no result depends on it."""
-    samples: int | None = None
-    """Also give FID and KID of that many samples (not by `evaluate`: see `sample_quality`)."""
-    other_mode: bool = True
-    """Give the figure in the other batch-norm mode beside the one asked for."""
-    limit: int | None = None
-    """Measure so many images only, and estimate population statistics on about as many."""
+__all__ = ["Measured", "Values", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +80,7 @@ def evaluate(
         InputError: running statistics asked for averaged weights; population statistics without training images.
         WorkFailedError: some figure is not finite; the message names the images.
     """
-    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
+    normalized = is_normalized(model)
     if setting.importance is not None and model.bound == "exact":
         raise InputError("importance: this model's likelihood is exact: there is no bound to tighten")
     if normalized and setting.weights == "ema" and setting.batch_norm == "running":
@@ -133,12 +91,12 @@ def evaluate(
         )
 
     def measured_in(setting: Setting) -> Measured:
-        with _statistics(model, training if normalized else None, setting):
+        with reported_statistics(model, training if normalized else None, setting):
             values = _measure(model, images, setting, rank, ranks)
         parts = [values] if gather is None else gather(values)
         return _summarize(parts, model, images, setting, normalized)
 
-    with _weights(average, setting.weights), evaluating(model), torch.no_grad():
+    with reported_weights(average, setting.weights), evaluating(model), torch.no_grad():
         measured = measured_in(setting)
         if normalized and setting.other_mode and setting.weights == "raw" and training is not None:
             mode: Mode = "running" if setting.batch_norm == "population" else "population"
@@ -148,130 +106,6 @@ def evaluate(
             except WorkFailedError as error:
                 measured.notes.append(f"with {mode} batch-norm statistics: {error}")
     return measured
-
-
-def estimate_population(
-    model: DensityModel, training: Images, batch_size: int, seed: int, batches: int = POPULATION_BATCHES
-) -> None:
-    """Replace the batch-norm statistics by those of the whole training data under today's weights.
-
-    One pass of min(all, `batches`) training batches, not flipped, with fixed noise: means of the means and of E[x²].
-    Only the normalizations are in training mode: dropout would change the very variances that are estimated.
-
-    Args:
-        model: whose statistics are set.
-        training: training images.
-        batch_size: of the training.
-        seed: of the batches and the noise.
-        batches: how many, at most.
-    """
-    device = next(model.parameters()).device
-    size = min(batch_size, len(training))
-    # Statistics are those of all processes' parts together; where a batch cannot be split, each takes all of it.
-    rank, ranks = place() if size % place()[1] == 0 else (0, 1)
-    feed = Feed(training, batch_size=size, seed=seed, flip=False, device=device, rank=rank, ranks=ranks)
-    with torch.no_grad(), population_statistics(model):
-        steps = min(feed.steps_per_epoch, batches)
-        for step in counted(range(steps), "batch-norm statistics", steps):
-            batch = feed.batch(step)
-            noise = training_noise(
-                seed, step, (size, *model.noise_shape), device, stream="population", distribution=model.noise
-            )
-            model.terms(batch, noise[rank * len(batch) : (rank + 1) * len(batch)])
-
-
-def explain_batch_norm(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], limit: float = 0.1) -> str | None:
-    """Return one line if the two batch-norm modes disagree by more than `limit` bits/dim on some split, else None.
-
-    Args:
-        metrics: by split and metric, as in result.json, with the other mode's figure beside `bits_per_dim`.
-        limit: bits/dim.
-    """
-    figures: dict[str, dict[str, float]] = {}
-    for split, of_split in metrics.items():
-        for metric in ("bits_per_dim", "bits_per_dim_running", "bits_per_dim_population"):
-            if metric in of_split and of_split[metric]["batch_norm"] is not None:
-                figures.setdefault(split, {})[of_split[metric]["batch_norm"]] = of_split[metric]["value"]
-    both = {split: modes for split, modes in figures.items() if len(modes) == 2}
-    if not any(abs(modes["running"] - modes["population"]) > limit for modes in both.values()):
-        return None
-    described = ", ".join(
-        f"{split} {modes['running']:.4g} with running and {modes['population']:.4g} with population statistics"
-        for split, modes in both.items()
-    )
-    return (
-        f"bits/dim depend on the batch-norm statistics: {described}; the moving averages lag behind the weights: "
-        "read the population figures, or train longer at a lower rate"
-    )
-
-
-def evaluation_path(
-    folder: Path, images: Images, setting: Setting, *, part: str | None = None, foreign: bool = False
-) -> Path:
-    """Return where `write_evaluation` puts the JSON file; the bits/dim of every image lie beside it, `.npy`, (n,).
-
-    Args:
-        folder: the run's `evaluations/`.
-        images: what is measured.
-        setting: how.
-        part: what a run calls them, where that is not their split: `holdout`.
-        foreign: the images are not the run's own data: two contents never share a name.
-    """
-    stem = stem_of(images.name, images.fingerprint if foreign else None)
-    parts = [part or images.split, stem, f"draws{setting.draws}", setting.batch_norm, setting.weights]
-    if setting.importance is not None:
-        parts.append(f"importance{setting.importance}")
-    if setting.samples is not None:
-        parts.append(f"samples{setting.samples}")
-    if setting.limit is not None:
-        parts.append(f"limit{setting.limit}")
-    return folder / ("-".join(parts) + f"-seed{setting.seed}.json")
-
-
-def write_evaluation(
-    folder: Path,
-    images: Images,
-    setting: Setting,
-    measured: Measured,
-    *,
-    part: str | None = None,
-    foreign: bool = False,
-) -> Path:
-    """Write `<split>-….json` and, beside it, the bits/dim of every image as `.npy`; return the JSON file's path.
-
-    Arguments as of `evaluation_path`.
-    """
-    path = evaluation_path(folder, images, setting, part=part, foreign=foreign)
-    with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
-        np.save(file, measured.bits_per_dim)
-    content = {
-        "schema": 1,
-        "dataset": images.name,
-        "split": part or images.split,
-        "data_fingerprint": images.fingerprint,
-        "data_status": images.status,
-        "seed": setting.seed,
-        "metrics": {part or images.split: measured.metrics},
-        "notes": measured.notes,
-        "per_image": path.with_suffix(".npy").name,
-    }
-    write_json(path, content)
-    return path
-
-
-@contextmanager
-def reported_state(
-    model: DensityModel, setting: Setting, training: Images, average: WeightAverage | None
-) -> Iterator[None]:
-    """Inside the block, `model` has the weights and the batch-norm statistics that `setting` reports."""
-    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
-    with (
-        _weights(average, setting.weights),
-        evaluating(model),
-        torch.no_grad(),
-        _statistics(model, training if normalized else None, setting),
-    ):
-        yield
 
 
 def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, ranks: int) -> Values:
@@ -394,33 +228,3 @@ def _importance(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
         return log_mean, np.zeros_like(log_mean)
     relative = np.exp(log_weights - log_mean[:, None])
     return log_mean, relative.std(axis=1, ddof=1) / math.sqrt(k)
-
-
-@contextmanager
-def _statistics(model: DensityModel, training: Images | None, setting: Setting) -> Iterator[None]:
-    """Put population statistics in place inside the block, where they are asked for, and the model's own back after."""
-    if training is None or setting.batch_norm == "running":
-        yield
-        return
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        size, batches = setting.training_batch_size, POPULATION_BATCHES
-        if setting.limit is not None:
-            batches = min(batches, -(-setting.limit // size))
-        estimate_population(model, training, size, setting.seed, batches)
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
-
-
-@contextmanager
-def _weights(average: WeightAverage | None, weights: Literal["raw", "ema"]) -> Iterator[None]:
-    """Put the moving averages in the parameters' place inside the block, where they are asked for."""
-    if weights == "raw":
-        yield
-        return
-    if average is None:
-        raise InputError("weights: ema asks for moving averages, but the training kept none (train.ema is 0)")
-    with average.in_place():
-        yield

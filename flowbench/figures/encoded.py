@@ -8,7 +8,8 @@ from torch import Tensor
 
 from flowbench.config.registry import image_sets
 from flowbench.data import Images, open_images, training_parts
-from flowbench.densities.model import DensityModel, FlowDensity, LatentDensity
+from flowbench.densities.flow_density import FlowDensity
+from flowbench.densities.model import DensityModel, LatentDensity
 from flowbench.densities.noise import evaluation_noise
 from flowbench.figures.kinds import NotDrawableError, Subject
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowbench.data import Images
 from flowbench.data.images import load_array
 from flowbench.densities.noise import evaluation_noise
-from flowbench.evaluation.likelihood import evaluation_path
+from flowbench.evaluation.stored import evaluation_path
 from flowbench.figures.encoded import density_of, report_images
 from flowbench.figures.grids import show_grid
 from flowbench.figures.kinds import NotDrawableError, Subject, figure_kind

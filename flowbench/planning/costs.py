@@ -15,7 +15,7 @@ from flowbench.data.image_set import data_root
 from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.errors import InputError
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
-from flowbench.evaluation.likelihood import POPULATION_BATCHES
+from flowbench.evaluation.reported import POPULATION_BATCHES
 from flowbench.system.device import default_device
 from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, build_density
 from flowbench.tasks.objectives import density_objective

@@ -23,7 +23,8 @@ from flowbench.data.feed import channels_first
 from flowbench.data.images import FixedPixels
 from flowbench.densities.model import DensityModel
 from flowbench.densities.noise import training_noise
-from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.likelihood import evaluate
+from flowbench.evaluation.reported import Setting
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.planning.costs import image_format
 from flowbench.system.device import default_device

@@ -18,16 +18,11 @@ from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.densities.model import DensityConfig, DensityModel
 from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
-from flowbench.evaluation.likelihood import (
-    Measured,
-    Setting,
-    evaluate,
-    explain_batch_norm,
-    reported_state,
-    write_evaluation,
-)
+from flowbench.evaluation.likelihood import Measured, evaluate
 from flowbench.evaluation.measuring import Request, limited
+from flowbench.evaluation.reported import Setting, explain_batch_norm, reported_state
 from flowbench.evaluation.sample_quality import inception, sample_quality
+from flowbench.evaluation.stored import write_evaluation
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import change_of_data, fingerprints_here

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from flowbench.config import schema
 from flowbench.config.schema import DensityData, Experiment
 from flowbench.densities.critic import Critic, critic_loss, held_fixed
-from flowbench.densities.model import DensityConfig, DensityModel, FlowDensity
+from flowbench.densities.flow_density import FlowDensity
+from flowbench.densities.model import DensityConfig, DensityModel
 from flowbench.densities.preprocessing import dequantize
 from flowbench.tasks.compilation import as_compiled
 

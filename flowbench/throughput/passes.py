@@ -10,8 +10,9 @@ from torch import Tensor
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData, Experiment
 from flowbench.data.feed import channels_first
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.normalization import population_statistics
-from flowbench.densities.model import DensityConfig, DensityModel, FlowDensity, evaluating
+from flowbench.densities.model import DensityConfig, DensityModel, evaluating
 from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage

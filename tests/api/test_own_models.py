@@ -118,7 +118,7 @@ class Mine(IndependentConfig):
 """
 
 
-def test_in_python_it_is_just_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_python_it_is_just_imported(tmp_path: Path) -> None:
     from flowbench.config.extensions import import_extension, missing_imports
     from flowbench.config.registry import density_models
 
@@ -140,8 +140,8 @@ def test_in_python_it_is_just_imported(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line for line in again.evaluate().notes if "was trained with another toy_of_mine.py" in line]
     path.write_text(TOY.format(name="toy_of_mine"))
     assert not again.evaluate().notes
-    # As in a process that has not imported it.
-    monkeypatch.delitem(density_models._entries, "toy_of_mine")
+    # As in a process that has not imported it, for good: the tests after this one know nothing of it.
+    del density_models._entries["toy_of_mine"]
     with pytest.raises(fb.errors.InputError, match=rf"toy_of_mine is registered by {path} \(SHA-256 .*give --import"):
         fb.load_run(run.path)
 

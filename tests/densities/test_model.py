@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from flowbench.config.registry import density_models
 from flowbench.densities.bases import StandardNormal, Uniform
 from flowbench.densities.bijection import Bijection
-from flowbench.densities.model import DensityModel, FlowDensity, evaluating
+from flowbench.densities.flow_density import FlowDensity
+from flowbench.densities.model import DensityModel, evaluating
 from flowbench.densities.preprocessing import Center, Logit, Unit
 from flowbench.errors import InputError, WorkFailedError
 

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from flowbench.data.images import FixedPixels, Images
 from flowbench.densities.bases import StandardNormal
 from flowbench.densities.bijection import Bijection, Compose
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.independent import Independent
 from flowbench.densities.flows.normalization import FlowBatchNorm
-from flowbench.densities.model import FlowDensity
 from flowbench.densities.noise import evaluation_noise, training_noise
 from flowbench.densities.preprocessing import Logit
 from flowbench.errors import InputError, WorkFailedError
-from flowbench.evaluation.likelihood import Setting, estimate_population, evaluate, explain_batch_norm, write_evaluation
+from flowbench.evaluation.likelihood import evaluate
+from flowbench.evaluation.reported import Setting, estimate_population, explain_batch_norm
+from flowbench.evaluation.stored import write_evaluation
 from flowbench.evaluation.weights import WeightAverage
 
 SHAPE, LEVELS = (2, 3, 3), 17

@@ -12,7 +12,8 @@ from flowbench.config.experiments import load_experiment
 from flowbench.data import open_split
 from flowbench.densities.model import DensityModel
 from flowbench.errors import WorkFailedError, fitting_in_memory, is_out_of_memory
-from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.likelihood import evaluate
+from flowbench.evaluation.reported import Setting
 from flowbench.reproduction.reproduce import failure, reproduce
 from flowbench.system.processes import surviving
 from flowbench.tasks.objectives import NegativeLogLikelihood

@@ -401,7 +401,7 @@ def spread_known_exactly(over_seeds: Any) -> Any:
 
 
 _COUPLING = "flowbench.densities.flows.coupling"
-_DENSITY = "flowbench.densities.model.FlowDensity"
+_DENSITY = "flowbench.densities.flow_density.FlowDensity"
 
 
 def free_bits_in_every_figure(terms: Any) -> Any:
@@ -688,7 +688,7 @@ FAULTS = [
     ),
     Fault(
         "moving averages used with averaged weights",
-        f"{_EVALUATION}._statistics",
+        f"{_EVALUATION}.reported_statistics",
         moving_averages_with_averaged_weights,
         f"{_TESTS}::test_averaged_weights_come_with_statistics_of_their_own",
     ),
@@ -876,7 +876,7 @@ FAULTS = [
     ),
     Fault(
         "raw weights under the averages' label",
-        f"{_EVALUATION}._weights",
+        f"{_EVALUATION}.reported_weights",
         raw_weights,
         f"{_TESTS}::test_averaged_weights_are_used_and_put_away_again",
     ),

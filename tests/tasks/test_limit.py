@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowbench.config.experiments import config_sha256, load_experiment
-from flowbench.evaluation import likelihood
+from flowbench.evaluation import reported
 from flowbench.evaluation.measuring import Request
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.density import DensityTask
@@ -39,13 +39,13 @@ def test_some_images_have_the_values_that_they_have_among_all(tmp_path: Path) ->
 
 def test_statistics_are_estimated_on_about_as_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    estimate = likelihood.estimate_population
+    estimate = reported.estimate_population
 
     def counting(*arguments: Any) -> None:
         batches.append(arguments[-1])
         estimate(*arguments)
 
-    monkeypatch.setattr(likelihood, "estimate_population", counting)
+    monkeypatch.setattr(reported, "estimate_population", counting)
     small = [
         "data.batch_size=32",
         "model.features=4",
@@ -57,7 +57,7 @@ def test_statistics_are_estimated_on_about_as_many_images(monkeypatch: pytest.Mo
         task = DensityTask(load_experiment("real_nvp/digits", [*small, *limit]), torch.device("cpu"))
         task.prepare()
         assert task.population(None)
-    assert batches == [2, likelihood.POPULATION_BATCHES]
+    assert batches == [2, reported.POPULATION_BATCHES]
 
 
 def test_of_windows_the_first_are_measured_in_the_validation_too(tmp_path: Path) -> None:

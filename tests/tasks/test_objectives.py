@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flowbench.config.experiments import load_experiment
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.normalization import FlowBatchNorm
-from flowbench.densities.model import FlowDensity
 from flowbench.errors import InputError
 from flowbench.tasks.density import DensityTask, build_density
 from flowbench.tasks.objectives import Adversarial, NegativeLogLikelihood, density_objective

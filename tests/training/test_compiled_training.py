@@ -20,8 +20,9 @@ from flowbench.data.feed import batches_in_order
 from flowbench.densities.flows.derived import Derived
 from flowbench.densities.model import DensityModel, evaluating
 from flowbench.densities.noise import training_noise
-from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.measuring import Request
+from flowbench.evaluation.reported import Setting
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks import density as density_task

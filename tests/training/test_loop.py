@@ -381,7 +381,8 @@ def test_two_csv_files_are_two_trainings(tmp_path: Path) -> None:
 def test_the_loaded_model_gives_the_reported_figure(undisturbed: RunFolder) -> None:
     from flowbench.data import open_split
     from flowbench.densities.model import DensityModel
-    from flowbench.evaluation.likelihood import Setting, evaluate
+    from flowbench.evaluation.likelihood import evaluate
+    from flowbench.evaluation.reported import Setting
 
     model = flowbench.load_run(undisturbed.path)
     assert isinstance(model.model, DensityModel)

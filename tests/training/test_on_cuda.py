@@ -56,7 +56,7 @@ EVALUATING = FEEDING | {
     "evaluation/likelihood.py:_measure to the host",  # the figures of each image
 }
 SAMPLING = {
-    "densities/model.py:images_of .item()",  # are they numbers?
+    "densities/flow_density.py:images_of .item()",  # are they numbers?
     "densities/flows/conv1x1.py:_condition svd",  # can it be inverted? Once for each change of the weights.
     "densities/flows/conv1x1.py:_condition .item()",
     "densities/flows/independent.py:sample multinomial",

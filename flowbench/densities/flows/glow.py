@@ -17,12 +17,12 @@ from flowbench.densities.authors import load_variables
 from flowbench.densities.bases import Base, StandardNormal, standard_normal_log_prob
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.densities.flow import Flow
+from flowbench.densities.flow_density import FlowConfig
 from flowbench.densities.flows.actnorm import ActNorm
 from flowbench.densities.flows.conv1x1 import Mixing, Permutation, permutation
 from flowbench.densities.flows.glow_layers import ConditionalPrior, CouplingNetwork, GlowCoupling, ZeroConv
 from flowbench.densities.flows.squeeze import Squeeze, cells_of, pixels_of
 from flowbench.densities.flows.vectors import AsPixel, check_for_vectors, vector_couplings
-from flowbench.densities.model import FlowConfig
 from flowbench.errors import InputError
 
 __all__ = ["Glow", "GlowConfig", "GlowStep", "LearnedTop"]

@@ -15,10 +15,10 @@ from flowbench.config.registry import density_models
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection, Compose
 from flowbench.densities.flow import Flow
+from flowbench.densities.flow_density import FlowConfig
 from flowbench.densities.flows.coupling import CheckerboardCoupling
 from flowbench.densities.flows.resnet import ResidualNet
 from flowbench.densities.flows.vectors import check_for_vectors, vector_couplings
-from flowbench.densities.model import FlowConfig
 from flowbench.errors import InputError
 
 __all__ = ["NICE", "DiagonalScaling", "NICEConfig"]

@@ -26,13 +26,13 @@ from flowbench.config.registry import density_models
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.densities.flow import Flow
+from flowbench.densities.flow_density import FlowConfig
 from flowbench.densities.flows.conv1x1 import LUConv1x1
 from flowbench.densities.flows.coupling import ChannelCoupling, CheckerboardCoupling
 from flowbench.densities.flows.normalization import warn_of_moving_averages
 from flowbench.densities.flows.resnet import ResidualNet
 from flowbench.densities.flows.squeeze import OrderedSqueeze, Squeeze
 from flowbench.densities.flows.vectors import check_for_vectors, vector_couplings
-from flowbench.densities.model import FlowConfig
 from flowbench.errors import InputError
 
 __all__ = ["RealNVP", "RealNVPConfig"]

@@ -18,9 +18,10 @@ from flowbench.config.registry import density_models
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flow import Flow
+from flowbench.densities.flow_density import FlowConfig
 from flowbench.densities.flows.tarflow_block import Guidance, TarFlowBlock
 from flowbench.densities.flows.tarflow_density import NoisyFlowDensity
-from flowbench.densities.model import DensityModel, FlowConfig
+from flowbench.densities.model import DensityModel
 from flowbench.densities.preprocessing import Logit, Preprocessing, Symmetric
 from flowbench.errors import InputError
 

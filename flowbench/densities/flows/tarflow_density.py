@@ -7,7 +7,8 @@ from torch import Tensor
 
 from flowbench.densities.bases import Base
 from flowbench.densities.bijection import Bijection
-from flowbench.densities.model import FlowDensity, ImageShape, evaluating
+from flowbench.densities.flow_density import FlowDensity
+from flowbench.densities.model import ImageShape, evaluating
 from flowbench.densities.preprocessing import Preprocessing
 
 __all__ = ["NoisyFlowDensity", "denoised"]
@@ -63,10 +64,8 @@ class NoisyFlowDensity(FlowDensity):
         with evaluating(self):
             noisy, _ = self.flow.inverse(z)
             x = denoised(self.flow, self.base, noisy, self.noise_std)
-        broken = torch.isnan(x).flatten(1).any(1)
         grey = (0.5 * (self.levels - 1) * (x + 1)).round().nan_to_num(self.levels - 1)
-        images = grey.clamp(0, self.levels - 1).to(torch.uint8)
-        return images.masked_fill_(broken.view(-1, 1, 1, 1), self.levels - 1), broken
+        return self._with_broken(grey.clamp(0, self.levels - 1).to(torch.uint8), x)
 
 
 def denoised(flow: Bijection, base: Base, x: Tensor, noise_std: float, *labels: Tensor | None) -> Tensor:

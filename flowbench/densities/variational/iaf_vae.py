@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from flowbench.config.registry import density_models
 from flowbench.densities.authors import load_variables
-from flowbench.densities.initialization import initializing
 from flowbench.densities.model import Bound, DensityConfig, Elbo, ImageShape, LatentDensity, evaluating
 from flowbench.densities.variational import discretized_logistic as logistic
 from flowbench.densities.variational.convolutions import ActivatedConv, Conv, TransposedConv
@@ -202,21 +201,7 @@ class IAFVAE(LatentDensity):
         """Return the grey levels nearest to the decoder's location: no logistic noise; see `LatentDensity`."""
         with evaluating(self):
             location = self.decoded_location(white)
-        broken = torch.isnan(location).flatten(1).any(1)
-        images = logistic.nearest_level(location.nan_to_num(0.5), self.levels)
-        return images.masked_fill_(broken.view(-1, 1, 1, 1), self.levels - 1), broken
-
-    @torch.no_grad()
-    def initialize(self, images: Tensor, noise: Tensor) -> None:
-        """Let every convolution take its scale and its bias from these images, in one pass over draws of the prior.
-
-        Raises:
-            InputError: there are none.
-        """
-        if not len(images):
-            raise InputError("the first batch is empty: there is nothing to initialize from")
-        with initializing(self):
-            self.terms(images, noise)
+        return self._with_broken(logistic.nearest_level(location.nan_to_num(0.5), self.levels), location)
 
     def by_layer(self, flat: Tensor) -> list[Tensor]:
         """Return each layer's part of flat noise or latents, (batch, latents, height, width), finest layer first."""

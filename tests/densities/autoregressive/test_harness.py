@@ -8,8 +8,9 @@ import torch
 from flowbench.config.experiments import load_experiment
 from flowbench.data import open_images
 from flowbench.densities.autoregressive.pixelcnn import PixelCNN
-from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.measuring import Request
+from flowbench.evaluation.reported import Setting
 from flowbench.planning.costs import count
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.loading import evaluate_run, load_run

@@ -6,11 +6,11 @@ import torch
 
 from flowbench.config.experiments import load_experiment
 from flowbench.data import open_images
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.conditioner import set_precision
 from flowbench.densities.flows.conv1x1 import Conv1x1, LUConv1x1, PermuteChannels
 from flowbench.densities.flows.glow import Glow, GlowConfig, GlowStep, LearnedTop
 from flowbench.densities.flows.glow_layers import ConditionalPrior, GlowCoupling
-from flowbench.densities.model import FlowDensity
 from flowbench.densities.preprocessing import Center
 from flowbench.errors import InputError
 

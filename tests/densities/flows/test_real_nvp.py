@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from flowbench.config.registry import density_models
 from flowbench.densities.bases import standard_normal_log_prob
+from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.conditioner import set_precision
 from flowbench.densities.flows.coupling import ChannelCoupling
 from flowbench.densities.flows.normalization import population_statistics
 from flowbench.densities.flows.real_nvp import RealNVP, RealNVPConfig
-from flowbench.densities.model import FlowDensity
 from flowbench.errors import InputError
 
 TINY = {"scales": 2, "residual_blocks": 1, "features": 2}

@@ -13,7 +13,8 @@ from flowbench.densities.variational.convolutions import Conv, MaskedConv, Trans
 from flowbench.densities.variational.iaf_vae import IAFVAE
 from flowbench.densities.variational.inverse_autoregressive import InverseAutoregressiveFlow
 from flowbench.errors import InputError
-from flowbench.evaluation.likelihood import Setting, evaluate
+from flowbench.evaluation.likelihood import evaluate
+from flowbench.evaluation.reported import Setting
 from flowbench.tasks.objectives import NegativeLogLikelihood
 
 F64 = torch.float64
