@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from flowbench.cli import app
 from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, LOGGER, THROUGHPUT, complete, mirror_of, parse_seeds
 from flowbench.errors import CheckFailedError
 from flowbench.system.interruption import Interrupted
+
+if TYPE_CHECKING:
+    from flowbench.reproduction.submission import Jobs
 
 JOBS_ON_A_CLUSTER = 2
 
@@ -48,47 +51,35 @@ def reproduce(
 
     Example: `flowbench reproduce real_nvp --only CIFAR-10 train.epochs=2 model.features=16`
     """
-    from flowbench.reproduction.reproduce import failure
-    from flowbench.reproduction.reproduce import reproduce as reproduce_table
+    from flowbench.reproduction import reproduce as reproduction
 
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
     if limit is not None:
         overrides = [*(overrides or []), f"evaluate.limit={limit}"]
+    selected: dict[str, Any] = {"only": only or (), "seeds": parse_seeds(seeds), "overrides": overrides or ()}
     if dry_run:
         from flowbench.cli.dry_run import print_plans
-        from flowbench.reproduction.reproduce import unfinished
 
-        waiting = unfinished(table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or ())
+        waiting = reproduction.unfinished(table, out=out, **selected)
         print_plans([one for one, _ in waiting], throughput=throughput, as_json=as_json, configs=False)
         return
     if watch and submit is None:
-        from flowbench.reproduction.reproduce import watch as watch_table
-
-        watch_table(
-            table, only=only or (), seeds=parse_seeds(seeds), out=out, overrides=overrides or (), say=typer.echo
-        )
+        reproduction.watch(table, out=out, say=typer.echo, **selected)
         return
     folder = out or Path("results") / Path(table).stem
-    cluster = None
-    if submit == "slurm":
-        from flowbench.reproduction.submission import Jobs
-
-        cluster = Jobs(submit, folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
     again = f"to go on: {shlex.join(['flowbench', *sys.argv[1:]])}"
     try:
-        results = reproduce_table(
+        results = reproduction.reproduce(
             table,
-            only=only or (),
-            seeds=parse_seeds(seeds),
             out=folder,
-            overrides=overrides or (),
             jobs=jobs,
-            progress=watch or cluster is None,
-            cluster=cluster,
+            progress=watch or submit != "slurm",
+            cluster=_cluster(folder, jobs) if submit == "slurm" else None,
             again=again,
             mirror=mirror_of(logger),
+            **selected,
         )
     except KeyboardInterrupt as stop:
         # Between two trainings, where nothing is half done.
@@ -98,11 +89,17 @@ def reproduce(
     else:
         _print_table(results)
         typer.echo(f"\nreport: {folder / 'report.html'}")
-    error = failure(results)
+    error = reproduction.failure(results)
     if error is not None:
         raise error
     if gate:
         _check_bounds(table, results)
+
+
+def _cluster(folder: Path, jobs: int | None) -> "Jobs":
+    from flowbench.reproduction.submission import Jobs
+
+    return Jobs("slurm", folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
 
 
 def _check_bounds(table: str, results: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from flowbench.densities.bijection import Bijection
 from flowbench.densities.flows.conditioner import Conditioner
 from flowbench.densities.flows.normalization import BatchNorm, FlowBatchNorm
 
-__all__ = ["ChannelCoupling", "CheckerboardCoupling", "checkerboard"]
+__all__ = ["ChannelCoupling", "CheckerboardCoupling", "MakeNet", "checkerboard"]
 
 MakeNet = Callable[[int, int], Conditioner]
 """From (channels_in, channels_out) to a network that keeps height and width."""

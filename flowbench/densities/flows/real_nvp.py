@@ -28,7 +28,7 @@ from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirst
 from flowbench.densities.flow import Flow
 from flowbench.densities.flow_density import FlowConfig
 from flowbench.densities.flows.conv1x1 import LUConv1x1
-from flowbench.densities.flows.coupling import ChannelCoupling, CheckerboardCoupling
+from flowbench.densities.flows.coupling import ChannelCoupling, CheckerboardCoupling, MakeNet
 from flowbench.densities.flows.normalization import warn_of_moving_averages
 from flowbench.densities.flows.resnet import ResidualNet
 from flowbench.densities.flows.squeeze import OrderedSqueeze, Squeeze
@@ -144,11 +144,10 @@ class RealNVP(Flow):
             return
         if couplings is not None or mixing == "permute":
             raise InputError("couplings and mixing: permute are for flows of vectors; of images scales says how many")
-        scales = 2 if scales is None else scales
-        batch_norm = batch_norm is None or batch_norm
-        _check_scales(scales, shape)
         self.input_shape = shape
-        self.scales = scales
+        self.scales = 2 if scales is None else scales
+        _check_scales(self.scales, shape)
+        batch_norm = batch_norm is None or batch_norm
         net = partial(
             ResidualNet,
             blocks=8 if residual_blocks is None else residual_blocks,
@@ -157,40 +156,8 @@ class RealNVP(Flow):
             batch_norm=batch_norm,
             dropout=dropout,
         )
-
-        def scale(k: int, channels: int, height: int, width: int) -> Compose:
-            narrow, wide = (partial(net, features=features * 2**k * factor) for factor in (1, 2))
-            checkers = [
-                CheckerboardCoupling(
-                    channels, (height, width), number % 2, narrow, affine=affine or number > 1, batch_norm=batch_norm
-                )
-                for number in ((0, 1, 2) if k < scales - 1 else (0, 1, 2, 3))
-            ]
-            if k == scales - 1:
-                return Compose(checkers)
-            channelwise: list[Bijection] = []
-            for number in (4, 5, 6):
-                mixed = mixing == "conv1x1"
-                channelwise += [LUConv1x1(4 * channels)] if mixed else []
-                channelwise += [
-                    ChannelCoupling(
-                        4 * channels,
-                        wide,
-                        pass_first=mixed or number != 5,
-                        affine=affine or number == 6,
-                        batch_norm=batch_norm,
-                    )
-                ]
-            coarser = scale(k + 1, 2 * channels, height // 2, width // 2)
-            return Compose(
-                [
-                    *checkers,
-                    Conjugate(Squeeze(), Compose(channelwise)),
-                    Conjugate(OrderedSqueeze(), OnFirstHalf(coarser)),
-                ]
-            )
-
-        self.flow = scale(0, *shape)
+        nets = [partial(net, features=features * 2**k) for k in range(self.scales)]
+        self.flow = _multi_scale(shape, nets, affine=affine, batch_norm=batch_norm, conv1x1=mixing == "conv1x1")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x, (batch, channels, height, width) or (batch, d), to latents of the same shape."""
@@ -287,6 +254,57 @@ _HPARAMS = ("image_size", "n_scale", "base_dim", "residual_blocks", "bottleneck"
 _FIXED_HPARAMS = {"recursion_type": 2, "bn_epsilon": 1e-4, "bn_decay": 0.1, "bn_lag": 0.0, "dropout_mask": 0}
 # What TensorFlow's optimizers and moving averages of weights leave in a checkpoint beside the variables themselves.
 _LEFTOVER = re.compile(r"(^|/)(global_step|beta[12]_power|Adam(_\d+)?|Momentum|ExponentialMovingAverage)$")
+
+
+def _multi_scale(
+    shape: tuple[int, int, int],
+    nets: Sequence[MakeNet],
+    *,
+    affine: bool,
+    batch_norm: bool,
+    conv1x1: bool,
+) -> Compose:
+    """Return the couplings of one scale and all coarser ones, as the paper's section 3.6 stacks them.
+
+    Args:
+        shape: (channels, height, width) that reach this scale.
+        nets: makes the networks of this scale and of each coarser one; channelwise couplings have the next scale's.
+        affine: False: all couplings but the last of each kind only shift.
+        batch_norm: normalize what a coupling gives on.
+        conv1x1: a learned mixing of channels before each channelwise coupling, which then keeps the first half.
+    """
+    channels, height, width = shape
+    coarsest = len(nets) == 1
+    checkers = [
+        CheckerboardCoupling(
+            channels, (height, width), number % 2, nets[0], affine=affine or number > 1, batch_norm=batch_norm
+        )
+        for number in ((0, 1, 2, 3) if coarsest else (0, 1, 2))
+    ]
+    if coarsest:
+        return Compose(checkers)
+    channelwise: list[Bijection] = []
+    for number in (4, 5, 6):
+        channelwise += [LUConv1x1(4 * channels)] if conv1x1 else []
+        channelwise += [
+            ChannelCoupling(
+                4 * channels,
+                nets[1],
+                pass_first=conv1x1 or number != 5,
+                affine=affine or number == 6,
+                batch_norm=batch_norm,
+            )
+        ]
+    coarser = _multi_scale(
+        (2 * channels, height // 2, width // 2), nets[1:], affine=affine, batch_norm=batch_norm, conv1x1=conv1x1
+    )
+    return Compose(
+        [
+            *checkers,
+            Conjugate(Squeeze(), Compose(channelwise)),
+            Conjugate(OrderedSqueeze(), OnFirstHalf(coarser)),
+        ]
+    )
 
 
 def _check_scales(scales: int, image_shape: tuple[int, int, int]) -> None:
