@@ -109,9 +109,12 @@ def test_dlinear_with_equal_maps_is_linear_and_its_trend_pads_with_the_ends() ->
     assert model.average(ramp)[0, 0, 0] == pytest.approx(sum(range(13)) / 25)
 
 
-@pytest.mark.parametrize("name", ["linear", "nlinear", "dlinear", "patchtst"])
-def test_columns_share_weights_and_do_not_mix(name: str) -> None:
-    model = build(name).eval()
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("linear", {}), ("nlinear", {}), ("dlinear", {}), ("patchtst", {}), ("patchtst", {"faithful": True})],
+)
+def test_columns_share_weights_and_do_not_mix(name: str, keys: dict[str, Any]) -> None:
+    model = build(name, **keys).eval()
     history = torch.randn(2, 48, 3)
     torch.testing.assert_close(model(history[..., [2, 0, 1]]), model(history)[..., [2, 0, 1]])
 
@@ -126,3 +129,12 @@ def test_the_columns_of_itransformer_are_alike_and_see_each_other() -> None:
 
 def test_patchtst_has_42_patches_of_336_rows() -> None:
     assert build("patchtst", lookback=336).network.positions.shape[0] == 42
+
+
+def test_patchtst_has_the_authors_number_of_parameters() -> None:
+    """Of their sizes for ETTh1 and 96 steps, counted by hand."""
+    config = forecasters["patchtst"](name="patchtst", faithful=True, normalize="standard")
+    model = config.build(lookback=336, horizon=96, inputs=7, outputs=7)
+    attention, feed, norms = 4 * (16 * 16 + 16), (16 * 128 + 128) + (128 * 16 + 16), 2 * 2 * 16
+    by_hand = (16 * 16 + 16) + 42 * 16 + 3 * (attention + feed + norms) + (42 * 16 * 96 + 96)
+    assert sum(parameter.numel() for parameter in model.parameters()) == by_hand == 81_728

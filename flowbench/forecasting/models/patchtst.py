@@ -2,18 +2,20 @@
 
 Nie, Nguyen, Sinthong, Kalagnanam: "A Time Series is Worth 64 Words", ICLR 2023, section 3.1: patches of 16 rows every
 8, the last row repeated once more for a stride (42 patches of 336 rows), learned positions, one linear head over all.
-Columns do not mix. The sizes are the authors' for the ETTh files; layer normalization instead of batch normalization.
+Columns do not mix. The sizes are the authors' for the ETTh files.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from flowbench.config.registry import forecasters
+from flowbench.densities.dropout import Dropout
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster, Normalization, WindowShape
+from flowbench.forecasting.residual_attention import ResidualAttentionEncoder
 from flowbench.forecasting.transformer import TransformerConfig, encoder_layer
 
 __all__ = ["PatchTST", "PatchTSTConfig"]
@@ -24,6 +26,8 @@ class PatchTSTConfig(TransformerConfig):
     """`name: patchtst`."""
 
     numerics = 2
+    added: ClassVar[frozenset[str]] = TransformerConfig.added | {"faithful"}
+
     normalize: Normalization = "revin"
     patch: PositiveInt = 16
     """Rows of a patch."""
@@ -35,6 +39,9 @@ class PatchTSTConfig(TransformerConfig):
     layers: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Of embeddings, residuals and feed-forward layers, not of the attention weights."""
+    faithful: bool = False
+    """The encoder of the authors' program: batch normalization, and scores of attention that add up over the layers.
+    False: torch's encoder, with layer normalization."""
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -53,10 +60,8 @@ class PatchTST(Forecaster):
         self.pad = nn.ReplicationPad1d((0, config.stride))
         self.embed = nn.Linear(config.patch, config.width)
         self.positions = nn.Parameter(torch.empty(patches, config.width).uniform_(-0.02, 0.02))
-        self.dropout = nn.Dropout(config.dropout)
-        layer = encoder_layer(config)
-        layer.self_attn.dropout = 0.0  # as in the authors' code (`attn_dropout`); torch can fuse the attention then
-        self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.dropout = Dropout(config.dropout) if config.faithful else nn.Dropout(config.dropout)
+        self.encoder = ResidualAttentionEncoder(config) if config.faithful else _plain_encoder(config)
         self.head = nn.Linear(patches * config.width, shape.horizon)
 
     def forward(self, history: Tensor) -> Tensor:
@@ -67,3 +72,9 @@ class PatchTST(Forecaster):
         encoded = self.encoder(tokens).flatten(1)
         future: Tensor = self.head(encoded).unflatten(0, (-1, self.shape.outputs))
         return future.transpose(1, 2)
+
+
+def _plain_encoder(config: PatchTSTConfig) -> nn.Module:
+    layer = encoder_layer(config)
+    layer.self_attn.dropout = 0.0  # as in the authors' code (`attn_dropout`); torch can fuse the attention then
+    return nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
