@@ -116,17 +116,20 @@ def gate(
     Example: `flowbench throughput gate now.json --baseline before.json --max-slowdown 5%`
     """
     from flowbench.throughput.comparison import gate as judge
-    from flowbench.throughput.comparison import regression
+    from flowbench.throughput.comparison import not_judged, regression
     from flowbench.throughput.files import read_results
     from flowbench.throughput.formats import verdict_table
 
     limit = parse_percentage(max_slowdown)
-    before = read_results(baseline)
-    verdicts = judge(read_results(current), before, max_slowdown=limit, metric=metric)
+    before, now = read_results(baseline), read_results(current)
+    verdicts = judge(now, before, max_slowdown=limit, metric=metric)
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in verdicts]))
     else:
         _print(verdict_table(verdicts))
+    left_out = not_judged(now, before)
+    if left_out:
+        typer.echo(left_out, err=True)
     problem = regression(verdicts, before, limit)
     if problem:
         raise CheckFailedError(problem)

@@ -24,8 +24,10 @@ class Dropout(nn.Dropout):
         if not self.training or not 0 < kept < 2**BITS or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         draws = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64).random_(-(2**63), None)
-        lanes = draws.view(torch.int16)[: x.numel()]
-        mask = (lanes < kept - 2 ** (BITS - 1)).view(x.shape)
+        # In the order of memory, as torch fills it.
+        mask = torch.empty_like(x, dtype=torch.bool)
+        lanes = draws.view(torch.int16).as_strided(mask.shape, mask.stride())
+        torch.lt(lanes, kept - 2 ** (BITS - 1), out=mask)
         dropped: Tensor = _Masked.apply(x, mask, 2**BITS / kept)
         return dropped
 

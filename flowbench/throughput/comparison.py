@@ -10,7 +10,7 @@ from flowbench.errors import InputError
 from flowbench.throughput.files import KEYS, key_of
 from flowbench.throughput.statistics import ratio, slowdown_p_value
 
-__all__ = ["CONFIDENCE", "Change", "Metric", "Verdict", "compare", "described", "gate", "regression"]
+__all__ = ["CONFIDENCE", "Change", "Metric", "Verdict", "compare", "described", "gate", "not_judged", "regression"]
 
 Metric = Literal["floor_ratio", "images_per_second"]
 CONFIDENCE = 0.99
@@ -87,6 +87,15 @@ def gate(current: dict[str, Any], baseline: dict[str, Any], *, max_slowdown: flo
     if not pairs:
         raise InputError("the current file has no results")
     return [_judge(before, now, metric, max_slowdown, (1 - CONFIDENCE) / len(pairs)) for before, now in pairs]
+
+
+def not_judged(current: dict[str, Any], baseline: dict[str, Any]) -> str | None:
+    """Return a line that names the baseline's passes that `current` has not timed; None if it has them all."""
+    now = {key_of(result) for result in current["results"]}
+    left_out = [described(result) for result in baseline["results"] if key_of(result) not in now]
+    if not left_out:
+        return None
+    return f"not judged, since only the baseline has them: {'; '.join(left_out)}"
 
 
 def regression(verdicts: list[Verdict], baseline: dict[str, Any], max_slowdown: float) -> str | None:

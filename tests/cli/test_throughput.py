@@ -42,7 +42,10 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
     code, out, _ = run("compare", "a.json", "a.json", "--json")
     assert code == 0
     assert [change["ratios"]["floor_ratio"][0] for change in json.loads(out)] == [1, 1]
-    assert run("gate", "a.json", "--baseline", "a.json")[0] == 0
+    assert run("gate", "a.json", "--baseline", "a.json")[::2] == (0, "")
+    Path("forward.json").write_text(json.dumps({**before, "results": before["results"][:1]}))
+    code, _, errors = run("gate", "forward.json", "--baseline", "a.json")
+    assert (code, "not judged" in errors, "inverse" in errors) == (0, True, True)
 
     for result in before["results"][:1]:
         result["floor_ratio"]["samples"] = [2 * value for value in result["floor_ratio"]["samples"]]

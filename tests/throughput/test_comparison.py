@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flowbench.errors import InputError
-from flowbench.throughput.comparison import compare, gate, regression
+from flowbench.throughput.comparison import compare, gate, not_judged, regression
 from flowbench.throughput.statistics import interval, ratio, slowdown_p_value
 from tests.throughput.results import content, entry
 
@@ -80,6 +80,14 @@ def test_the_message_says_which_pass_how_much_and_since_when():
     assert "real_nvp/digits train, batch 16, precision 32: 19.8% slower" in message
     assert "0123456789" in message
     assert regression([], baseline, 0.05) is None
+
+
+def test_what_only_the_baseline_timed_is_named():
+    both, dropped = entry([1.0] * 5), entry([1.0] * 5, batch=32)
+    assert not_judged(content(both), content(both, dropped)) == (
+        "not judged, since only the baseline has them: real_nvp/digits train, batch 32, precision 32"
+    )
+    assert not_judged(content(both, dropped), content(both)) is None
 
 
 def test_images_per_second_are_slower_when_they_are_fewer():
