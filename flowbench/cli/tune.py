@@ -4,12 +4,15 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
+
+if TYPE_CHECKING:
+    from flowbench.comparison.study import Outcome
 
 JOBS_ON_A_CLUSTER = 4
 
@@ -72,6 +75,13 @@ def tune(
     if as_json:
         typer.echo(json.dumps(asdict(outcome), default=str))
         return
+    _print_outcome(outcome)
+    typer.echo(_dashboard(storage))
+    if outcome.command:
+        typer.echo(f"train it in full: {outcome.command}")
+
+
+def _print_outcome(outcome: "Outcome") -> None:
     typer.echo(f"{outcome.study}: {outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed")
     for one in outcome.best:
         values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
@@ -81,9 +91,6 @@ def tune(
         typer.echo(line)
     if outcome.page:
         typer.echo(f"plots: {outcome.page}")
-    typer.echo(_dashboard(storage))
-    if outcome.command:
-        typer.echo(f"train it in full: {outcome.command}")
 
 
 def _dashboard(storage: str) -> str:
