@@ -3,13 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from flowbench.config.schema import ModelConfig
-from flowbench.forecasting.windows import Windows
+
+if TYPE_CHECKING:  # what reads series takes pandas, half a second
+    from flowbench.forecasting.windows import Windows
 
 __all__ = ["Forecaster", "ForecasterConfig", "InstanceNormalized", "LearnedConfig", "PullBack", "WindowShape"]
 
@@ -75,7 +77,7 @@ class Forecaster(nn.Module):
         """
         raise NotImplementedError
 
-    def fit(self, windows: Windows) -> bool:
+    def fit(self, windows: "Windows") -> bool:
         """Fit in closed form and return True, where a model can or has nothing to learn; False: it needs steps."""
         return False
 
@@ -164,7 +166,7 @@ class InstanceNormalized(Forecaster):
         forecast, pull_back = self.network.by_hand(history.sub_(last))
         return forecast.add_(self.targets(last)), pull_back
 
-    def fit(self, windows: Windows) -> bool:
+    def fit(self, windows: "Windows") -> bool:
         """Nothing here has a closed form."""
         return False
 
