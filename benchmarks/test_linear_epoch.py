@@ -3,7 +3,8 @@
 Run `pytest -n 0 benchmarks/test_linear_epoch.py --benchmark-enable`. Theirs is the loop of LTSF-Linear (Zeng et al.
 2023) as one writes it down: a data set that cuts a window at each index, with the dates' features beside it, a
 DataLoader that collates them, a loss that is read at every step. Both take their samples too, each in a process of its
-own, in turns. Products of float32 are MKL's in both: ours can be no faster than them.
+own, in turns. The bound is what no step can do without, and nothing else: windows gathered, the products of float32
+there and back, torch's fused Adam. Their time over the bound's is the most that could be reached.
 """
 
 from itertools import islice
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flowbench.config.experiments import load_experiment
+from flowbench.config.schema import Optim
 from flowbench.data.series import series_path
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.task import make_task
 from flowbench.training.loop import _step, _Window
+from flowbench.training.optimization import make_optimizer
 from flowbench.training.session import Session
 
 LOOKBACK, LABEL, COLUMNS, BATCH = 336, 48, 7, 32
@@ -120,19 +123,47 @@ def theirs(name: str, horizon: int) -> tuple[Pass, int]:
     return steps, sum(parameter.numel() for parameter in model.parameters())
 
 
+def bound(name: str, horizon: int) -> tuple[Pass, int]:
+    """Gather windows, multiply there and back, move the weights by what came back."""
+    rows = torch.randn(COLUMNS, TRAINING_ROWS).t()
+    histories, futures = rows[:-horizon].unfold(0, LOOKBACK, 1), rows[LOOKBACK:].unfold(0, horizon, 1)
+    model = MODELS[name](horizon)
+    maps = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(model.parameters(), Optim(lr=0.005))
+    order = torch.randperm(len(futures)).split(BATCH)[:STEPS]
+
+    @torch.no_grad()
+    def steps() -> None:
+        for places in order:
+            x = histories.index_select(0, places).flatten(0, 1)
+            y = futures.index_select(0, places).flatten(0, 1)
+            for each in maps:
+                torch.addmm(each.bias, x, each.weight.t())
+                torch.mm(y.t(), x, out=each.weight.grad)
+            optimizer.step()
+
+    return steps, sum(parameter.numel() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("horizon", [96, 720])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_is_four_times_as_fast_as_the_authors(benchmark: Any, ratios: Any, model: str, horizon: int) -> None:
     how = (model, horizon)
-    ways = [Way(ours, how), Way(theirs, how), Way(theirs, how, keeps_memory=False)]
+    ways = [Way(ours, how), Way(theirs, how), Way(theirs, how, keeps_memory=False), Way(bound, how)]
     _, work, facts = compare(ways, ROUNDS, torch.get_num_threads())
     benchmark.pedantic(lambda: None, rounds=1)
-    (our_size, our_memory), (their_size, their_memory), _ = facts
-    assert our_size == their_size
-    equal, untouched = work[1:] / work[0]
+    (_, our_memory), (_, their_memory), *_ = facts
+    assert len({size for size, _ in facts}) == 1
+    equal, untouched = work[1:3] / work[0]
+    reachable = work[1] / work[3]
     benchmark.extra_info.update(
-        ratio=float(np.median(equal)), milliseconds=(1000 / STEPS * np.median(work, axis=1)).tolist()
+        ratio=float(np.median(equal)),
+        reachable=float(np.median(reachable)),
+        milliseconds=(1000 / STEPS * np.median(work, axis=1)).tolist(),
     )
     row = (shown(equal), shown(untouched), megabytes(our_memory), megabytes(their_memory))
     ratios.append([f"{model} training step, horizon {horizon}", "LTSF-Linear's loop", *row])
-    assert np.median(equal) > TARGET
+    ratios.append(["  at most, by its products", "LTSF-Linear's loop", shown(reachable), "", "", ""])
+    assert np.median(equal) > TARGET, f"by its products alone it would be {np.median(reachable):.2f}"

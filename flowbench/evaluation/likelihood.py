@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from torch import Tensor
 
 from flowbench.data import Images
@@ -222,6 +221,8 @@ def _importance(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
 
     Var[log w̄] ≈ Var[w] / (K w̄²), with the sample variance (ddof 1) of the K weights; unknown (0) for K = 1.
     """
+    from scipy.special import logsumexp  # half a second that few evaluations need
+
     k = log_weights.shape[1]
     log_mean = logsumexp(log_weights, axis=1) - math.log(k)
     if k == 1:

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor, nn
 
 from flowbench.data import Images
@@ -50,7 +50,7 @@ def draw_latents(subject: Subject) -> Path:
             left.legend(frameon=False, fontsize="small", loc="upper right")
             left.set_ylim(top=1.35 * left.get_ylim()[1])
             left.set(xlabel="z", ylabel="density", title=f"scale {number} of {len(scales)}")
-            expected = ndtri(QUANTILES)
+            expected = torch.special.ndtri(torch.from_numpy(QUANTILES)).numpy()
             right.plot(expected, expected, color="#333333", linewidth=1)
             right.plot(expected, np.quantile(values, QUANTILES), ".", color=color, markersize=5)
             right.set(xlabel="quantile of N(0, 1)", ylabel="quantile of z")

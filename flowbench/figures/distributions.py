@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,11 +15,13 @@ from flowbench.figures.kinds import Subject, figure_kind
 from flowbench.figures.theme import color_of, entitle, new_figure, save, themed
 from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.scores import SAMPLES, pit_of_samples, quantiles_of_samples
-from flowbench.forecasting.windows import open_windows
-from flowbench.tasks.forecast import open_series, run_scaler
 
+# Every training's pictures come by here: pandas and all that reads series are imported where they are used.
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
+
+    from flowbench.forecasting.windows import ForecastWindows
 
 __all__ = ["draw_calibration", "draw_fan", "draw_paths", "draw_pit"]
 
@@ -119,17 +120,14 @@ class _Window:
     """(horizon, outputs)."""
     samples: Tensor
     """(n, horizon, outputs)."""
-    before: pd.DatetimeIndex
-    dates: pd.DatetimeIndex
+    before: "pd.DatetimeIndex"
+    dates: "pd.DatetimeIndex"
     columns: Sequence[str]
 
 
 def _window(subject: Subject) -> _Window:
     """Return the middle window of the test part."""
-    config = subject.experiment.data.tested
-    opened = open_windows(
-        open_series(config), config, device=subject.device, scaler=run_scaler(subject.run.environment["data"])
-    )
+    config, opened = subject.experiment.data.tested, _opened(subject)
     windows, scaler = opened.splits["test"], opened.scaler.select(opened.targets)
     index = len(windows) // 2
     history, future = windows.batch(torch.tensor([index]))
@@ -172,10 +170,7 @@ def _draw_window(subject: Subject, window: _Window, name: str, what: str, draw: 
 def _pit(subject: Subject) -> NDArray[np.float64]:
     """Return the place of every value in its distribution, over windows of the test part that do not overlap."""
     config, model = subject.experiment.data.tested, _model(subject)
-    opened = open_windows(
-        open_series(config), config, device=subject.device, scaler=run_scaler(subject.run.environment["data"])
-    )
-    windows = opened.splits["test"]
+    windows = _opened(subject).splits["test"]
     found = []
     chosen = torch.arange(0, len(windows), config.horizon)[:MOST_WINDOWS]
     for place, indices in enumerate(torch.split(chosen, AT_ONCE)):
@@ -185,6 +180,15 @@ def _pit(subject: Subject) -> NDArray[np.float64]:
             drawn = model.sample(history, SAMPLES, generator).movedim(0, -1)
             found.append(pit_of_samples(drawn, future, generator).flatten().cpu())
     return torch.cat(found).numpy()
+
+
+def _opened(subject: Subject) -> "ForecastWindows":
+    """Return the windows of the file that is tested on, scaled as the training's were."""
+    from flowbench.forecasting.windows import open_windows
+    from flowbench.tasks.forecast import open_series, run_scaler
+
+    config, scaler = subject.experiment.data.tested, run_scaler(subject.run.environment["data"])
+    return open_windows(open_series(config), config, device=subject.device, scaler=scaler)
 
 
 def _generator(subject: Subject, place: int) -> torch.Generator:

@@ -69,9 +69,10 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, see
         with torch.inference_mode():
             for forecast, scored, future in _forecasts(forecaster, windows, batch_size, seed):
                 error = (forecast - future).double()
-                absolute = absolute + error.abs().sum(dim=0).cpu()
-                squared = squared + error.square().sum(dim=0).cpu()
-                kept = [error.abs().mean(dim=(1, 2)), error.square().mean(dim=(1, 2))]
+                size, square = error.abs(), error.square()
+                absolute = absolute + size.sum(dim=0).cpu()
+                squared = squared + square.sum(dim=0).cpu()
+                kept = [size.mean(dim=(1, 2)), square.mean(dim=(1, 2))]
                 if scored is not None:
                     for name, score_of in scored.by_value.items():
                         scores[name] = scores.get(name, 0) + score_of.sum(dim=0).cpu()
@@ -81,7 +82,7 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, see
                 per_window.append(torch.stack(kept, dim=1).cpu())
                 if runs is not None:
                     counted = torch.from_numpy(runs.free[first : first + len(error)])
-                    without = without + (error.abs().mean(dim=1).cpu() * counted).sum(dim=0)
+                    without = without + (size.mean(dim=1).cpu() * counted).sum(dim=0)
                     first += len(error)
     finally:
         forecaster.train(was_training)

@@ -19,7 +19,7 @@ from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request, limited, stem_of
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.distribution import DistributionForecaster
-from flowbench.forecasting.errors import mean_errors
+from flowbench.forecasting.errors import mean_errors, mean_errors_and_gradient
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
 from flowbench.forecasting.metrics import mae_under, measure, measure_nll, metrics, nll_under
 from flowbench.forecasting.protocol import SPLITS, Scaler, Split, fit_scaler
@@ -30,6 +30,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import fingerprints_here
 from flowbench.system.atomic import replacing, write_json
 from flowbench.system.processes import from_leader, place
+from flowbench.tasks.hand_derived import HandDerived
 
 __all__ = ["ForecastTask", "build_forecaster", "on_other_data", "open_known", "open_series", "run_scaler", "step_notes"]
 
@@ -75,6 +76,18 @@ class ForecastLoss(nn.Module):
         """Return the loss and what is logged of it; windows as in `Windows.batch`."""
         forecast = self.model.training_forward(history, future, self._generator)
         squared, absolute = mean_errors(forecast, future, of=self._loss)
+        return absolute if self._loss == "mae" else squared, {"mae": absolute}
+
+
+class HandDerivedForecastLoss(ForecastLoss, HandDerived):
+    """The loss of a batch of a forecaster that has a way back of its own: `has_way_back`."""
+
+    def leave_gradients(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See HandDerived; batch: as in `forward`."""
+        history, future = batch
+        forecast, pull_back = self.model.by_hand(history)
+        squared, absolute, gradient = mean_errors_and_gradient(forecast, future, of=self._loss)
+        pull_back(gradient)
         return absolute if self._loss == "mae" else squared, {"mae": absolute}
 
 
@@ -184,7 +197,8 @@ class ForecastTask:
         self._generator = torch.Generator(device)
         loss = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
         self.monitor: str = loss
-        self.objective: nn.Module = ForecastLoss(self.model, self._generator, loss)
+        losses = HandDerivedForecastLoss if self.model.has_way_back else ForecastLoss
+        self.objective: nn.Module = losses(self.model, self._generator, loss)
         if isinstance(self.model, DistributionForecaster) and self.model.has_density:
             self.monitor, self.objective = "nll", DistributionLoss(self.model)
 

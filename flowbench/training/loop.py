@@ -27,6 +27,7 @@ from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.system.progress import TrainingBar, warn
 from flowbench.tables.results import stale_reasons
+from flowbench.tasks.hand_derived import HandDerived
 from flowbench.tasks.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 from flowbench.training.optimization import learning_rate, take_step
@@ -132,9 +133,10 @@ class _Window:
     def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
         self.keys = list(values)
         row = torch.stack([*(value.float() for value in values.values()), finite])
-        # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
-        kept = torch.where(finite > 0, row, 0.0)
-        self.sums = kept if self.sums is None else self.sums.add_(kept)
+        if not finite.is_cpu or not finite:
+            # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
+            row = torch.where(finite > 0, row, 0.0)
+        self.sums = row if self.sums is None else self.sums.add_(row)
         self.steps += 1
 
     def means(self) -> dict[str, float]:
@@ -200,15 +202,22 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
     batch = session.task.batch(session.step)
     opposed = session.opposition.train(batch) if session.opposition else {}
-    loss, terms = objective(*batch)
-    torch.autograd.backward(loss)
+    loss, terms = _descent(objective, batch)
     # Detached: what is kept of a step must not keep its graph beside the next one's.
     values = mean_of_all({key: value.detach() for key, value in {"loss": loss, **terms}.items()})
     norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
-    bad = 1 - finite
-    session.skipped += bad
-    session.skipped_in_a_row = (session.skipped_in_a_row + 1) * bad
+    session.count(finite)
     return {**values, **opposed, "grad_norm": norm}, finite
+
+
+def _descent(objective: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch and what is logged of it; the parameters have its gradients."""
+    # On a GPU there are no gradients to write over.
+    if isinstance(objective, HandDerived) and batch[0].is_cpu:
+        return objective.leave_gradients(*batch)
+    loss, terms = objective(*batch)
+    torch.autograd.backward(loss)
+    return loss, terms
 
 
 def _skips(session: Session) -> dict[str, int]:

@@ -71,6 +71,15 @@ class Session:
         patience = self.experiment.train.patience
         return self.progress >= 1 or (patience is not None and self.best["stale"] >= patience)
 
+    def count(self, finite: Tensor) -> None:
+        """Count a step as skipped or not, `finite` 0 or 1, without waiting for the device."""
+        if finite.is_cpu and finite:
+            self.skipped_in_a_row.zero_()
+            return
+        bad = 1 - finite
+        self.skipped += bad
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+
     def begin(self) -> None:
         """Write what the run is, unless it goes on, and forget how it last failed."""
         self.run.forget_failure()

@@ -120,6 +120,16 @@ def test_under_keep_best_the_pictures_name_the_step_of_the_best_weights(tmp_path
     assert "step 4" in description_of(draw_run(run, ["samples"]).paths[0])
 
 
+def test_what_a_training_of_images_draws_with_takes_neither_pandas_nor_scipy():
+    code = (
+        "import sys, flowbench.training.loop, flowbench.tasks.density; from flowbench.config.registry import "
+        "figure_kinds; assert len([figure_kinds[kind] for kind in figure_kinds]) > 10; "
+        "print({'pandas', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_importing_the_figures_loads_neither_matplotlib_nor_seaborn():
     code = "import sys, flowbench.figures.drawing; print({'matplotlib', 'seaborn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

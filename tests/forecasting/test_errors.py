@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowbench.forecasting.errors import mean_errors
+from flowbench.forecasting.errors import mean_errors, mean_errors_and_gradient
 
 
 @pytest.mark.parametrize("of", ["mse", "mae"])
@@ -23,3 +23,6 @@ def test_errors_and_gradient_are_torchs_own(of: str, by_column: bool) -> None:
     (ours,), (torchs,) = (torch.autograd.grad(values[chosen], stored) for values in (errors, plain))
     assert torch.equal(ours, torchs)
     assert ours.is_contiguous()
+    without_graph = mean_errors_and_gradient(forecast.detach().clone(), future, of=of)
+    assert all(torch.equal(one, other) for one, other in zip(without_graph[:2], errors, strict=True))
+    assert torch.equal(without_graph[2], torchs.transpose(1, 2) if by_column else torchs)

@@ -3,11 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from flowbench.config.registry import forecasters
 from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
 from flowbench.forecasting.forecaster import Forecaster
+from flowbench.forecasting.models.linear import MovingAverage
 from flowbench.forecasting.series import Series
 from flowbench.forecasting.windows import open_windows
 
@@ -107,6 +109,48 @@ def test_dlinear_with_equal_maps_is_linear_and_its_trend_pads_with_the_ends() ->
     ramp = torch.arange(48.0)[None, None]
     assert model.average(ramp)[0, 0, 24] == 24
     assert model.average(ramp)[0, 0, 0] == pytest.approx(sum(range(13)) / 25)
+
+
+@pytest.mark.parametrize("window", [1, 2, 24, 25])
+@pytest.mark.parametrize("rows", [7, 48])
+def test_the_moving_average_is_torchs_to_the_last_bit(window: int, rows: int) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(3, 2, rows)
+    padded = functional.pad(values, (window // 2, (window - 1) // 2), mode="replicate")
+    torchs = functional.avg_pool1d(padded, window, stride=1)
+    average = MovingAverage(window)
+    assert torch.equal(average(values), torchs)
+    assert torch.equal(average(values.clone().requires_grad_()), torchs)
+
+
+def test_the_linear_models_alone_know_their_way_back_and_what_moves_them_by_constants() -> None:
+    known = {
+        name: [key for key in ("none", "last", "revin") if build(name, normalize=key).has_way_back] for name in LEARNED
+    }
+    assert known.pop("linear") == known.pop("dlinear") == ["none", "last"]
+    assert known.pop("nlinear") == ["none", "last"]
+    assert not any(known.values())
+    assert not any(build(name).has_way_back for name in NAIVE + DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize("name", ["linear", "nlinear", "dlinear"])
+@pytest.mark.parametrize("normalize", ["none", "last"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 3), (3, 1), (1, 1)])
+def test_gradients_by_hand_are_those_of_autograd_to_the_last_bit(
+    name: str, normalize: str, inputs: int, outputs: int
+) -> None:
+    model = build(name, inputs, outputs, lookback=336, normalize=normalize)
+    # As windows are fed: the rows of a column lie together.
+    history, weights = torch.randn(32, inputs, 336).transpose(1, 2), torch.randn(32, outputs, 30).transpose(1, 2)
+    recorded = model(history)
+    recorded.backward(weights)
+    asked = [parameter.grad for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    forecast, pull_back = model.by_hand(history.clone())
+    pull_back(weights)
+    assert torch.equal(forecast, recorded)
+    assert all(torch.equal(parameter.grad, one) for parameter, one in zip(model.parameters(), asked, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from flowbench.tasks.forecast import ForecastTask
 from flowbench.tasks.loading import evaluate_run
 from flowbench.training.loop import train
 
+SMALL = ["data.protocol=ratio", "data.lookback=24", "data.horizon=8", "data.batch_size=4"]
+
 
 def task(folder: Path, *overrides: str, model: str = "nlinear") -> ForecastTask:
     path = folder / "made.csv"
@@ -20,10 +22,9 @@ def task(folder: Path, *overrides: str, model: str = "nlinear") -> ForecastTask:
         dates = pd.date_range("2020-01-01", periods=600, freq="1h").astype(str)
         values = np.random.default_rng(0).normal(size=(600, 2))
         pd.DataFrame({"date": dates, "a": values[:, 0], "OT": values[:, 1]}).to_csv(path, index=False)
-    small = ["data.protocol=ratio", "data.lookback=24", "data.horizon=8", "data.batch_size=4"]
     torch.manual_seed(0)
     return ForecastTask(
-        load_experiment(f"etth/{model}", [f"data.csv={path}", *small, *overrides]), torch.device("cpu")
+        load_experiment(f"etth/{model}", [f"data.csv={path}", *SMALL, *overrides]), torch.device("cpu")
     )  # fmt: skip
 
 
@@ -64,6 +65,29 @@ def test_the_loss_is_the_mean_error_to_the_power_asked_for_and_chooses_the_epoch
     torch.testing.assert_close(logged["mae"], error.mean())
     assert asked.monitor == loss
     assert set(asked.validate(None)) == {"mae", "mse"}
+
+
+@pytest.mark.parametrize(("model", "loss"), [("nlinear", "mse"), ("nlinear", "mae"), ("dlinear", "mse")])
+def test_a_linear_training_is_the_plain_loop_to_the_last_bit(tmp_path: Path, model: str, loss: str) -> None:
+    recipe = [f"model.loss={loss}", "optim.schedule=constant", "train={epochs: null, steps: 50, log_every: 1}"]
+    plain = task(tmp_path, *recipe, model=model)
+    keys = [f"data.csv={tmp_path / 'made.csv'}", *SMALL, *recipe]
+    run = RunFolder(tmp_path / "run")
+    train(load_experiment(f"etth/{model}", keys), run.path)
+    optimizer = torch.optim.Adam(plain.model.parameters(), plain._experiment.optim.lr, fused=True)
+    losses = []
+    for step in range(50):
+        history, future = plain.batch(step)
+        optimizer.zero_grad()
+        error = plain.model(history) - future
+        value = error.square().mean() if loss == "mse" else error.abs().mean()
+        torch.autograd.backward(value)
+        optimizer.step()
+        losses.append(value.item())
+    assert [row["train/loss"] for row in run.metrics() if "train/loss" in row] == losses
+    loaded = run.load_checkpoint()
+    assert loaded is not None
+    assert all(torch.equal(loaded[0]["model"][name], value) for name, value in plain.model.state_dict().items())
 
 
 def test_without_a_word_the_loss_is_the_squared_error_for_models_with_and_without_weights(tmp_path: Path) -> None:

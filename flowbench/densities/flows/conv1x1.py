@@ -50,7 +50,7 @@ class Mixing(Bijection):
 
     def after(self, normalization: ActNorm, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `normalization` followed by this map makes of x, and its log-determinant, in one convolution."""
-        sources = (*self.parameters(), *self.buffers(), *normalization.parameters())
+        sources = (*self._parameters.values(), *self._buffers.values(), normalization.b, normalization.logs)
         kernel, bias, mixing, scales = self._folded.get(lambda: self._fold(normalization), *sources)
         places = x.shape[2] * x.shape[3]
         log_det = (places * mixing).to(x.dtype) + places * LOG_SCALE_FACTOR * scales
@@ -150,7 +150,7 @@ class LUConv1x1(Mixing):
 
     def solve(self, columns: Tensor) -> Tensor:
         """Solve Uᵀ Lᵀ Pᵀ X = columns by two triangular systems and a permutation."""
-        lower, upper = self._factored.get(self._factors, *self.parameters(), *self.buffers())
+        lower, upper = self._factored.get(self._factors, *self._parameters.values(), *self._buffers.values())
         columns = torch.linalg.solve_triangular(upper.T, columns, upper=False)
         columns = torch.linalg.solve_triangular(lower.T, columns, upper=True, unitriangular=True)
         return (columns.T @ self.P.T).T

@@ -3,11 +3,13 @@
 Kingma & Dhariwal 2018 (arXiv:1807.03039), sections 3.3 and 3.4, in the conventions of the authors' code.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flows import bfloat16
@@ -85,10 +87,10 @@ class NormConv(nn.Module):
         return _convolve(x, self._current(), relu=True)
 
     def _current(self) -> _Folded:
-        return self._folded.get(self._fold, self.W, *self.actnorm.parameters())
+        return self._folded.get(self._fold, self.W, self.actnorm.b, self.actnorm.logs)
 
     def _current_reduced(self) -> _Folded:
-        return self._reduced.get(lambda: _reduced(self._fold()), self.W, *self.actnorm.parameters())
+        return self._reduced.get(lambda: _reduced(self._fold()), self.W, self.actnorm.b, self.actnorm.logs)
 
     def _fold(self) -> _Folded:
         scale, shift = self.actnorm.affine()
@@ -343,10 +345,39 @@ def _border_of(folded: _Folded, height: int, width: int) -> Tensor:
         (1, 1, height + 2, width + 2), 1 at the border and 0 inside; with taps (channels_out, height, width).
     """
     if (height, width) not in folded.of_border:
-        like = folded.bias if folded.taps is None else folded.taps
-        border = F.pad(like.new_zeros(1, 1, height, width), (1, 1, 1, 1), value=1.0)
-        if folded.taps is not None:
+        if folded.taps is None:
+            border = _kept(_border, height, width, folded.bias)
+        else:
             # The same for all images; in the order of memory of the convolution's result.
-            border = (F.unfold(border, 3)[0].T @ folded.taps.T).view(height, width, -1).permute(2, 0, 1)
+            seen = _kept(_border_seen, height, width, folded.taps)
+            border = (seen @ folded.taps.T).view(height, width, -1).permute(2, 0, 1)
         folded.of_border[height, width] = border
     return folded.of_border[height, width]
+
+
+def _border(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a border of ones around zeros, (1, 1, height + 2, width + 2)."""
+    return F.pad(torch.zeros(1, 1, height, width, dtype=dtype, device=device), (1, 1, 1, 1), value=1.0)
+
+
+def _border_seen(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what kernels of 3x3 see of the border at each pixel, (height · width, 9)."""
+    return F.unfold(_border(height, width, dtype, device), 3)[0].T
+
+
+_Make = Callable[[int, int, torch.dtype, torch.device], Tensor]
+_borders: dict[tuple[object, ...], Tensor] = {}
+
+
+def _kept(
+    make: Callable[[int, int, torch.dtype, torch.device], Tensor], height: int, width: int, like: Tensor
+) -> Tensor:
+    """Return make(height, width, …) of the type and device of `like`, made once: in training it took a step's 25th."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        # A compiler, and whoever counts operations or only pretends to compute, is to see it made.
+        return make(height, width, like.dtype, like.device)
+    key = (make, height, width, like.dtype, like.device)
+    if key not in _borders:
+        with torch.inference_mode(False):  # training needs it, too
+            _borders[key] = make(height, width, like.dtype, like.device)
+    return _borders[key]
