@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
+from flowbench.cli.lines import say
 
 JOBS_ON_A_CLUSTER = 4
 
@@ -66,7 +66,8 @@ def tune(
             jobs=_trials_at_a_time(jobs, trials, processes),
             memory=needed_memory,
             mirror=mirror,
-            show=lambda line: print(line, file=sys.stderr),
+            show=lambda line: say(line, err=True),
+            progress=True,
         )
         outcome = outcome_of(studied)
     if as_json:
@@ -76,9 +77,9 @@ def tune(
     for one in outcome.best:
         values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
         chosen = " ".join(f"{key}={value}" for key, value in one["chosen"].items())
-        typer.echo(f"best: trial {one['number']}: {values}: {chosen}")
+        say(f"best: trial {one['number']}: {values}: {chosen}")
     for line in outcome.recommendation:
-        typer.echo(line)
+        say(line)
     if outcome.page:
         typer.echo(f"plots: {outcome.page}")
     typer.echo(_dashboard(storage))
@@ -93,7 +94,7 @@ def _dashboard(storage: str) -> str:
     if storage.startswith("grpc://"):
         return "Optuna's dashboard: optuna-dashboard URL, with the address of the database behind the proxy"
     shown = '"$OPTUNA_STORAGE"' if has_credentials(storage) else shlex.quote(storage)
-    return f"Optuna's dashboard: optuna-dashboard {shown} (pip install optuna-dashboard)"
+    return f"Optuna's dashboard (pip install optuna-dashboard): optuna-dashboard {shown}"
 
 
 def _trials_at_a_time(jobs: int | None, trials: int, processes: int) -> int:
