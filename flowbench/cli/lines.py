@@ -4,8 +4,6 @@ import shutil
 import sys
 import textwrap
 
-import typer
-
 __all__ = ["say"]
 
 
@@ -19,7 +17,8 @@ def say(line: str, hang: int = 4, *, err: bool = False) -> None:
         hang: columns before what follows where a terminal is too narrow for it.
         err: to stderr, not to stdout.
     """
-    if (sys.stderr if err else sys.stdout).isatty():
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
         line = textwrap.fill(
             line,
             shutil.get_terminal_size().columns,
@@ -27,4 +26,5 @@ def say(line: str, hang: int = 4, *, err: bool = False) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         )
-    typer.echo(line, err=err)
+    # Not by typer, which writes bytes below the stream: a bar moves out of the way of text alone.
+    print(line, file=stream)

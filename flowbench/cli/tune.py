@@ -74,7 +74,8 @@ def tune(
         typer.echo(json.dumps(asdict(outcome), default=str))
         return
     typer.echo(f"{outcome.study}: {outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed")
-    for one in outcome.best:
+    # With one objective the recommendation names the best.
+    for one in outcome.best if len(outcome.best) > 1 or not outcome.recommendation else []:
         values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
         chosen = " ".join(f"{key}={value}" for key, value in one["chosen"].items())
         say(f"best: trial {one['number']}: {values}: {chosen}")
