@@ -13,7 +13,7 @@ from flowbench.cli.arguments import JSON, parse_percentage, whole_numbers
 from flowbench.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from flowbench.throughput.formats import Figures
 
 _throughput = typer.Typer(
     no_args_is_help=True,
@@ -130,6 +130,9 @@ def gate(
     problem = regression(verdicts, before, limit)
     if problem:
         raise CheckFailedError(problem)
+    if not as_json:
+        counted = f"{len(verdicts)} pass{'' if len(verdicts) == 1 else 'es'}"
+        typer.echo(f"passed: {counted}, none clearly slower than the baseline by more than {limit:.0%}")
 
 
 def _batches(text: str) -> list[int]:
@@ -139,8 +142,9 @@ def _batches(text: str) -> list[int]:
     return batches
 
 
-def _print(table: "Table") -> None:
+def _print(figures: "Figures") -> None:
     from rich.console import Console
 
     # A pipe has no width: lines are not folded there, so that they can be searched.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(figures.on_terminal(console.width))
