@@ -21,6 +21,7 @@ from flowbench.cli.arguments import (
     parse_duration,
     parse_seeds,
 )
+from flowbench.cli.lines import say
 
 if TYPE_CHECKING:
     from flowbench.config.schema import Experiment
@@ -98,6 +99,8 @@ def _train_one(
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
     _print_notes(result)
+    if any(folder.figures.glob("*")):
+        typer.echo(f"pictures: {folder.figures}")
 
 
 def _warn_of_a_busy_machine() -> None:
@@ -176,12 +179,12 @@ def _print_metrics(split: str, metrics: dict[str, Any], also: Sequence[str] = ()
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
         described = [f"{key.replace('_', ' ')} {value}" for key, value in labels.items()]
         described += [*remarks(name, metric), *also]
-        typer.echo(f"{split}: {name} {value_in_words(metric)}  ({', '.join(described)})")
+        say(f"{split}: {name} {value_in_words(metric)}  ({', '.join(described)})")
 
 
 def _print_notes(content: dict[str, Any]) -> None:
     for note in content.get("notes", []):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 _LABELS = (

@@ -107,6 +107,9 @@ def test_units_that_differ_are_never_averaged_and_a_declared_one_is(call: Call) 
     assert f"| mae_original | HUFL {apart['per_column']['HUFL']:.4f}, MUFL " in card
     assert "name: mae_original/OT" in card
     assert "null" not in card
+    assert "&id" not in card
+    assert "`flowbench forecast card --data FILE.csv`" in card
+    assert call("forecast", "card", "--data", "first.csv")[0] == 0
 
     result = json.loads(Path("a/result.json").read_text())  # as it was stored before
     result["metrics"]["test"]["mae_original"] = {"value": 6.25, "stderr": None, "n": 49}
