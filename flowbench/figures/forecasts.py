@@ -62,7 +62,8 @@ def draw_loss_per_epoch(subject: Subject) -> Path:
             )  # fmt: skip
         axes.set(xlabel="epoch", ylabel=what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False)
+        # Above the curves, never over them.
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
         figure.suptitle(title)
         return save(figure, subject.file("loss-per-epoch.svg"), f"{title}; {what}.")
 
