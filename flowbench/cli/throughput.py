@@ -10,6 +10,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON, parse_percentage, whole_numbers
+from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
@@ -115,14 +116,17 @@ def gate(
 
     Example: `flowbench throughput gate now.json --baseline before.json --max-slowdown 5%`
     """
+    from flowbench.throughput.comparison import elsewhere, regression
     from flowbench.throughput.comparison import gate as judge
-    from flowbench.throughput.comparison import regression
     from flowbench.throughput.files import read_results
     from flowbench.throughput.formats import verdict_table
 
     limit = parse_percentage(max_slowdown)
     before = read_results(baseline)
-    verdicts = judge(read_results(current), before, max_slowdown=limit, metric=metric)
+    now = read_results(current)
+    verdicts = judge(now, before, max_slowdown=limit, metric=metric)
+    if (note := elsewhere(now, before)) is not None:
+        say(f"note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in verdicts]))
     else:

@@ -237,6 +237,7 @@ def test_a_forecast_that_cannot_be_made_is_one_line(call: Call) -> None:
     for arguments, words in (
         (["a", "--data", "short.csv"], "20 rows, but the model needs 24"),
         (["a", "--data", "none.csv"], "none.csv: cannot be read"),
+        (["a", "--data", "first.txt"], "first.txt: cannot be read"),
         (["digits"], "does not forecast"),
         (["nothing"], "no run 'nothing'"),
     ):
@@ -244,6 +245,8 @@ def test_a_forecast_that_cannot_be_made_is_one_line(call: Call) -> None:
         assert code == 2
         assert words in errors
     assert not Path("a/forecasts").exists()
+    code, _, errors = call("evaluate", "a", "--data", "first.txt")
+    assert (code, "--data first.txt: neither a CSV file" in errors) == (2, True)
 
 
 @pytest.mark.data
