@@ -1,6 +1,7 @@
 """`flowbench train`, `evaluate`, `figures`: one run at a time."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -80,6 +81,7 @@ def _train_one(
 ) -> None:
     from flowbench.runs.folder import RunFolder, run_path_of
     from flowbench.system.processes import from_leader, join, leads
+    from flowbench.tracking import EventMirror
     from flowbench.training.loop import train as train_experiment
 
     join()
@@ -92,6 +94,8 @@ def _train_one(
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if not leads():
         return
+    if done and isinstance(mirror, EventMirror):
+        mirror.follow(folder.path)  # it may have been trained without
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -101,6 +105,8 @@ def _train_one(
     _print_notes(result)
     if any(folder.figures.glob("*")):
         typer.echo(f"pictures: {folder.figures}")
+    if isinstance(mirror, EventMirror):
+        typer.echo(f"curves: tensorboard --logdir {shlex.quote(str(folder.path))}")
 
 
 def _warn_of_a_busy_machine() -> None:
