@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from flowbench.errors import FlowbenchError, InputError, is_out_of_memory
+from flowbench.errors import FlowbenchError, InputError, is_out_of_memory, why
 from flowbench.system.credentials import ScrubbedStream, scrubbed
 from flowbench.system.interruption import Interrupted
 
@@ -83,7 +83,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the disk'}: no space left: free some and run the same command again", 3
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", 2
+        return f"{error.filename}: {why(error)}", 2
     detail = " ".join(str(error).split())[:300]
     return f"unexpected {type(error).__name__}: {detail} (run again with --debug for the traceback and report it)", 3
 

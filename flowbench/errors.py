@@ -15,6 +15,7 @@ __all__ = [
     "fitting_in_memory",
     "in_words",
     "is_out_of_memory",
+    "why",
 ]
 
 
@@ -82,6 +83,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; one of: {', '.join(names)}" if names else ""
+
+
+def why(error: OSError) -> str:
+    """Return why a file or folder could not be read or written, for the middle of an error message."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file stands where a folder is needed"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder, not a file"
+    return error.strerror or one_line(error)
 
 
 def in_words(error: BaseException) -> str:

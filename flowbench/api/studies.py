@@ -40,7 +40,7 @@ def tune(
         study: its name; None: the experiment's, with `/` as `-`.
         storage: `sqlite:///FILE`, `postgresql://…`, `grpc://HOST:PORT`.
         time_budget: seconds of each trial's steps.
-        progress: say on stderr what becomes of each trial.
+        progress: say on stderr what becomes of each trial, and draw a bar.
 
     Returns:
         A row a trial: `number`, `state`, a column for each objective and each key that was searched. `.best` is the
@@ -80,6 +80,7 @@ def tune(
             time_budget=time_budget,
             mirror=mirror,
             show=_say if progress else lambda line: None,
+            progress=progress,
         )
         outcome = outcome_of(studied)
     names = studied.study.metric_names or ["value"]

@@ -8,6 +8,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON, STORAGE
+from flowbench.cli.lines import say
 from flowbench.errors import InputError
 
 _RUNS = "A run, an exported folder, a folder of runs, or an experiment (all seeds of its newest config)."
@@ -46,7 +47,7 @@ def compare(
         typer.echo(json.dumps({"page": str(page), "words": words}))
         return
     for line in words:
-        typer.echo(line)
+        say(line)
     typer.echo(f"page: {page}")
 
 
@@ -58,7 +59,7 @@ def _paired(a: str, b: str, split: str | None, metric: str | None, *, as_json: b
         typer.echo(json.dumps(compared.as_json()))
         return
     for line in compared.lines:
-        typer.echo(line)
+        say(line)
 
 
 def _many(

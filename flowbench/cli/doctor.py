@@ -7,6 +7,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON
+from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError
 
 
@@ -25,6 +26,6 @@ def doctor(as_json: JSON = False) -> None:
     else:
         for finding in findings:
             remedy = "" if finding.remedy is None else f" -> {finding.remedy}"
-            typer.echo(f"{'ok  ' if finding.remedy is None else 'MEND'} {finding.subject}: {finding.words}{remedy}")
+            say(f"{'ok  ' if finding.remedy is None else 'MEND'} {finding.subject}: {finding.words}{remedy}", 5)
     if problems:
         raise CheckFailedError(f"doctor: {len(problems)} to mend, first {problems[0].subject}: {problems[0].remedy}")

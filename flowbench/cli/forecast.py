@@ -8,6 +8,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON, RUN, parse_levels
+from flowbench.cli.lines import say
 
 
 @app.command()
@@ -50,4 +51,4 @@ def forecast(
         )
         typer.echo(f"MAE {done.mae:.4f} (normalized), {original}{stopped}")
     for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)

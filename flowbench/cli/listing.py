@@ -9,6 +9,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON
+from flowbench.cli.lines import say
 from flowbench.errors import InputError
 
 Kind = Literal["experiments", "tables", "models", "datasets"]
@@ -36,7 +37,7 @@ def list_(
         indent = "  " * (kind is None)
         width = max(len(name) for name in rows)
         for name, told in rows.items():
-            typer.echo(f"{indent}{name.ljust(width)}  {', '.join(word for word in told.values() if word)}")
+            say(f"{indent}{name.ljust(width)}  {', '.join(word for word in told.values() if word)}", width + 4)
 
 
 def _experiments() -> Entries:
@@ -79,8 +80,8 @@ def _datasets() -> Entries:
 
 
 def _first_line(config: type) -> str:
-    """Return what the module of a model says that it holds."""
-    return (sys.modules[config.__module__].__doc__ or "").partition("\n")[0]
+    """Return what a model's config, else its module, says that it is."""
+    return (config.__doc__ or sys.modules[config.__module__].__doc__ or "").partition("\n")[0]
 
 
 _ENTRIES: dict[Kind, Callable[[], Entries]] = {

@@ -11,6 +11,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, LOGGER, THROUGHPUT, complete, mirror_of, parse_seeds
+from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError
 from flowbench.system.interruption import Interrupted
 
@@ -151,4 +152,4 @@ def _print_table(results: dict[str, Any]) -> None:
     console.print(on_terminal(results, console.width))
     for row in results["rows"]:
         if row["status"] in ("skipped", "failed"):
-            typer.echo(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}")
+            say(f"{row['row']}, {row['experiment']}: {row['status']}: {row['reason']}")

@@ -1,6 +1,7 @@
 """`flowbench train`, `evaluate`, `figures`: one run at a time."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +22,7 @@ from flowbench.cli.arguments import (
     parse_duration,
     parse_seeds,
 )
+from flowbench.cli.lines import say
 
 if TYPE_CHECKING:
     from flowbench.config.schema import Experiment
@@ -79,6 +81,7 @@ def _train_one(
 ) -> None:
     from flowbench.runs.folder import RunFolder, run_path_of
     from flowbench.system.processes import from_leader, join, leads
+    from flowbench.tracking import EventMirror
     from flowbench.training.loop import train as train_experiment
 
     join()
@@ -91,6 +94,8 @@ def _train_one(
     result = train_experiment(experiment, folder.path, resume=resume, time_budget=budget, mirror=mirror, progress=True)
     if not leads():
         return
+    if done and isinstance(mirror, EventMirror):
+        mirror.follow(folder.path)  # it may have been trained without
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -98,6 +103,10 @@ def _train_one(
     for split, metrics in result["metrics"].items():
         _print_metrics(split, metrics)
     _print_notes(result)
+    if any(folder.figures.glob("*")):
+        typer.echo(f"pictures: {folder.figures}")
+    if isinstance(mirror, EventMirror):
+        typer.echo(f"curves: tensorboard --logdir {shlex.quote(str(folder.path))}")
 
 
 def _warn_of_a_busy_machine() -> None:
@@ -176,12 +185,12 @@ def _print_metrics(split: str, metrics: dict[str, Any], also: Sequence[str] = ()
         labels = {key: metric[key] for key in _LABELS if metric.get(key) is not None}
         described = [f"{key.replace('_', ' ')} {value}" for key, value in labels.items()]
         described += [*remarks(name, metric), *also]
-        typer.echo(f"{split}: {name} {value_in_words(metric)}  ({', '.join(described)})")
+        say(f"{split}: {name} {value_in_words(metric)}  ({', '.join(described)})")
 
 
 def _print_notes(content: dict[str, Any]) -> None:
     for note in content.get("notes", []):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 _LABELS = (

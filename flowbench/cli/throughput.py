@@ -10,10 +10,11 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JSON, parse_percentage, whole_numbers
+from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from flowbench.throughput.formats import Figures
 
 _throughput = typer.Typer(
     no_args_is_help=True,
@@ -115,24 +116,27 @@ def gate(
 
     Example: `flowbench throughput gate now.json --baseline before.json --max-slowdown 5%`
     """
+    from flowbench.throughput.comparison import elsewhere, not_judged, regression
     from flowbench.throughput.comparison import gate as judge
-    from flowbench.throughput.comparison import not_judged, regression
     from flowbench.throughput.files import read_results
     from flowbench.throughput.formats import verdict_table
 
     limit = parse_percentage(max_slowdown)
     before, now = read_results(baseline), read_results(current)
     verdicts = judge(now, before, max_slowdown=limit, metric=metric)
+    for note in (elsewhere(now, before), not_judged(now, before)):
+        if note is not None:
+            say(f"note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in verdicts]))
     else:
         _print(verdict_table(verdicts))
-    left_out = not_judged(now, before)
-    if left_out:
-        typer.echo(left_out, err=True)
     problem = regression(verdicts, before, limit)
     if problem:
         raise CheckFailedError(problem)
+    if not as_json:
+        counted = f"{len(verdicts)} pass{'' if len(verdicts) == 1 else 'es'}"
+        typer.echo(f"passed: {counted}, none clearly slower than the baseline by more than {limit:.0%}")
 
 
 def _batches(text: str) -> list[int]:
@@ -142,8 +146,9 @@ def _batches(text: str) -> list[int]:
     return batches
 
 
-def _print(table: "Table") -> None:
+def _print(figures: "Figures") -> None:
     from rich.console import Console
 
     # A pipe has no width: lines are not folded there, so that they can be searched.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(figures.on_terminal(console.width))

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from flowbench.cli import app
 from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
+from flowbench.cli.lines import say
 
 if TYPE_CHECKING:
     from flowbench.comparison.study import Outcome
@@ -69,7 +69,8 @@ def tune(
             jobs=_trials_at_a_time(jobs, trials, processes),
             memory=needed_memory,
             mirror=mirror,
-            show=lambda line: print(line, file=sys.stderr),
+            show=lambda line: say(line, err=True),
+            progress=True,
         )
         outcome = outcome_of(studied)
     if as_json:
@@ -83,12 +84,13 @@ def tune(
 
 def _print_outcome(outcome: "Outcome") -> None:
     typer.echo(f"{outcome.study}: {outcome.complete} complete, {outcome.pruned} pruned, {outcome.failed} failed")
-    for one in outcome.best:
+    # With one objective the recommendation names the best.
+    for one in outcome.best if len(outcome.best) > 1 or not outcome.recommendation else []:
         values = ", ".join(f"{name} {value:.5g}" for name, value in zip(outcome.objectives, one["values"], strict=True))
         chosen = " ".join(f"{key}={value}" for key, value in one["chosen"].items())
-        typer.echo(f"best: trial {one['number']}: {values}: {chosen}")
+        say(f"best: trial {one['number']}: {values}: {chosen}")
     for line in outcome.recommendation:
-        typer.echo(line)
+        say(line)
     if outcome.page:
         typer.echo(f"plots: {outcome.page}")
 
@@ -100,7 +102,7 @@ def _dashboard(storage: str) -> str:
     if storage.startswith("grpc://"):
         return "Optuna's dashboard: optuna-dashboard URL, with the address of the database behind the proxy"
     shown = '"$OPTUNA_STORAGE"' if has_credentials(storage) else shlex.quote(storage)
-    return f"Optuna's dashboard: optuna-dashboard {shown} (pip install optuna-dashboard)"
+    return f"Optuna's dashboard (pip install optuna-dashboard): optuna-dashboard {shown}"
 
 
 def _trials_at_a_time(jobs: int | None, trials: int, processes: int) -> int:

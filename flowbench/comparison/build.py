@@ -9,7 +9,7 @@ from urllib.parse import quote
 from flowbench.comparison.entries import Entry, Field, differing, field_of_runs, field_of_study
 from flowbench.comparison.plots import PLOTS, WHY_ABSENT, draw
 from flowbench.comparison.ranking import Group, Ranking, rank
-from flowbench.errors import InputError
+from flowbench.errors import InputError, why
 from flowbench.report.exports import write_sheet
 from flowbench.report.formats import unit
 from flowbench.report.page import write_page
@@ -86,7 +86,7 @@ def _write(field: Field, out: Path) -> tuple[Path, list[str]]:
             others=[(entry, _link(entry.path, out)) for entry in field.entries if entry.value is None],
         )
     except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}: give another --out") from error
+        raise InputError(f"{out}: cannot be written: {why(error)}: give another --out") from error
     return page, words
 
 

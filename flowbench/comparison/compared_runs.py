@@ -38,9 +38,9 @@ class ComparedRuns:
     def lines(self) -> list[str]:
         """The figures and the verdict in plain words."""
         paired, (a, b) = self.paired, self.names
-        seeds = " and ".join(map(str, paired.seeds))
+        runs = "one run each" if set(paired.seeds) == {1} else "{} and {} runs".format(*paired.seeds)
         lines = [
-            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {seeds} run(s)"
+            f"{self.dataset} {self.split}, {self.metric} (lower is better), {paired.n:,} {self.unit}, {runs}"
             + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
@@ -106,6 +106,8 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
     """
     groups = [_runs(one) for one in (a, b)]
     runs = [run for group in groups for run in group]
+    if len({run.path.resolve() for run in runs}) == 1:
+        raise InputError(f"{a} and {b}: both are the run {runs[0].path}: name another one beside it")
     for run in runs:
         if not is_bundle(run.path):  # an exported folder does not know where its data lie
             check_same_data(run)

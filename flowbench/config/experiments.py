@@ -159,6 +159,11 @@ def _find(experiment: str) -> Path:
         candidate = folder / f"{experiment}.yaml"
         if ".." not in candidate.parts and candidate.is_file():
             return candidate
+    if experiment.lower().endswith(".csv"):
+        raise InputError(
+            f"{experiment}: is data, not an experiment: name a forecaster, for example "
+            f"flowbench train etth/nlinear data.csv={experiment} data.protocol=ratio"
+        )
     names = experiment_names()
     of_that_name = [name for name in names if name.rpartition("/")[2] == experiment]
     way_out = f"; there are {', '.join(of_that_name)}" if of_that_name else did_you_mean(experiment, names)

@@ -43,7 +43,9 @@ def draw_loss_per_epoch(subject: Subject) -> Path:
     # A row stands for the steps before it: the one at an epoch's very end belongs to that epoch.
     ends = rows.loc[rows["epoch"] > rows["epoch"].shift(fill_value=0)].index
     rows.loc[ends.intersection(rows[rows["train/loss"].notna()].index), "epoch"] -= 1
-    loss = rows.groupby("epoch")["train/loss"].mean()
+    # Epochs in which nothing was logged are bridged.
+    loss = rows.groupby("epoch")["train/loss"].mean().dropna()
+    epochs = rows["epoch"].nunique()
     title = subject.title("training loss per epoch")
     with themed():
         figure = new_figure(7, 3.2)
@@ -55,12 +57,13 @@ def draw_loss_per_epoch(subject: Subject) -> Path:
         if validated in rows:
             seen = rows.dropna(subset=[validated])
             axes.plot(
-                np.arange(1, len(seen) + 1) if len(seen) == len(loss) else seen["epoch"],
+                np.arange(1, len(seen) + 1) if len(seen) == epochs else seen["epoch"],
                 seen[validated], marker="o", markersize=4, color=TRUTH, linestyle="--", label="validation",
             )  # fmt: skip
         axes.set(xlabel="epoch", ylabel=what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False)
+        # Above the curves, never over them.
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
         figure.suptitle(title)
         return save(figure, subject.file("loss-per-epoch.svg"), f"{title}; {what}.")
 

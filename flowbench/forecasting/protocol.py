@@ -87,18 +87,19 @@ def parts(series: Series, data: ForecastData) -> dict[Split, Part]:
     found = _borders(data, rows, day)
     if found["test"].stop <= rows and _each_has_a_window(found, lookback, horizon):
         return found
+    elsewhere = "" if data.protocol == "ratio" else ", or data.protocol=ratio (70/10/20 % of any file)"
     fixed = 600 * day if data.protocol == "informer" else None
     if fixed is not None and rows >= fixed:
         raise InputError(
             f"data.lookback {lookback} + data.horizon {horizon} rows do not fit into the informer protocol's parts "
-            f"({360 * day:,} rows for training, {120 * day:,} for validation and test): choose shorter ones"
+            f"({360 * day:,} rows for training, {120 * day:,} for validation and test): choose shorter ones{elsewhere}"
         )
     needed = fixed or rows
     while not _each_has_a_window(_borders(data, needed, day), lookback, horizon):
         needed += 1
     raise InputError(
         f"{series.path}: {rows:,} rows, but data.protocol {data.protocol} with data.lookback {lookback} and "
-        f"data.horizon {horizon} needs {needed:,}"
+        f"data.horizon {horizon} needs {needed:,} rows: choose shorter ones{elsewhere}"
     )
 
 

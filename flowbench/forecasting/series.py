@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.tseries.offsets import BaseOffset, Tick
 
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import InputError, did_you_mean, why
 from flowbench.forecasting.dates import read_dates
 from flowbench.forecasting.steps import likeliest_step
 
@@ -110,7 +110,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be read: {why(error)}") from error
 
 
 def _decode(content: bytes, path: Path) -> str:
@@ -170,11 +170,22 @@ def _parse(text: str, columns: int, date: int, path: Path) -> pd.DataFrame:
                 skip_blank_lines=False,
             )  # fmt: skip
     except pd.errors.ParserWarning as error:
-        raise InputError(f"{path}: some line has more cells than the header has names") from error
+        raise InputError(_too_long(text, columns, path)) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        if "Expected" in str(error):
+            raise InputError(_too_long(text, columns, path)) from error
         raise InputError(f"{path}: not a valid CSV file: {' '.join(str(error).split())[:200]}") from error
     filled = np.flatnonzero(frame.notna().any(axis=1))
     return frame.iloc[: filled[-1] + 1 if len(filled) else 0]
+
+
+def _too_long(text: str, columns: int, path: Path) -> str:
+    """Return the message about the first line that has more cells than the header."""
+    reader = csv.reader(io.StringIO(text))
+    line, cells = next(((reader.line_num, len(row)) for row in reader if len(row) > columns), (0, 0))
+    if not line:
+        return f"{path}: some line has more cells than the header has names"
+    return f"{path}: line {line}: {cells} cells, but the header has {columns}: a decimal comma? write a point"
 
 
 def _left_out(header: list[str], frame: pd.DataFrame, date: int, path: Path) -> dict[int, str]:

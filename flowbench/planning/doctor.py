@@ -44,14 +44,13 @@ def examine() -> list[Finding]:
 def _versions() -> Iterator[Finding]:
     yield Finding("flowbench", f"{__version__}, Python {platform.python_version()}")
     try:
-        needed = [Requirement(line) for line in requires("flowbench") or []]
+        stated = [Requirement(line) for line in requires("flowbench") or []]
     except PackageNotFoundError:
         yield Finding("packages", "flowbench itself is not installed, only imported", "pip install -e .")
         return
+    needed = [one for one in stated if one.marker is None or one.marker.evaluate({"extra": ""})]
     bad = []
     for requirement in needed:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
@@ -92,15 +91,17 @@ def _threads() -> Finding:
 
 def _data() -> Iterator[Finding]:
     yield Finding("data root", str(data_root()))
-    for row in list_sets():
-        if not row.present:
-            yield Finding(f"data: {row.name}", f"not here; {row.command}")
-        else:
+    rows = list_sets()
+    for row in rows:
+        if row.present:
             # One's own images, which nobody published, cannot be verified by anything.
             bad = row.status == "damaged" or (row.status == "unverified" and row.citation != "")
             yield Finding(
                 f"data: {row.name}", f"here, {row.status}", f"flowbench data verify {row.name}" if bad else None
             )
+    absent = [row.name for row in rows if not row.present and row.name != "folder"]
+    if absent:
+        yield Finding("data: not here", f"{', '.join(absent)} (flowbench data list -v: how to get them)")
 
 
 def _disk() -> Iterator[Finding]:

@@ -54,7 +54,8 @@ def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure
         axes.set(xlabel="training step", ylabel=unit(key) if key == metric else "loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.legend(frameon=False)
+        # Above the curves, never over them.
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
     return drawing
 
 

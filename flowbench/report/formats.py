@@ -55,9 +55,14 @@ def unit(metric: str) -> str:
     return _UNITS.get(metric, metric.replace("_", " "))
 
 
-def figure(row: Mapping[str, Any]) -> str:
-    """Return `value ± standard error`, with the `spread` in parentheses; a dash where there is none."""
-    text, over_seeds = mean(row), spread(row)
+def figure(row: Mapping[str, Any], of: str = "") -> str:
+    """Return `value ± standard error`, its unit, with the `spread` in parentheses; a dash where there is none.
+
+    Args:
+        row: an entry of a results.json.
+        of: the unit; empty: it is said elsewhere.
+    """
+    text, over_seeds = f"{mean(row)} {of}".rstrip(), spread(row)
     return f"{text} ({over_seeds})" if over_seeds else text
 
 

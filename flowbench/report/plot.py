@@ -1,10 +1,14 @@
 """Pictures on a page: embedded, described in words, and as files beside it."""
 
 import base64
+import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+
+from PIL import Image
 
 from flowbench.figures.theme import save, svg_text, themed
 from flowbench.report.vector import compact_svg
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plot", "embed", "save_plot"]
 
+HEAD = 4_000
+"""Characters of an address in which an SVG file says its size."""
 _KINDS = {".png": "image/png", ".webp": "image/webp"}
 
 
@@ -38,6 +44,21 @@ class Plot:
     drawn: bool = False
     wide: bool = False
     source: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the embedded picture, which keep its place until it is drawn; None: not known."""
+        if self.uri is None:
+            return None
+        kind, _, content = self.uri.partition(",")
+        if not kind.startswith("data:image/svg"):
+            try:
+                with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+                    return image.size
+            except OSError:
+                return None
+        found = re.search(r'<svg[^>]* viewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', unquote(content[:HEAD]))
+        return None if found is None else (round(float(found[1])), round(float(found[2])))
 
 
 def embed(path: Path) -> str:

@@ -110,6 +110,9 @@ def _found(source: str) -> RunFolder:
     try:
         return find_run(source)
     except InputError as error:  # it might have been meant as results or throughput: nothing says that it is a run
+        inside = sorted(str(path.parent) for path in Path(source).glob("*/results.json"))
+        if inside:
+            raise InputError(f"{source}: holds results of tables, each in a folder: name {' '.join(inside)}") from error
         raise InputError(f"{source}: no results.json and no throughput file; {error}") from error
 
 

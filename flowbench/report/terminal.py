@@ -41,7 +41,7 @@ def on_terminal(results: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def _cells(row: Mapping[str, Any], published: tuple[str, ...]) -> list[str]:
-    ours = [row["row"], row["experiment"], row["split"], f"{figure(row)} {unit(row['metric'])}", labels(row)]
+    ours = [row["row"], row["experiment"], row["split"], figure(row, unit(row["metric"])), labels(row)]
     return [*ours, _status(row), *(published_figure(row, model) for model in published)]
 
 

@@ -81,7 +81,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         return "compared with nothing: a small evaluation"
     gap, published = difference(row), reproduced(row)
     if gap is None or published is None:
-        return "no published figure"
+        return "no published figure of this model"
     words = _beside_the_paper(row, gap, published)
     return words if words.startswith("within") or not reproduced_again(row) else "reproduces its authors' program"
 
@@ -138,12 +138,16 @@ def changed_settings(experiment: Experiment[Any, Any], preset: Experiment[Any, A
     lengths = ("train.epochs", "train.steps")
     keys = [key for key in ours if ours[key] != theirs.get(key) and key not in lengths]
     chosen = [key for key in keys if not any(f"{key}.".startswith(f"{name}.") for name in _CHOSEN_BY_TABLE)]
-    return [f"{key} {ours[key]} instead of {theirs.get(key)}" for key in chosen]
+    return [f"{key} {_setting(ours[key])} instead of {_setting(theirs.get(key))}" for key in chosen]
 
 
 def flat_settings(experiment: Experiment[Any, Any]) -> dict[str, Any]:
     """Return every setting of an experiment by its dotted key."""
     return _flat(experiment.model_dump(mode="json"))
+
+
+def _setting(value: Any) -> str:
+    return "nothing" if value is None else str(value)
 
 
 def _length(result: Mapping[str, Any], experiment: Experiment[Any, Any], preset: Experiment[Any, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from flowbench import report
 from flowbench.config.experiments import config_id, config_sha256, load_experiment
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, InputError
+from flowbench.errors import FlowbenchError, InputError, why
 from flowbench.reproduction.watching import Told, Watched, look
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
@@ -136,7 +136,7 @@ class Agenda:
         try:
             atomic.write_json(self.out / "results.json", self.results)
         except OSError as error:
-            raise InputError(f"{self.out}: cannot be written: {error.strerror}: give another --out") from error
+            raise InputError(f"{self.out}: cannot be written: {why(error)}: give another --out") from error
         report.build(self.results, base=self.out, out=self.out, redraw=False)
 
     @property

@@ -54,7 +54,7 @@ def ending(line: Line, run: Path, error: FlowbenchError | None) -> str:
         result = folder.result
         metric = result["metrics"][line.row.split][line.row.metric]
         what = "" if metric.get("unit") else f" {unit(line.row.metric)}"
-        return f"{name}: {value_in_words(metric)}{what}, {in_words(result['train_seconds'])} of training"
+        return f"{name}: {value_in_words(metric)}{what}, {in_words(result['train_seconds'])}"
     except (FlowbenchError, KeyError, TypeError):
         return f"{name}: done"
 

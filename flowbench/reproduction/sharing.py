@@ -6,7 +6,7 @@ from pathlib import Path
 
 import filelock
 
-from flowbench.errors import InputError
+from flowbench.errors import InputError, why
 
 __all__ = ["claim"]
 
@@ -34,7 +34,7 @@ def claim(out: Path, run: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}: give another --out") from error
+        raise InputError(f"{out}: cannot be written: {why(error)}: give another --out") from error
     try:
         yield True
     finally:

@@ -18,7 +18,7 @@ from flowbench.config.experiments import config_sha256, dump_experiment, experim
 from flowbench.config.extensions import missing_imports
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
-from flowbench.errors import InputError, did_you_mean, in_words
+from flowbench.errors import InputError, did_you_mean, in_words, why
 from flowbench.runs import bundle
 from flowbench.runs.kept import KeptRun, kept_figures, kept_run
 from flowbench.system import atomic
@@ -139,7 +139,7 @@ class RunFolder:
                 f"{self.path}: another process is training in this folder: wait for it, or give another --run-dir"
             ) from error
         except OSError as error:
-            raise InputError(f"{self.path}: the run folder cannot be written: {error.strerror}") from error
+            raise InputError(f"{self.path}: the run folder cannot be written: {why(error)}") from error
         try:
             for folder in (self.path, self.figures, self.evaluations):
                 atomic.sweep(folder)

@@ -44,6 +44,7 @@ forecaster = flowbench.load_run("{folder}")       # normalized history in, norma
 ```
 
 `environment.json` holds the scaler (`data.mean`, `data.std`, by `data.inputs`) that the history must pass through.
+`flowbench forecast {folder} --data FILE.csv` does it all: the rows that follow the file's end, in its units.
 """,
 }
 
@@ -64,6 +65,7 @@ def model_card(
         folder: the name of the folder that the card lies in, as a program beside it loads it.
         licence: of the weights.
     """
+    each = "window" if experiment.kind == "forecast" else "image"
     lines = [
         "---",
         yaml.safe_dump(_head(experiment, result, licence), sort_keys=False, allow_unicode=True).rstrip(),
@@ -71,7 +73,7 @@ def model_card(
         "",
         f"# {experiment.name}",
         "",
-        f"A {experiment.model.name} model ({result['parameters']:,} parameters), trained on {result['dataset']} for "
+        f"Model `{experiment.model.name}` ({result['parameters']:,} parameters), trained on {result['dataset']} for "
         f"{result['steps']:,} steps by flowbench {environment.get('flowbench')}, seed {result['seed']}.",
         f"Budget: {result['budget']}. Data: {result['data_status']}, fingerprint `{result['data_fingerprint']}`.",
         "",
@@ -84,7 +86,7 @@ def model_card(
         "## Use",
         "",
         _USE[experiment.kind].format(folder=folder),
-        f"`flowbench evaluate {folder}` measures it again, image by image, where the data set is prepared.",
+        f"`flowbench evaluate {folder}` measures it again, {each} by {each}, where its data are.",
         f"`config.yaml` is the whole experiment: `flowbench train {folder}/config.yaml` trains it anew.",
         "",
         "## Terms",
@@ -106,7 +108,7 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
     )
     results = [
         {
-            "task": task,
+            "task": dict(task),  # an anchor for each that is the same would stand in the file
             "dataset": {"type": result["dataset"], "name": result["dataset"], "split": split},
             "metrics": [
                 {"type": name, "value": value, "name": UNITS.get(key, key)}

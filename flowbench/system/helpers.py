@@ -101,8 +101,10 @@ class Helper:
 
 def heard(helpers: Collection[Helper], seconds: float) -> list[tuple[Helper, list[dict[str, Any]]]]:
     """Return the helpers that have answered, with what, and those that have ended without, within so many seconds."""
+    # Asked before listening: what a helper said before its end is then heard, however soon after it the end came.
+    ended = [helper for helper in helpers if helper.status is not None]
     ready = select.select(list(helpers), [], [], seconds)[0]
-    silent = [helper for helper in helpers if helper not in ready and helper.status is not None]
+    silent = [helper for helper in ended if helper not in ready]
     return [*((helper, helper.answers()) for helper in ready), *((helper, []) for helper in silent)]
 
 

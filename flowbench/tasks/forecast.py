@@ -15,7 +15,7 @@ from flowbench.config.registry import series_sets
 from flowbench.config.schema import Experiment, ForecastData
 from flowbench.data.series import series_path, series_status
 from flowbench.densities.noise import step_seed
-from flowbench.errors import InputError
+from flowbench.errors import InputError, did_you_mean
 from flowbench.evaluation.measuring import Request, limited, stem_of
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.forecasting.distribution import DistributionForecaster
@@ -325,6 +325,9 @@ def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastT
     """
     experiment, trained = run.experiment, run.environment["data"]
     is_file = data.lower().endswith(".csv")
+    if not is_file and data not in series_sets:
+        near = did_you_mean(data, series_sets)
+        raise InputError(f"--data {data}: neither a CSV file (its name ends in .csv) nor a known set{near}")
     other = {"csv": data, "name": None} if is_file else {"csv": None, "name": data, "date": None}
     config = experiment.data.model_copy(update={**other, "test_on": None})
     return ForecastTask(experiment.model_copy(update={"data": config}), device, trained, asked=True)

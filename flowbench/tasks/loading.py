@@ -141,7 +141,8 @@ def _load_state(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     if expected != found:
         name = next(iter(sorted(expected.items() ^ found.items())))[0]
         raise InputError(
-            f"{folder.path / 'checkpoint.pt'}: not of this run's model: {name} is missing, new or misshapen"
+            f"{folder.path / 'checkpoint.pt'}: not of this run's model: {name} is missing, new or misshapen: "
+            "was config.yaml changed? put it back, or train in a new folder"
         )
     return state
 

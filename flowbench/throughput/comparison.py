@@ -10,7 +10,18 @@ from flowbench.errors import InputError
 from flowbench.throughput.files import KEYS, key_of
 from flowbench.throughput.statistics import ratio, slowdown_p_value
 
-__all__ = ["CONFIDENCE", "Change", "Metric", "Verdict", "compare", "described", "gate", "not_judged", "regression"]
+__all__ = [
+    "CONFIDENCE",
+    "Change",
+    "Metric",
+    "Verdict",
+    "compare",
+    "described",
+    "elsewhere",
+    "gate",
+    "not_judged",
+    "regression",
+]
 
 Metric = Literal["floor_ratio", "images_per_second"]
 CONFIDENCE = 0.99
@@ -76,6 +87,7 @@ def gate(current: dict[str, Any], baseline: dict[str, Any], *, max_slowdown: flo
     Raises:
         InputError: a pass has no entry in the baseline, or another model has; too few samples; other machines.
     """
+    _refuse_other_device(current, baseline)
     if metric == "images_per_second":
         _refuse_other_machine(current, baseline)
     old = {key_of(result): result for result in baseline["results"]}
@@ -150,6 +162,22 @@ def _metrics(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
 
 def _samples(result: dict[str, Any], metric: str) -> NDArray[np.float64]:
     return np.asarray(result[metric]["samples"], dtype=np.float64)
+
+
+def _refuse_other_device(current: dict[str, Any], baseline: dict[str, Any]) -> None:
+    now, before = (content["environment"].get("device") for content in (current, baseline))
+    if now != before:
+        raise InputError(
+            f"the baseline was measured on {before}, this on {now}: no figure of one says anything of the other: "
+            f"measure a baseline on {now}, too"
+        )
+
+
+def elsewhere(current: dict[str, Any], baseline: dict[str, Any]) -> str | None:
+    """Return what must be said where a baseline is another machine's, or of other threads; None: it is not."""
+    pairs = {key: [one["environment"].get(key) for one in (baseline, current)] for key in ("device_name", "threads")}
+    others = [f"{key.replace('_', ' ')} {then}, now {now}" for key, (then, now) in pairs.items() if then != now]
+    return f"the baseline was measured elsewhere: {'; '.join(others)}: a ratio moves little with it" if others else None
 
 
 def _refuse_other_machine(current: dict[str, Any], baseline: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowbench.errors import InputError
+from flowbench.errors import InputError, why
 
 __all__ = ["KEYS", "default_path", "key_of", "read_results"]
 
@@ -33,7 +33,7 @@ def read_results(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: larger than {_MAX_BYTES:,} bytes: is this a throughput file?")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read: {why(error)}") from error
     except ValueError as error:
         raise InputError(f"{path}: not a throughput file (no JSON): make one with flowbench throughput run") from error
     problem = _problem(content)

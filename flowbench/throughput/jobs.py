@@ -1,6 +1,7 @@
 """`flowbench throughput run` as a whole: measure, store as a file, copy to MLflow."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from flowbench.config.schema import Experiment
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import InputError, did_you_mean, why
 from flowbench.system.atomic import write_json
 from flowbench.system.device import default_device
 from flowbench.throughput.files import default_path
@@ -40,12 +41,11 @@ def run_and_store(
         progress: say each figure on stderr as soon as it is there.
 
     Raises:
-        InputError: see `measure`; no CUDA device.
+        InputError: see `measure`; no CUDA device; the file cannot be written.
     """
     where = pick_device(device)
     if out is not None:
-        # Minutes of measuring are not to end at a folder that cannot be written.
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _check_writable(out)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -63,6 +63,18 @@ def run_and_store(
     write_json(path, content)
     track(content, path)
     return content, path
+
+
+def _check_writable(out: Path) -> None:
+    """Raise InputError before the minutes of measuring, not after them."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {why(error)}: give another --out") from error
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -34,6 +34,7 @@ class EventCopy:
         self._tail = content.MetricsTail(folder / "metrics.jsonl")
         self._writer: Any = None
         self._step = 0
+        self._names: set[str] = set()
         self.note = ""
 
     def update(self) -> None:
@@ -63,6 +64,8 @@ class EventCopy:
             ["| key | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
         )
         self._open().add_text("settings", table)
+        if both := self._curves():
+            self._open().add_custom_scalars({"training and validation": both})
         self._add_pictures()
         self.close()
         return str(self._folder / FOLDER)
@@ -77,10 +80,20 @@ class EventCopy:
         while rows := self._tail.read():
             for row in rows:
                 self._step = row.step
+                self._names |= row.values.keys()
                 for name, value in row.values.items():
                     self._open().add_scalar(name, value, row.step, walltime=row.time / 1000)
         if self._writer is not None:
             self._writer.flush()
+
+    def _curves(self) -> dict[str, list[Any]]:
+        """Return TensorBoard's layout of charts that hold the training's curve and the validation's together."""
+        metrics = sorted(name.removeprefix("validation/") for name in self._names if name.startswith("validation/"))
+        return {
+            name: ["Multiline", [f"train/{name}", f"validation/{name}"]]
+            for name in metrics
+            if f"train/{name}" in self._names
+        }
 
     def _add_pictures(self) -> None:
         import numpy as np
@@ -90,7 +103,7 @@ class EventCopy:
             if place is not None and path.suffix in PICTURES:
                 with suppress(OSError, ValueError), Image.open(path) as image:  # no picture, whatever its name says
                     pixels = np.asarray(image.convert("RGB"))
-                    self._open().add_image(path.stem, pixels, self._step, dataformats="HWC")
+                    self._open().add_image(f"figures/{path.stem}", pixels, self._step, dataformats="HWC")
 
     def _open(self) -> Any:
         if self._writer is None:

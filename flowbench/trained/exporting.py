@@ -7,7 +7,7 @@ from typing import Any
 
 from flowbench.config.experiments import dump_experiment
 from flowbench.config.schema import Experiment
-from flowbench.errors import InputError
+from flowbench.errors import InputError, why
 from flowbench.runs.bundle import write_manifest, write_state
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.model_card import model_card
@@ -60,7 +60,7 @@ def export_run(run: RunFolder, out: Path, licence: str = "unknown") -> Path:
             # Over an empty folder too: a rename replaces one.
             folder.replace(out)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise InputError(f"--out {out}: cannot be written: {why(error)}") from error
     return out
 
 

@@ -149,7 +149,12 @@ def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorag
         raise InputError(f"--storage {without_credentials(url)}: there is no folder {database.parent}: make it first")
     # Workers that start together would make the tables together, and all but one would fail.
     with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
-        storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
+        try:
+            storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
+        except Exception:
+            # Beside a file that is no database nothing is left.
+            Path(f"{database}.lock").unlink(missing_ok=True)
+            raise
 
     # SQLite gives up at once, whatever the timeout, when two transactions that have read both want to write.
     # Those that take the write lock at their beginning queue instead.

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from flowbench.config.experiments import load_experiment
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
+from flowbench.system.durations import in_words
 from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.system.progress import TrainingBar
 from flowbench.system.threads import one_thread
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
@@ -63,6 +65,7 @@ def tune(
     memory: Callable[[Experiment[Any, Any]], int] = lambda _: 0,
     mirror: "Mirror",
     show: Callable[[str], None],
+    progress: bool = False,
 ) -> Studied:
     """Run trials of the experiment's `tune:` space until `trials` of the study are complete or pruned.
 
@@ -82,6 +85,7 @@ def tune(
         memory: gives the bytes that training the experiment takes: another job is started only where they are free.
         mirror: brings the runs into MLflow.
         show: told what happens, line by line.
+        progress: draw a bar on stderr.
 
     Raises:
         InputError: a bad space, objective or storage; missing data; a study of the same name with other settings.
@@ -97,7 +101,7 @@ def tune(
     check_space(base, changes, experiment)
     _check_data(experiment)
     _check_processes(experiment, processes)
-    if len(objectives) > 1 and experiment.study.pruner != "none":
+    if progress and len(objectives) > 1 and experiment.study.pruner != "none":
         show("several objectives: Optuna cannot prune, every trial runs to its end")
     url = storage if isinstance(storage, str) else "storage"
     with warnings.catch_warnings(), explained(url), StopRequest() as stop:
@@ -106,15 +110,28 @@ def tune(
         joined = join_study(study or experiment.name.replace("/", "-"), opened, experiment, objectives)
         folder = study_folder(joined)
         job = Trials(
-            base, changes, experiment, folder, study_uid(joined), objectives, time_budget, mirror, show, stop, processes
+            base, changes, experiment, folder, study_uid(joined), objectives,
+            time_budget, mirror, show, stop, processes, progress,
         )  # fmt: skip
-        workers = min(jobs, trials - tallied(joined).done)
+        done = tallied(joined).done
+        workers = min(jobs, trials - done)
+        if progress:
+            show(_plan(joined.study_name, experiment, done, trials, max(workers, 1), time_budget))
         if workers > 1:
             if not isinstance(storage, str):
                 raise InputError("tune: several jobs need a storage that processes can share: give its URL")
             request = {"base": str(base), "trials": trials, "overrides": overrides, "study": joined.study_name}
             request |= {"storage": storage, "time_budget": time_budget, "processes": processes}
-            work_side_by_side(workers, request, memory=memory(experiment), mirror=mirror, stop=stop)
+            with TrainingBar(joined.study_name, "trials", shown=progress) as bar:
+                work_side_by_side(
+                    workers,
+                    request,
+                    memory=memory(experiment),
+                    mirror=mirror,
+                    stop=stop,
+                    show=show,
+                    advance=lambda parts: _draw(bar, tallied(joined).done, trials, parts),
+                )
         if workers <= 1 or stop.signal is None:
             # What the workers left: mostly nothing.
             with one_thread():
@@ -131,6 +148,26 @@ def tune(
                 f"study {joined.study_name}: {tally.failed} trials failed, the last: {tally.last_reason}"
             )
         return Studied(joined, base, tuple(overrides), folder, url)
+
+
+def _plan(
+    name: str, experiment: Experiment[Any, Any], done: int, trials: int, workers: int, time_budget: float | None
+) -> str:
+    """Return what a study is about to do, in one line."""
+    config, left = experiment.train, max(trials - done, 0)
+    length = f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
+    length = length if time_budget is None else in_words(time_budget)
+    went = f"goes on, {done} of {trials} trials are done, " if done else ""
+    missing = f"1 trial to make of {length}" if left == 1 else f"{left} trials to make of {length} each"
+    side_by_side = f", {workers} at a time" if workers > 1 else ""
+    searched = ", ".join(experiment.tune)
+    return f"study {name}: {went}{missing}{side_by_side}; searched: {searched}"
+
+
+def _draw(bar: TrainingBar, done: int, trials: int, parts: Collection[float]) -> None:
+    """Draw how much of a study is done, given the trained parts (0 to 1) of the trials at work."""
+    bar.note(f"{done} of {trials} trials, {len(parts)} at work")
+    bar.advance(min((done + sum(parts)) / trials, 1.0))
 
 
 def _work(study: optuna.Study, job: Trials, trials: int) -> None:

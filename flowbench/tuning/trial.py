@@ -14,6 +14,7 @@ from flowbench.errors import FlowbenchError, WorkFailedError, is_out_of_memory
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
 from flowbench.system.interruption import Interrupted, StopRequest
+from flowbench.system.progress import numbered
 from flowbench.training.loop import train
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import Objective
@@ -50,6 +51,7 @@ class Trials:
         show: told what became of each trial, in one line.
         stop: what asks this worker to stop.
         processes: that train each trial together, through torchrun; 1: this one.
+        progress: draw a bar on stderr.
     """
 
     base: str | Path
@@ -63,6 +65,7 @@ class Trials:
     show: Callable[[str], None]
     stop: StopRequest
     processes: int = 1
+    progress: bool = False
 
     def __call__(self, trial: "Trial") -> float | Sequence[float]:
         """Train with suggested values and return the objectives.
@@ -101,7 +104,7 @@ class Trials:
             atomic.write_json(run.path / TRIAL, content)
             if state != "running":
                 words = f": {reason}" if reason else ""
-                self.show(f"trial {trial.number}: {state}{words} ({_told(chosen)}){self._shown(values)}")
+                self.show(f"trial {trial.number}: {state}{words}{self._shown(values)} ({_told(chosen)})")
                 self.mirror.done(run.path)
 
         note("running")
@@ -148,14 +151,21 @@ class Trials:
                 stop=self.stop,
             )
         else:
-            result = train(
-                experiment, run.path, resume=run.exists, time_budget=self.time_budget, mirror=self.mirror, watch=watch
-            )
+            with numbered(f"trial {trial.number}"):
+                result = train(
+                    experiment,
+                    run.path,
+                    resume=run.exists,
+                    time_budget=self.time_budget,
+                    mirror=self.mirror,
+                    progress=self.progress,
+                    watch=watch,
+                )
         return [objective.read(result) for objective in self.objectives.values()]
 
     def _shown(self, values: Sequence[float] | None) -> str:
         pairs = zip(self.objectives, values or (), strict=values is not None)
-        return "".join(f" {name} {value:.5g}" for name, value in pairs)
+        return "".join(f", {name} {value:.5g}" for name, value in pairs)
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """A helper that takes trials of a study: `python -m flowbench.tuning.worker`, started by `flowbench.tuning.workers`.
 
-Its one request holds the arguments of `tune`; what becomes of the trials is in the study.
+Its one request holds the arguments of `tune`; what becomes of the trials is in the study. It answers with lines for
+people, `say`, and with what is being done, `doing`, and the `part` of it (0 to 1).
 """
 
 import os
@@ -11,6 +12,7 @@ from flowbench.config.extensions import import_inherited
 from flowbench.errors import WorkFailedError, in_words
 from flowbench.system.helpers import Served
 from flowbench.system.interruption import Interrupted
+from flowbench.system.progress import telling
 from flowbench.tracking.relayed import RelayedMirror
 from flowbench.tuning.study import tune
 
@@ -23,7 +25,8 @@ def main() -> int:
     served = Served()
     request: dict[str, Any] = next(iter(served))
     try:
-        tune(**request, mirror=RelayedMirror(served.answer), show=lambda line: print(line, file=sys.stderr))
+        with telling(lambda what, part: served.answer(doing=what, part=part)):
+            tune(**request, mirror=RelayedMirror(served.answer), show=lambda line: served.answer(say=line))
     except Interrupted as stop:
         return stop.exit_code
     except WorkFailedError as error:  # too many trials failed, which the parent finds in the study and says once

@@ -1,5 +1,6 @@
 """Workers of a study side by side in processes of this machine, one thread each."""
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flowbench.system.helpers import Helper, dismiss, heard
@@ -16,7 +17,16 @@ DEATHS = 5
 POLL_SECONDS = 1.0
 
 
-def work_side_by_side(number: int, request: dict[str, Any], *, memory: int, mirror: Mirror, stop: StopRequest) -> None:
+def work_side_by_side(
+    number: int,
+    request: dict[str, Any],
+    *,
+    memory: int,
+    mirror: Mirror,
+    stop: StopRequest,
+    show: Callable[[str], None],
+    advance: Callable[[Collection[float]], None],
+) -> None:
     """Let workers take trials until all of them have left, or `stop` asks for it: their trials then save themselves.
 
     The trial of a worker that is killed waits in the study for another one.
@@ -27,8 +37,11 @@ def work_side_by_side(number: int, request: dict[str, Any], *, memory: int, mirr
         memory: bytes that one needs at its height; another one is started only where they are free.
         mirror: follows the runs of all.
         stop: what asks this process to stop.
+        show: told what becomes of each trial, in one line.
+        advance: told which part (0 to 1) of each trial at work is trained, some times a second.
     """
     team: list[Helper] = []
+    parts: dict[Helper, float] = {}
     missing, deaths = number, 0
     try:
         while (team or missing) and stop.signal is None:
@@ -38,14 +51,22 @@ def work_side_by_side(number: int, request: dict[str, Any], *, memory: int, mirr
                 missing -= 1
             for helper, answers in heard(team, POLL_SECONDS):
                 for answer in answers:
-                    pass_on(answer, mirror)
+                    if "say" in answer:
+                        show(answer["say"])
+                        parts.pop(helper, None)
+                    elif "doing" in answer:
+                        parts[helper] = answer["part"] if answer["doing"] == "training" else parts.get(helper, 0.0)
+                    else:
+                        pass_on(answer, mirror)
                 if helper.status is not None and not answers:
                     helper.wait()
                     team.remove(helper)
+                    parts.pop(helper, None)
                     if helper.status < 0 and deaths < DEATHS:
                         deaths, missing = deaths + 1, missing + 1
                     elif helper.status >= 0:
                         # There is nothing left to take: whoever has not begun need not.
                         missing = 0
+            advance(parts.values())
     finally:
         dismiss(team)

@@ -113,6 +113,7 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["train", "real_nvp/digits", "model.features=wide"], "model.features"),
         (["train", "real_nvp/digit"], "did you mean real_nvp/digits"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "mine.csv"], "flowbench train etth/nlinear data.csv=mine.csv data.protocol=ratio"),
         (["train", "real_nvp/cifar10"], "flowbench data prepare cifar10"),
         (["train", "real_nvp/digits", "--time-budget", "soon"], "20m"),
         (["train", "real_nvp/digits", "--seeds", "1,one"], "0,1,2"),
@@ -141,6 +142,35 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
 def test_a_mistake_is_one_line_that_says_the_way_out(run, arguments: list[str], words: str) -> None:
     assert words in mistake(run, *arguments)
     assert not Path("runs").exists()
+
+
+def test_a_file_where_a_folder_is_needed_is_named_as_such(run) -> None:
+    Path("file").write_text("")
+    assert run("train", "independent/digits", "--run-dir", "a")[0] == 0
+    for arguments in (
+        ["train", "independent/digits", "--run-dir", "file"],
+        ["export", "a", "--out", "file/x"],
+        ["report", "a", "--out", "file"],
+        ["reproduce", "quick", "--only", "digits", "train.steps=0", "--jobs", "1", "--out", "file"],
+    ):
+        assert "a file stands where a folder is needed" in mistake(run, *arguments)
+    assert sorted(path.name for path in Path().iterdir()) == ["a", "file"]
+
+
+def test_a_config_that_was_changed_after_the_training_is_told_of(run) -> None:
+    assert run("train", "real_nvp/digits", *TINY, "--run-dir", "a")[0] == 0
+    config = Path("a/config.yaml")
+    config.write_text(config.read_text().replace("features: 4", "features: 5"))
+    assert "was config.yaml changed? put it back" in mistake(run, "evaluate", "a")
+
+
+def test_a_list_fits_a_terminal_without_breaking_a_word(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run("list")[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("list")[1]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.split() == whole.split()
 
 
 def test_a_damaged_checkpoint_is_one_line(run) -> None:

@@ -107,6 +107,9 @@ def test_units_that_differ_are_never_averaged_and_a_declared_one_is(call: Call) 
     assert f"| mae_original | HUFL {apart['per_column']['HUFL']:.4f}, MUFL " in card
     assert "name: mae_original/OT" in card
     assert "null" not in card
+    assert "&id" not in card
+    assert "`flowbench forecast card --data FILE.csv`" in card
+    assert call("forecast", "card", "--data", "first.csv")[0] == 0
 
     result = json.loads(Path("a/result.json").read_text())  # as it was stored before
     result["metrics"]["test"]["mae_original"] = {"value": 6.25, "stderr": None, "n": 49}
@@ -234,6 +237,7 @@ def test_a_forecast_that_cannot_be_made_is_one_line(call: Call) -> None:
     for arguments, words in (
         (["a", "--data", "short.csv"], "20 rows, but the model needs 24"),
         (["a", "--data", "none.csv"], "none.csv: cannot be read"),
+        (["a", "--data", "first.txt"], "first.txt: cannot be read"),
         (["digits"], "does not forecast"),
         (["nothing"], "no run 'nothing'"),
     ):
@@ -241,6 +245,8 @@ def test_a_forecast_that_cannot_be_made_is_one_line(call: Call) -> None:
         assert code == 2
         assert words in errors
     assert not Path("a/forecasts").exists()
+    code, _, errors = call("evaluate", "a", "--data", "first.txt")
+    assert (code, "--data first.txt: neither a CSV file" in errors) == (2, True)
 
 
 @pytest.mark.data

@@ -56,6 +56,11 @@ def test_run_compare_and_gate_from_end_to_end(run, monkeypatch: pytest.MonkeyPat
             middle = result["floor_ratio"]["median"]
             result["floor_ratio"]["samples"] = [middle * (1 + 0.001 * place) for place in range(5)]
         Path("slow.json" if content is before else "even.json").write_text(json.dumps(content))
+    assert "passed: 2 passes" in run("gate", "even.json", "--baseline", "even.json")[1]
+    content["environment"]["device_name"] = "another one"
+    Path("elsewhere.json").write_text(json.dumps(content))
+    code, _, errors = run("gate", "even.json", "--baseline", "elsewhere.json")
+    assert (code, "measured elsewhere: device name another one, now " in errors) == (0, True)
     code, _, errors = run("gate", "slow.json", "--baseline", "even.json")
     assert code == 1
     assert f"real_nvp/digits {' '.join(TINY)} forward, batch 2, precision 32: 100.0% slower" in errors
@@ -90,6 +95,7 @@ def test_mlflow_has_a_copy_with_the_overrides_in_the_names(run, monkeypatch: pyt
         (["run", "real_nvp/digits", "--batch", "many"], "16,64"),
         (["run", "real_nvp/digits", "--batch", "016"], "without leading zeros"),
         (["run", "real_nvp/digits", "--out", "/proc/nowhere/a.json"], "/proc/nowhere"),
+        (["run", "real_nvp/digits", "--out", "."], "--out .: cannot be written: it is a folder"),
         (["compare", "a.json", "b.json"], "a.json"),
         (["gate", "a.json", "--baseline", "b.json", "--max-slowdown", "much"], "5%"),
     ],

@@ -51,6 +51,7 @@ def test_a_folder_of_seeds_is_compared_over_seeds(runs: Path) -> None:
 
 def test_two_seeds_of_one_config_are_a_tie_whatever_the_images_say(runs: Path) -> None:
     compared = compare_runs(str(runs / "flows" / "seed0"), str(runs / "flows" / "seed1"))
+    assert compared.lines[0].endswith("one run each")
     assert compared.verdict.startswith("verdict: tie: A and B are seeds of one config")
     assert compared.as_json()["verdict"] == "tie"
 
@@ -64,6 +65,8 @@ def test_an_exported_model_is_compared_as_its_run_is(runs: Path, tmp_path: Path)
 def test_what_cannot_be_compared_is_one_line(runs: Path) -> None:
     with pytest.raises(InputError, match="no run 'nothing'"):
         compare_runs("nothing", str(runs / "independent"))
+    with pytest.raises(InputError, match="both are the run"):
+        compare_runs(str(runs / "independent"), str(runs / "flows" / ".." / "independent"))
     with pytest.raises(InputError, match="has no mae on test; it has: test bits_per_dim"):
         compare_runs(str(runs / "independent"), str(runs / "flows" / "seed0"), metric="mae")
     with pytest.raises(InputError, match="on different data"):

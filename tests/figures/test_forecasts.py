@@ -1,10 +1,12 @@
 """Pictures of a forecaster, and the forecast command, on a small series of the test's own."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
@@ -46,6 +48,26 @@ def test_every_kind_is_drawn_and_says_what_it_shows(run: RunFolder) -> None:
     before = {name: path.read_bytes() for name, path in drawn.items()}
     assert draw_run(run).left_out == []
     assert {name: path.read_bytes() for name, path in drawn.items()} == before
+
+
+def test_a_loss_that_is_logged_more_rarely_than_once_an_epoch_is_a_line(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"step": 5 * (epoch + 1), "epoch": epoch + 1, "validation/mse": 1.0} for epoch in range(9)]
+    rows += [{"step": step, "epoch": (step - 1) // 5, "train/loss": 1 / step} for step in (12, 24, 36)]
+    monkeypatch.setattr(RunFolder, "metrics", lambda _: sorted(rows, key=lambda row: row["step"]))
+    drawn: list[tuple[list[float], list[float]]] = []
+    plot = Axes.plot
+
+    def noted(self: Axes, x: Any, y: Any, **options: Any) -> Any:
+        drawn.append((list(x), list(y)))
+        return plot(self, x, y, **options)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    draw_run(run, ["loss-per-epoch"])
+    training, validation = drawn
+    assert training == ([3, 5, 8], [1 / 12, 1 / 24, 1 / 36])
+    assert validation == (list(range(1, 10)), [1.0] * 9)
 
 
 def test_a_model_without_steps_has_no_loss_to_draw(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def replaced(line: int, text: str) -> list[str]:
         (replaced(3, "yesterday,2.5,3"), "line 3: date: 'yesterday' is no date"),
         (replaced(3, "2020-01-01 00:00:00,2.5,3"), "line 3: date: 2020-01-01 00:00:00 stands there twice"),
         (replaced(5, "2020-01-01 05:00:00,4.5,5"), "line 5: date: 2020-01-01 05:00:00 comes 0 days 03:00:00 after"),
-        (replaced(3, "2020-01-01 01:00:00,2.5,3,9"), "more cells|valid CSV"),
+        (replaced(3, "2020-01-01 01:00:00,2.5,3,9"), "line 3: 4 cells, but the header has 3"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_place_and_way_out(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -104,7 +104,7 @@ def test_what_is_no_variable_is_left_out_with_a_note(tmp_path: Path, lines: list
         ([line.replace(",", ";") for line in GOOD], "line 1: its columns stand between semicolons"),
         (["date;a;OT", *(line.replace(",", ";").replace(".", ",") for line in ROWS)], "between semicolons"),
         ([line.replace(",", "\t") for line in GOOD], "between tabs"),
-        (["date,a,OT", *(f"{line},7" for line in ROWS)], "more cells than the header"),
+        (["date,a,OT", *(f"{line},7" for line in ROWS)], "line 2: 4 cells, but the header has 3: a decimal comma"),
         (["", *GOOD], "line 1 is empty"),
         ([*GOOD[:3], "", *GOOD[3:]], "line 4: date: the cell is empty"),
     ],

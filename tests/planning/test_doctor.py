@@ -20,7 +20,8 @@ def test_a_ready_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
     findings = {finding.subject: finding for finding in examine()}
     assert findings["threads"].remedy is None
     assert findings["data: digits"] == Finding("data: digits", "here, verified")
-    assert "flowbench data prepare cifar10" in findings["data: cifar10"].words
+    assert "cifar10, " in findings["data: not here"].words
+    assert "flowbench data list -v" in findings["data: not here"].words
     assert findings["tracking"].words.endswith("can be written")
     assert torch.__version__ in findings["packages"].words
 

@@ -104,6 +104,41 @@ def test_a_table_sorts_by_numbers_both_ways_and_what_has_none_stays_last(page: A
     assert column(page, 0) == ["ROW 0", "ROW 1", "ROW 2", "ROW 3"]
 
 
+def test_a_picture_keeps_its_place_before_it_is_there(page: Any) -> None:
+    held = "return [...document.querySelectorAll('figure img')].filter(i => !(i.width && i.getAttribute('height')))"
+    assert page.execute_script("return document.querySelectorAll('figure img').length") >= 5
+    assert page.execute_script(held) == []
+    before = page.execute_script("return document.documentElement.scrollHeight")
+    page.execute_script("for (const image of document.images) image.loading = 'eager'")
+    page.execute_async_script("Promise.all([...document.images].map(i => i.decode())).then(arguments[0], arguments[0])")
+    assert page.execute_script("return document.documentElement.scrollHeight") == pytest.approx(before, abs=20)
+
+
+def test_many_runs_are_folded_and_a_link_unfolds_the_one_it_leads_to(browser: Any, tmp_path: Path) -> None:
+    reproduce("quick", out=tmp_path / "quick", seeds=[0], trainer=FakeTrainer())
+    stored_rows = json.loads((tmp_path / "quick" / "results.json").read_text())
+    done = [one for one in stored_rows["rows"] if one["status"] == "done"]
+    stored_rows["rows"] = [dict(one, row=f"{one['row']} {place}") for place in range(5) for one in done]
+    (tmp_path / "quick" / "results.json").write_text(json.dumps(stored_rows))
+    browser.get(build_from([str(tmp_path / "quick")], tmp_path / "index.html").as_uri())
+    opened = "return [...document.querySelectorAll('article > details.fold')].map(e => e.open)"
+    states = browser.execute_script(opened)
+    assert len(states) == len(stored_rows["rows"]) > 12
+    assert not any(states)
+    browser.find_element("css selector", ".sheet td a").click()
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    assert browser.execute_script(opened).count(True) == 1
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_no_name_of_a_figure_is_broken(page: Any, dark: bool) -> None:
+    show(page, width=390, dark=dark)
+    lines = "return [...document.querySelectorAll('.who')].map(e => e.getBoundingClientRect().height)"
+    heights = page.execute_script(lines)
+    assert len(heights) >= 4
+    assert max(heights) < 30
+
+
 def test_links_lead_somewhere(page: Any, site: Path) -> None:
     links = page.execute_script("return [...document.links].map(a => [a.getAttribute('href'), a.download])")
     assert len(links) > 15

@@ -55,6 +55,10 @@ def test_several_runs_are_compared_by_what_differs_best_first(tmp_path: Path) ->
 def test_unknown_sources_are_one_line(table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run 'nowhere'"):
         build_from(["nowhere"], tmp_path / "out")
+    (tmp_path / "all" / "quick").mkdir(parents=True)
+    (tmp_path / "all" / "quick" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match=r"all: holds results of tables, each in a folder: name .*all/quick"):
+        build_from([str(tmp_path / "all")], tmp_path / "out")
     with pytest.raises(InputError, match=r"nowhere: no results\.json and no throughput file"):
         build_from(["nowhere"], tmp_path / "out")
     (table / "results.json").write_text('{"rows": 3}')

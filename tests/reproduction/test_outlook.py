@@ -61,10 +61,10 @@ def test_a_line_stays_for_each_run_that_ends(tmp_path: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[2:] == [
-        "run 1 of 4: digits, independent/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
-        "run 2 of 4: digits, real_nvp/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
+        "run 1 of 4: digits, independent/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s",
+        "run 2 of 4: digits, real_nvp/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s",
         "run 3 of 4: digits, glow/digits, seed 0: failed: diverged",
-        "run 4 of 4: digits, pixelcnn/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s of training",
+        "run 4 of 4: digits, pixelcnn/digits, seed 0: 2.0000 ± 0.0200 bits/dim, 12 s",
     ]
 
 

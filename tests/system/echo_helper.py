@@ -19,6 +19,12 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         if request["do"] == "leave":
             os._exit(0)
+        if request["do"] == "tell":
+            served.answer(doing="evaluating", part=0.9)
+            served.answer(doing="training", part=0.5)
+            time.sleep(request["seconds"])
+            served.answer(say="trial 0: complete")
+            os._exit(0)
         if request["do"] == "work":
             with StopRequest() as stop:
                 served.answer(state="at work")

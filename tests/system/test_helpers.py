@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -46,6 +47,24 @@ def test_one_that_is_killed_is_heard_of() -> None:
     helper.ask(do="say", words="nobody listens")
     dismiss([helper])
     assert helper.status == -signal.SIGKILL
+
+
+def test_an_answer_that_comes_between_listening_and_the_end_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = Helper(HELPER, {})
+    listen = module.select.select
+
+    def late(readers: list[Helper], *_: Any) -> Any:
+        """Listen for too short a time; then the helper answers and ends, before anything else is asked."""
+        ready = listen(readers, [], [], 0)
+        helper.ask(do="tell", seconds=0)
+        wait_until(lambda: helper.status is not None)
+        return ready
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.select, "select", late)
+        assert heard([helper], 0) == []
+    assert {"say": "trial 0: complete"} in heard([helper], 60.0)[0][1]
+    dismiss([helper])
 
 
 def test_who_is_dismissed_at_work_saves_first(tmp_path: Path) -> None:

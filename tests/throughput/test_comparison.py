@@ -107,6 +107,7 @@ def test_images_per_second_are_slower_when_they_are_fewer():
         (content(entry([1.0] * 5, parameters=7)), content(entry([1.0] * 5)), "floor_ratio", "7 parameters"),
         (content(entry([1.0] * 5, floor_ratio=None)), content(entry([1.0] * 5)), "floor_ratio", "images_per_second"),
         (content(entry([1.0] * 5), threads=2), content(entry([1.0] * 5)), "images_per_second", "threads is 2"),
+        (content(entry([1.0] * 5), device="cuda"), content(entry([1.0] * 5)), "floor_ratio", "a baseline on cuda"),
         (content(), content(entry([1.0] * 5)), "floor_ratio", "no results"),
     ],
 )

@@ -1,5 +1,6 @@
 """A run as TensorBoard's event files: the rows, the result and the settings, once each, whatever was cut."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,24 @@ def test_rows_come_while_the_run_grows_and_result_settings_and_pictures_at_its_e
     assert (first.wall_time, first.value) == (pytest.approx(START + 1), pytest.approx(2.99))
     (final,) = found.Scalars("final/test/bits_per_dim")
     assert (final.step, final.value) == (6, pytest.approx(2.05))
-    assert found.Tags()["images"] == ["samples"]
+    assert found.Tags()["images"] == ["figures/samples"]
     assert found.Tags()["tensors"] == ["settings/text_summary"]
+
+
+def test_training_and_validation_share_a_chart(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    run = FakeRun(tmp_path / "run", "real_nvp/digits")
+    row = {"step": 1, "epoch": 0, "time": START, "train/bits_per_dim": 3.0, "train/loss": 2.0}
+    rows = [row, {"step": 1, "epoch": 0, "time": START, "validation/bits_per_dim": 3.1}]
+    (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    run.finish(1)
+    EventCopy(run.folder).finish()
+    (event,) = read(run.folder).Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    assert category.title == "training and validation"
+    ((title, tags),) = [(chart.title, list(chart.multiline.tag)) for chart in category.chart]
+    assert (title, tags) == ("bits_per_dim", ["train/bits_per_dim", "validation/bits_per_dim"])
 
 
 def test_rows_that_a_resumed_training_cut_are_gone_and_none_is_there_twice(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("no database, but long enough to be taken for one" * 40)
     with pytest.raises(InputError, match=r"optuna\.db.*not a database"):
         open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["optuna.db"]
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,18 @@ def test_a_stopped_study_goes_on_as_if_it_had_not_been_stopped(
     assert not list(Path().rglob(".trial.json*"))
 
 
+def test_a_study_says_first_what_it_is_about_to_do(lab: Lab, formula: Formula) -> None:
+    lab.tune(2, "train.steps=40", progress=True)
+    searched = "searched: model.residual_blocks, model.features"
+    assert lab.lines[0] == f"study a: 2 trials to make of 40 steps each; {searched}"
+    assert lab.lines[1].startswith("trial 0: complete, bits_per_dim ")
+    lab.lines.clear()
+    lab.tune(3, "train.steps=40", progress=True)
+    assert lab.lines[0] == f"study a: goes on, 2 of 3 trials are done, 1 trial to make of 40 steps; {searched}"
+
+
 def test_several_objectives_give_a_front_and_say_that_nothing_is_pruned(lab: Lab, formula: Formula) -> None:
-    outcome = lab.tune(12, "study.objectives=[bits_per_dim, parameters]", "study.sampler=grid")
+    outcome = lab.tune(12, "study.objectives=[bits_per_dim, parameters]", "study.sampler=grid", progress=True)
     assert outcome.pruned == 0
     assert "Optuna cannot prune" in lab.lines[0]
     assert outcome.objectives == ("bits_per_dim", "parameters")

@@ -36,12 +36,40 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Helper]:
 
 
 def work(number: int, stop: StopRequest | None = None, **request: Any) -> None:
-    work_side_by_side(number, request, memory=0, mirror=Mirror(), stop=stop or StopRequest())
+    work_side_by_side(
+        number,
+        request,
+        memory=0,
+        mirror=Mirror(),
+        stop=stop or StopRequest(),
+        show=lambda line: None,
+        advance=lambda parts: None,
+    )
 
 
 def test_the_work_is_done_when_all_have_left(started: list[Helper]) -> None:
     work(2, do="leave")
     assert [helper.status for helper in started] == [0, 0]
+
+
+def test_what_the_workers_say_is_shown_and_what_they_have_trained_counts(
+    started: list[Helper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "has_room", lambda *_: True)
+    lines: list[str] = []
+    seen: list[list[float]] = []
+    work_side_by_side(
+        2,
+        {"do": "tell", "seconds": 0.2},
+        memory=0,
+        mirror=Mirror(),
+        stop=StopRequest(),
+        show=lines.append,
+        advance=lambda parts: seen.append(sorted(parts)),
+    )
+    assert lines == ["trial 0: complete"] * 2
+    assert [0.5] in seen or [0.5, 0.5] in seen
+    assert seen[-1] == []
 
 
 def test_who_is_killed_is_replaced_but_not_for_ever(started: list[Helper]) -> None:

@@ -29,7 +29,7 @@ SMALLEST_UNIFORM = 1e-5
 
 @density_models.register("pixelcnn")
 class PixelCNNConfig(DensityConfig):
-    """The `model:` section of PixelCNN++; the defaults are the authors' CIFAR-10 model."""
+    """PixelCNN++ (Salimans et al. 2017), number for number the authors'; by default their CIFAR-10 model."""
 
     name: Literal["pixelcnn"] = "pixelcnn"
     blocks: PositiveInt = 5

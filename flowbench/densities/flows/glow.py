@@ -32,7 +32,7 @@ ImageShape = tuple[int, int, int]
 
 @density_models.register("glow")
 class GlowConfig(FlowConfig):
-    """The `model:` section of Glow; the defaults are the paper's CIFAR-10 model."""
+    """Glow (Kingma & Dhariwal 2018), number for number the authors'; by default their CIFAR-10 model."""
 
     name: Literal["glow"] = "glow"
     logit: Annotated[float, Field(gt=0, lt=0.5)] | None = None

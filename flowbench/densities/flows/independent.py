@@ -18,7 +18,7 @@ __all__ = ["Independent", "IndependentConfig"]
 
 @density_models.register("independent")
 class IndependentConfig(DensityConfig):
-    """The keys of `model: {name: independent}`."""
+    """Every pixel and channel on its own, as a smoothed histogram: the baseline that any flow must beat."""
 
     smoothing: PositiveFloat | None = None
     """Pseudo-count a of every grey level; None: the one with the best leave-one-out likelihood on training images."""

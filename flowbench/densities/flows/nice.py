@@ -26,7 +26,7 @@ __all__ = ["NICE", "DiagonalScaling", "NICEConfig"]
 
 @density_models.register("nice")
 class NICEConfig(FlowConfig):
-    """The `model:` section of NICE."""
+    """NICE (Dinh et al. 2015): additive couplings, then one learned scale per dimension."""
 
     name: Literal["nice"] = "nice"
     couplings: PositiveInt = 4

@@ -40,7 +40,7 @@ __all__ = ["RealNVP", "RealNVPConfig"]
 
 @density_models.register("real_nvp")
 class RealNVPConfig(FlowConfig):
-    """The `model:` section of Real NVP; the defaults are the paper's CIFAR-10 model."""
+    """Real NVP (Dinh et al. 2017), number for number the authors'; by default their CIFAR-10 model."""
 
     name: Literal["real_nvp"] = "real_nvp"
     scales: PositiveInt = 2

@@ -29,7 +29,7 @@ Likelihood = Literal["proper", "authors"]
 
 @density_models.register("iafvae")
 class IAFVAEConfig(DensityConfig):
-    """The keys of `model: {name: iafvae}`."""
+    """The IAF-VAE (Kingma et al. 2016), number for number the authors' program."""
 
     depth: PositiveInt = 1
     """Sizes of latent maps: the first is half the image's size, each other half the one before (`depth`)."""

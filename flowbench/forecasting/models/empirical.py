@@ -20,7 +20,7 @@ AT_ONCE = 1024
 
 @forecasters.register("empirical")
 class EmpiricalConfig(ForecasterConfig):
-    """`name: empirical`."""
+    """Yesterday, and what came of it before: seasonal naive plus residuals of the training part, as whole paths."""
 
     distributions: ClassVar[bool] = True
 

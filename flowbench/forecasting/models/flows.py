@@ -115,7 +115,7 @@ class FlowForecaster(DistributionForecaster):
 
 @forecasters.register("nlinear_flow")
 class NLinearFlowConfig(CoupledConfig):
-    """`name: nlinear_flow`."""
+    """NLinear with a flow over all steps and columns of the future."""
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -141,7 +141,10 @@ class NLinearFlow(FlowForecaster):
 
 @forecasters.register("lstm_flow")
 class LSTMFlowConfig(CoupledConfig):
-    """`name: lstm_flow`; the keys of the LSTM2LSTM inside are those of `lstm2lstm`."""
+    """LSTM2LSTM with a flow over all steps and columns of the future.
+
+    The keys of the LSTM2LSTM inside are those of `lstm2lstm`.
+    """
 
     hidden: PositiveInt = 32
     layers: PositiveInt = 1

@@ -22,7 +22,7 @@ __all__ = ["Gaussian", "GaussianConfig"]
 
 @forecasters.register("gaussian")
 class GaussianConfig(ForecasterConfig):
-    """`name: gaussian`; trained by its likelihood."""
+    """Independent normal distributions: NLinear's mean, a learned deviation for each step and column."""
 
     distributions: ClassVar[bool] = True
 

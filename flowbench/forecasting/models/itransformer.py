@@ -20,7 +20,7 @@ __all__ = ["ITransformer", "ITransformerConfig"]
 
 @forecasters.register("itransformer")
 class ITransformerConfig(TransformerConfig):
-    """`name: itransformer`."""
+    """iTransformer (Liu et al. 2024): a transformer whose tokens are the columns, each one's whole history."""
 
     normalize: Normalization = "standard"
     width: PositiveInt = 256

@@ -145,7 +145,7 @@ def _mapped(linear: nn.Linear, rows: Tensor) -> tuple[Tensor, PullBack]:
 
 @forecasters.register("linear")
 class LinearConfig(LearnedConfig):
-    """`name: linear`."""
+    """One linear map of the lookback, shared by all columns (Zeng et al. 2023)."""
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -154,7 +154,10 @@ class LinearConfig(LearnedConfig):
 
 @forecasters.register("nlinear")
 class NLinearConfig(LearnedConfig):
-    """`name: nlinear`: Linear on values minus the last one, which is added again; `normalize` comes outside of that."""
+    """Linear on values minus the last one, which is added again (Zeng et al. 2023).
+
+    `normalize` comes outside of that.
+    """
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -163,7 +166,7 @@ class NLinearConfig(LearnedConfig):
 
 @forecasters.register("dlinear")
 class DLinearConfig(LearnedConfig):
-    """`name: dlinear`."""
+    """A linear map of the moving average and one of the rest, added (Zeng et al. 2023)."""
 
     moving_average: PositiveInt = 25
     """Rows of the moving average."""

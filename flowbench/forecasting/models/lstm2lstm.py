@@ -40,7 +40,7 @@ __all__ = ["LSTM2LSTM", "Decoded", "FaithfulLSTM2LSTM", "LSTM2LSTMConfig"]
 
 @forecasters.register("lstm2lstm")
 class LSTM2LSTMConfig(LearnedConfig):
-    """`name: lstm2lstm`."""
+    """LSTM2LSTM: an LSTM encoder, attention over its outputs, an autoregressive LSTM decoder."""
 
     added: ClassVar[frozenset[str]] = LearnedConfig.added | {"channels", "positions"}
 

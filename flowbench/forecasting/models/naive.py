@@ -64,7 +64,7 @@ class Mean(Naive):
 
 @forecasters.register("repeat_last")
 class RepeatLastConfig(ForecasterConfig):
-    """`name: repeat_last`."""
+    """The last row, repeated: a floor that learned models have to beat."""
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""
@@ -73,7 +73,7 @@ class RepeatLastConfig(ForecasterConfig):
 
 @forecasters.register("seasonal_naive")
 class SeasonalNaiveConfig(ForecasterConfig):
-    """`name: seasonal_naive`."""
+    """The values of a day ago, repeated: a floor that learned models have to beat."""
 
     season: Annotated[int, Field(gt=0)] | None = None
     """Rows of a season; None: those of a day, 24 for hourly files, 96 for 15-minute ones."""
@@ -85,7 +85,7 @@ class SeasonalNaiveConfig(ForecasterConfig):
 
 @forecasters.register("mean")
 class MeanConfig(ForecasterConfig):
-    """`name: mean`."""
+    """The mean of the lookback, repeated: a floor that learned models have to beat."""
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""

@@ -23,7 +23,7 @@ __all__ = ["PatchTST", "PatchTSTConfig"]
 
 @forecasters.register("patchtst")
 class PatchTSTConfig(TransformerConfig):
-    """`name: patchtst`."""
+    """PatchTST (Nie et al. 2023): a transformer over patches of each column's own history."""
 
     numerics = 2
     added: ClassVar[frozenset[str]] = TransformerConfig.added | {"faithful"}

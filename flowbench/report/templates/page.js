@@ -61,6 +61,7 @@
   const unfold = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    for (const part of target?.querySelectorAll?.(":scope > details.fold") ?? []) part.open = true;
     if (target) target.scrollIntoView();
   };
   addEventListener("hashchange", unfold);
