@@ -22,9 +22,9 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "combo_kernels": True,
     # A normalization's backward pass reads six tensors, all but two of them tiny: to write down what it computes of
     # them, and to read that in the next kernels, would take twice as long. Torch does from four on.
-    "realize_reads_threshold": 12,
-    "realize_acc_reads_threshold": 16,
-    "realize_opcount_threshold": 100,
+    "realize_reads_threshold": 48,
+    "realize_acc_reads_threshold": 48,
+    "realize_opcount_threshold": 200,
     # Left to itself, the compiler takes networks of 64 channels or fewer for too narrow to be channels-last.
     "force_layout_optimization": True,
 }

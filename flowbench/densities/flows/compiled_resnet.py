@@ -16,6 +16,7 @@ down here: what a compiler would read and keep for those that autograd finds is 
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ __all__ = ["as_region", "compile_networks_once", "residual_network"]
 
 MOST_KINDS = 64
 """Of networks in one model, that is of regions that torch.compile takes."""
+FEW = 16
+"""Outputs of a 1x1 convolution for which what goes into it, and its gradient, need not be written down."""
 Kernels = tuple[Tensor, Tensor | None]
 """Weights, (channels_out, channels_in, size, size), and the norms they get, (channels_out,); None: 1."""
 Activated = tuple[Tensor, Kernels]
@@ -61,28 +64,23 @@ def residual_network(
     """
     layers = [layer for block in blocks for layer in block] + [last]
     skipping = [_normalized(*kernels) for kernels in skips]
-    out, means, variances = _Network.apply(
+    bias_in, block_biases, skip_biases, bias_out = biases
+    shifts = list(accumulate([bias_in, *block_biases]))
+    if skips:
+        shifts[-1] = (torch.cat(skipping, 1)[:, :, 0, 0] * torch.cat(shifts)).sum(1) + sum(skip_biases)
+    result: Result = _Network.apply(
         len(blocks),
         bool(skips),
         x,
         _normalized(*first),
+        bias_out,
+        torch.cat([bias_in, *block_biases, *skip_biases]),
         *_joined(skipping),
+        *shifts,
         *(beta for beta, _ in layers),
         *(_normalized(*kernels) for _, kernels in layers),
     )
-    bias_in, block_biases, skip_biases, bias_out = biases
-    shifts = [bias_in.detach()]
-    for bias in block_biases:
-        shifts.append(shifts[-1] + bias.detach())
-    total = shifts[-1]
-    if skips:
-        total = (torch.cat(skipping, 1).detach()[:, :, 0, 0] * torch.cat(shifts)).sum(1)
-        total = total + torch.stack(list(skip_biases)).detach().sum(0)
-    inside = [torch.zeros_like(total)] * (len(blocks[0]) - 1)
-    of_inputs = [one for shift in shifts[:-1] for one in (shift, *inside)]
-    without_effect = torch.cat([bias_in, *block_biases, *skip_biases])
-    out = out + bias_out.view(1, -1, 1, 1) + 0 * without_effect.sum()
-    return out, means + torch.stack([*of_inputs, total]), variances
+    return result
 
 
 _as_region: Callable[..., Result] = residual_network
@@ -124,9 +122,9 @@ class _Layer(NamedTuple):
 
     v: Tensor
     activations: Tensor
-    """relu(v + t)."""
+    """relu(v + t); v where they are not written down."""
     passing: Tensor
-    """Where v + t is positive, by `_packed`."""
+    """Where v + t is positive, by `_packed`; likewise."""
     mean: Tensor
     var: Tensor
     scale: Tensor
@@ -137,17 +135,28 @@ class _Layer(NamedTuple):
     weights: Tensor
 
     @classmethod
-    def of(cls, v: Tensor, mean: Tensor, var: Tensor, beta: Tensor, weights: Tensor) -> "_Layer":
-        """Return the layer for a batch with these moments."""
+    def of(cls, v: Tensor, beta: Tensor, weights: Tensor, *, is_sum: bool = False, written: bool = True) -> "_Layer":
+        """Return the layer for a batch.
+
+        Args:
+            v: see above.
+            beta: (channels,).
+            weights: the convolution's, without s.
+            is_sum: whether v is a sum that others read, too: it is to be written down.
+            written: whether the activations are.
+        """
+        mean, var = _moments(v, beta.dtype, is_sum=is_sum)
         scale = torch.rsqrt(var + EPSILON)
-        kernels = (weights * _per_channel(scale)).to(v.dtype)
+        kernels = weights * _per_channel(scale)
+        if not written:
+            return cls(v, v, v, mean, var, scale, kernels, beta, weights)
         words = _in_words(v.to(beta.dtype))
         shifted = words + (beta / scale - mean).view(words.shape[3:])
         passing = _packed(shifted > 0)
         # From the bits, or what needs them alone would be left to the backward pass. A product, as what is not a
         # number is to stay so.
         activations = (shifted * _unpacked(passing, shifted.shape[4])).to(v.dtype).flatten(3).permute(0, 3, 1, 2)
-        return cls(v, activations, passing, mean, var, scale, kernels, beta, weights)
+        return cls(v, activations, passing, mean, var, scale, kernels.to(v.dtype), beta, weights)
 
     def output(self) -> Tensor:
         """Return the convolution's, (batch, channels_out, height, width)."""
@@ -156,72 +165,116 @@ class _Layer(NamedTuple):
     def gradients(self, of_output: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return those of v, with `others` that it has, of beta and of the weights."""
         g, of_kernels = _convolution_backward(of_output, self.activations, self.kernels)
-        of_kernels = of_kernels.to(self.beta.dtype)
         passed = _in_words(g.to(self.beta.dtype))
         of_shift = (passed * _unpacked(self.passing, passed.shape[4])).sum((0, 1, 2)).flatten()
+        return self._gradients(g.to(self.beta.dtype), of_shift, of_kernels.to(self.beta.dtype), others)
+
+    def read_out(self, biases: Tensor) -> Tensor:
+        """Return `output` with biases, of their type."""
+        if not _are_few(biases):
+            return self.output().to(biases.dtype) + _per_channel(biases)
+        activations = self._shifted().clamp_min(0)
+        # Not a loop over the biases: torch.compile takes those for inputs of the region.
+        outputs = [(activations * one).sum(1) + biases[place] for place, one in enumerate(self.kernels.unbind())]
+        return torch.stack(outputs, 3).permute(0, 3, 1, 2)
+
+    def gradients_of_read_out(self, of_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return those of v, beta and the weights."""
+        if not _are_few(of_output[0]):
+            return self.gradients(of_output.to(self.v.dtype))
+        shifted = self._shifted()
+        of_outputs = of_output.split(1, 1)
+        products = [one * kernels for one, kernels in zip(of_outputs, self.kernels.unbind(), strict=True)]
+        g = sum(products[1:], products[0])
+        of_shift = torch.where(shifted > 0, g, 0).sum((0, 2, 3))
+        of_kernels = torch.stack([(shifted.clamp_min(0) * one).sum((0, 2, 3)) for one in of_outputs])
+        return self._gradients(g, of_shift, of_kernels.view_as(self.weights), ())
+
+    def _gradients(
+        self, g: Tensor, of_shift: Tensor, of_kernels: Tensor, others: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `gradients` does, from those of the activations, of t and of the kernels."""
         of_scale = (of_kernels * self.weights).sum((0, 2, 3)) - of_shift * self.beta / self.scale.square()
         # v is a part of the mean, which is taken from t, and of the variance, on which s depends.
-        count = g.numel() // g.shape[1]
-        centred = self.v - _per_channel(self.mean)
+        count = self.v.numel() // self.v.shape[1]
         of_v = (
-            torch.where(centred + _per_channel(self.beta / self.scale) > 0, g.to(self.beta.dtype), 0)
+            torch.where(self._shifted() > 0, g, 0)
             - _per_channel(of_shift / count)
-            - centred * _per_channel(of_scale * self.scale**3 / count)
+            - (self.v - _per_channel(self.mean)) * _per_channel(of_scale * self.scale**3 / count)
         )
         for other in others:
             of_v = of_v + other
         return of_v.to(self.v.dtype), of_shift / self.scale, of_kernels * _per_channel(self.scale)
 
+    def _shifted(self) -> Tensor:
+        """Return v + t."""
+        return self.v + _per_channel(self.beta / self.scale - self.mean)
+
 
 class _Network(torch.autograd.Function):
-    """Output and moments of a network without biases, from kernels that are normalized already."""
+    """`residual_network` of kernels that are normalized already; `without_effect` are biases whose gradients are 0.
+
+    Of `tensors`, `_joined`'s come first, if `skipping`; then what the biases add to the inputs of the blocks and to
+    what is read out; then beta and kernels of every layer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, blocks: int, skipping: bool, x: Tensor, first: Tensor, *tensors: Tensor) -> Result:
+    def forward(
+        ctx: Any,
+        blocks: int,
+        skipping: bool,
+        x: Tensor,
+        first: Tensor,
+        bias: Tensor,
+        without_effect: Tensor,
+        *tensors: Tensor,
+    ) -> Result:
         skips, tensors = tensors[: 2 * skipping], tensors[2 * skipping :]
-        betas, weights = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        depth = (len(betas) - 1) // blocks
+        shifts, tensors = tensors[: blocks + 1], tensors[blocks + 1 :]
+        count = len(tensors) // 2
+        betas, weights = tensors[:count], tensors[count:]
+        depth = (count - 1) // blocks
         layers: list[_Layer] = []
 
-        def convolve_activated(v: Tensor, *, is_sum: bool = False) -> Tensor:
-            place = len(layers)
-            layers.append(_Layer.of(v, *_moments(v, betas[place].dtype, is_sum=is_sum), betas[place], weights[place]))
-            return layers[-1].output()
+        def layer(v: Tensor, **known: bool) -> _Layer:
+            layers.append(_Layer.of(v, betas[len(layers)], weights[len(layers)], **known))
+            return layers[-1]
 
         first = first.to(x.dtype)
         skips = tuple(kernels.to(x.dtype) for kernels in skips)
         hidden = [_convolve(x, first)]
         for block in range(blocks):
-            h = convolve_activated(hidden[-1], is_sum=block > 0)
+            h = layer(hidden[-1], is_sum=block > 0).output()
             for _ in range(depth - 1):
-                h = convolve_activated(h)
+                h = layer(h).output()
             if block < blocks - 1 or not skipping:
                 hidden.append(hidden[-1] + h)
         into_blocks = torch.cat(hidden[:blocks], 1) if blocks > 1 else hidden[0]
         total = _convolve(into_blocks, skips[0]) + _convolve(h, skips[1]) if skipping else hidden[-1]
-        out = convolve_activated(total, is_sum=True)
-        means, variances = torch.stack([one.mean for one in layers]), torch.stack([one.var for one in layers])
-        ctx.mark_non_differentiable(means, variances)
+        out = layer(total, is_sum=True, written=not _are_few(bias)).read_out(bias)
+        means = [one.mean if place % depth else one.mean + shifts[place // depth] for place, one in enumerate(layers)]
+        moments = torch.stack(means), torch.stack([one.var for one in layers])
+        ctx.mark_non_differentiable(*moments)
         ctx.form = blocks, depth, skipping
-        others = [layer.v for place, layer in enumerate(layers[:-1]) if place % depth]
-        ctx.save_for_backward(x, first, *skips, into_blocks, h, total, *others, *(one for layer in layers for one in layer[1:]))
-        return out.to(betas[0].dtype), means, variances
+        between = [one.v for place, one in enumerate(layers) if place % depth]
+        kept = [one for layer in layers for one in layer[1:]]
+        ctx.save_for_backward(x, first, without_effect, *skips, into_blocks, h, total, *between, *kept)
+        return out, *moments
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, of_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         blocks, depth, skipping = ctx.form
-        x, first, *tensors = ctx.saved_tensors
+        x, first, without_effect, *tensors = ctx.saved_tensors
         skips, (into_blocks, added, total, *tensors) = tensors[: 2 * skipping], tensors[2 * skipping :]
         inner = blocks * (depth - 1)
-        others, tensors = iter(tensors[:inner]), tensors[inner:]
+        between, tensors = iter(tensors[:inner]), tensors[inner:]
         hidden = into_blocks.split(first.shape[0], 1)
-        inputs = [next(others) if place % depth else hidden[place // depth] for place in range(blocks * depth)]
+        inputs = [next(between) if place % depth else hidden[place // depth] for place in range(blocks * depth)]
         fields = len(_Layer._fields) - 1
-        layers = [_Layer(v, *tensors[fields * place : fields * (place + 1)]) for place, v in enumerate([*inputs, total])]
-
-        of_betas: list[Tensor] = []
-        of_weights: list[Tensor] = []
+        layers = [
+            _Layer(v, *tensors[fields * place : fields * (place + 1)]) for place, v in enumerate([*inputs, total])
+        ]
 
         def gradient(layer: _Layer, of_output: Tensor, *others: Tensor) -> Tensor:
             of_v, of_beta, of_weight = layer.gradients(of_output, *others)
@@ -229,7 +282,8 @@ class _Network(torch.autograd.Function):
             of_weights.append(of_weight)
             return of_v
 
-        g = gradient(layers[-1], of_out.to(x.dtype))
+        g, of_beta, of_weight = layers[-1].gradients_of_read_out(of_out)
+        of_betas, of_weights = [of_beta], [of_weight]
         of_skips: list[Tensor] = []
         after: list[Tensor] = [g]
         of_hidden: Sequence[Tensor] = ()
@@ -244,11 +298,22 @@ class _Network(torch.autograd.Function):
             after = [g]
         of_x, of_first = _convolution_backward(g, x, first)
         of_kernels = [one.to(of_out.dtype) for one in (of_first, *of_skips)]
-        return None, None, of_x, *of_kernels, *reversed(of_betas), *reversed(of_weights)
+        return (
+            *(None, None, of_x, of_kernels[0], of_out.sum((0, 2, 3)), torch.zeros_like(without_effect)),
+            *of_kernels[1:],
+            *[None] * (blocks + 1),
+            *reversed(of_betas),
+            *reversed(of_weights),
+        )
 
 
 def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
     return F.conv2d(x, kernels, padding=kernels.shape[-1] // 2)
+
+
+def _are_few(outputs: Tensor) -> bool:
+    """Say whether so few values, (outputs, ...), are read out that their sums are taken where the input is computed."""
+    return len(outputs) <= FEW
 
 
 def _convolution_backward(of_output: Tensor, x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
