@@ -10,6 +10,7 @@ down here: what a compiler would read and keep for those that autograd finds is 
 - What skip connections read lies side by side, and one convolution sums them. The last block's output is not even
   formed: its 1x1 convolution takes what the block adds, that of the block before takes the rest.
 - Moments are those of the images first and of the batch then: the first are found in the pass that adds a residual.
+- Where few channels are read out, what goes into the last convolution and its gradient are not written down.
 - Biases that a normalization takes away again (all but the last) are not added, but to the means that are recorded.
 """
 
@@ -336,12 +337,13 @@ def _moments(v: Tensor, dtype: torch.dtype, *, is_sum: bool) -> tuple[Tensor, Te
     if is_sum:
         # This changes nothing, but what goes into a pooling is written by the compiler, not computed again and again.
         v = F.avg_pool2d(v, 1)
-    # Of as few images together as keep a card busy: what is left is summed by one kernel then, not by two.
-    batch, channels = v.shape[:2]
-    images = math.gcd(batch, max(1, batch * channels // 2**14))
-    var, mean = torch.var_mean(v.to(dtype).unflatten(0, (-1, images)), (1, 3, 4), correction=0)
-    var_of_means, mean = torch.var_mean(mean, 0, correction=0)
-    return mean, var.mean(0) + var_of_means
+    var, mean = torch.var_mean(v.to(dtype), (2, 3), correction=0)
+    # Of fours a kernel takes the sums as it reads them. That leaves few enough to sum for it, not for another one, too.
+    mean, var = (one.unflatten(0, (-1, math.gcd(len(v), 4))) for one in (mean, var))
+    for dim in (1, 0):
+        var_of_means, mean = torch.var_mean(mean, dim, correction=0)
+        var = var.mean(dim) + var_of_means
+    return mean, var
 
 
 def _per_channel(values: Tensor) -> Tensor:
