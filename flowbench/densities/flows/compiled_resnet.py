@@ -251,8 +251,8 @@ class _Network(torch.autograd.Function):
             if block < blocks - 1 or not skipping:
                 hidden.append(hidden[-1] + h)
         into_blocks = torch.cat(hidden[:blocks], 1) if blocks > 1 else hidden[0]
-        total = _convolve(into_blocks, skips[0]) + _convolve(h, skips[1]) if skipping else hidden[-1]
-        out = layer(total, is_sum=True, written=not _are_few(bias)).read_out(bias)
+        total = _plus_product(_convolve(into_blocks, skips[0]), h, skips[1]) if skipping else hidden[-1]
+        out = layer(total, is_sum=not skipping, written=not _are_few(bias)).read_out(bias)
         means = [one.mean if place % depth else one.mean + shifts[place // depth] for place, one in enumerate(layers)]
         moments = torch.stack(means), torch.stack([one.var for one in layers])
         ctx.mark_non_differentiable(*moments)
@@ -310,6 +310,12 @@ class _Network(torch.autograd.Function):
 
 def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
     return F.conv2d(x, kernels, padding=kernels.shape[-1] // 2)
+
+
+def _plus_product(x: Tensor, y: Tensor, kernels: Tensor) -> Tensor:
+    """Return x plus the 1x1 convolution of y: a product of matrices, which adds to what is there."""
+    rows = [one.permute(0, 2, 3, 1).flatten(0, 2) for one in (x, y)]
+    return torch.addmm(*rows, kernels.flatten(1).t()).view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 def _are_few(outputs: Tensor) -> bool:
