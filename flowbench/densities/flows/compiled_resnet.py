@@ -184,7 +184,7 @@ class _Layer(NamedTuple):
         if not _are_few(of_output[0]):
             return self.gradients(of_output.to(self.v.dtype))
         shifted = self._shifted()
-        of_outputs = of_output.split(1, 1)
+        of_outputs = torch.split(of_output, 1, 1)
         products = [one * kernels for one, kernels in zip(of_outputs, self.kernels.unbind(), strict=True)]
         g = sum(products[1:], products[0])
         of_shift = torch.where(shifted > 0, g, 0).sum((0, 2, 3))
@@ -263,14 +263,14 @@ class _Network(torch.autograd.Function):
         return out, *moments
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         blocks, depth, skipping = ctx.form
         x, first, without_effect, *tensors = ctx.saved_tensors
         skips, (into_blocks, added, total, *tensors) = tensors[: 2 * skipping], tensors[2 * skipping :]
         inner = blocks * (depth - 1)
         between, tensors = iter(tensors[:inner]), tensors[inner:]
-        hidden = into_blocks.split(first.shape[0], 1)
+        hidden = torch.split(into_blocks, first.shape[0], 1)
         inputs = [next(between) if place % depth else hidden[place // depth] for place in range(blocks * depth)]
         fields = len(_Layer._fields) - 1
         layers = [
@@ -291,7 +291,7 @@ class _Network(torch.autograd.Function):
         if skipping:
             of_joined, of_weight = _convolution_backward(g, into_blocks, skips[0])
             g, of_other = _convolution_backward(g, added, skips[1])
-            of_skips, after, of_hidden = [of_weight, of_other], [], of_joined.split(first.shape[0], 1)
+            of_skips, after, of_hidden = [of_weight, of_other], [], torch.split(of_joined, first.shape[0], 1)
         for block in reversed(range(blocks)):
             for place in reversed(range(1, depth)):
                 g = gradient(layers[block * depth + place], g)
@@ -314,8 +314,9 @@ def _convolve(x: Tensor, kernels: Tensor) -> Tensor:
 
 def _plus_product(x: Tensor, y: Tensor, kernels: Tensor) -> Tensor:
     """Return x plus the 1x1 convolution of y: a product of matrices, which adds to what is there."""
-    rows = [one.permute(0, 2, 3, 1).flatten(0, 2) for one in (x, y)]
-    return torch.addmm(*rows, kernels.flatten(1).t()).view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+    there, rows = (one.permute(0, 2, 3, 1).flatten(0, 2) for one in (x, y))
+    total = torch.addmm(there, rows, kernels.flatten(1).t())
+    return total.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 def _are_few(outputs: Tensor) -> bool:
@@ -345,7 +346,7 @@ def _moments(v: Tensor, dtype: torch.dtype, *, is_sum: bool) -> tuple[Tensor, Te
         v = F.avg_pool2d(v, 1)
     var, mean = torch.var_mean(v.to(dtype), (2, 3), correction=0)
     # Of fours a kernel takes the sums as it reads them. That leaves few enough to sum for it, not for another one, too.
-    mean, var = (one.unflatten(0, (-1, math.gcd(len(v), 4))) for one in (mean, var))
+    mean, var = (one.view(-1, math.gcd(len(v), 4), v.shape[1]) for one in (mean, var))
     for dim in (1, 0):
         var_of_means, mean = torch.var_mean(mean, dim, correction=0)
         var = var.mean(dim) + var_of_means
@@ -358,7 +359,8 @@ def _per_channel(values: Tensor) -> Tensor:
 
 def _in_words(x: Tensor) -> Tensor:
     """View x, (batch, channels, height, width), as (batch, height, width, words, channels of a word)."""
-    return x.permute(0, 2, 3, 1).unflatten(3, (-1, math.gcd(x.shape[1], 32)))
+    rows = x.permute(0, 2, 3, 1)
+    return rows.view(*rows.shape[:3], -1, math.gcd(x.shape[1], 32))
 
 
 def _packed(mask: Tensor) -> Tensor:
