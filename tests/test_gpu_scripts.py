@@ -176,11 +176,13 @@ def test_a_kernels_kind_is_told_by_its_name(kernel: str, kind: str) -> None:
 @pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch knows no GPU")
 def test_a_step_of_one_residual_block_moves_no_more_memory_than_it_did() -> None:
     step = script("schedule").schedule("real_nvp/cifar10-fast", 256, ["model.scales=1", "model.residual_blocks=1"])
-    assert step.forward.kernels["convolution"] == step.backward.kernels["convolution_backward"] == 24
+    # Of 24: the last of each network is taken by the kernel that computes its input.
+    assert step.forward.kernels["convolution"] + step.forward.kernels["addmm"] == 20
+    assert step.backward.kernels["convolution_backward"] == 20
     # Measured with torch 2.14.1 (2026-11).
-    assert step.forward.gigabytes.total() <= 3.61 * 1.01
-    assert step.backward.gigabytes.total() <= 4.83 * 1.01
-    assert step.kernels <= 237
+    assert step.forward.gigabytes.total() <= 2.66 * 1.01
+    assert step.backward.gigabytes.total() <= 3.68 * 1.01
+    assert step.kernels <= 193
 
 
 def test_the_json_of_a_schedule_is_its_table() -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -20,10 +19,12 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "triton.cudagraphs": True,
     # Small kernels that do not wait for each other are one: a step has 0.6 times as many.
     "combo_kernels": True,
-    # A normalization's backward pass reads six tensors, all but two of them tiny: to write down what it computes of
-    # them, and to read that in the next kernels, would take twice as long. Torch does from four on.
-    "realize_reads_threshold": 12,
-    "realize_opcount_threshold": 100,
+    # A normalization's backward pass reads ten tensors, all but a few of them tiny, and what is read out a dozen
+    # channels: to write down what is computed of them, in float32, and to read that in the next kernels would take
+    # twice as long. Torch does from four and eight on.
+    "realize_reads_threshold": 48,
+    "realize_acc_reads_threshold": 48,
+    "realize_opcount_threshold": 200,
     # Left to itself, the compiler takes networks of 64 channels or fewer for too narrow to be channels-last.
     "force_layout_optimization": True,
 }
@@ -34,6 +35,11 @@ GPU_RECOMPUTATION = {
     "ban_recompute_long_fusible_chains": False,
 }
 """AOTAutograd's, on a GPU alone."""
+CACHED = {
+    # Networks have gradients of their own (`compiled_resnet`), which are a function of what they are given alone.
+    "autograd_cache_allow_custom_autograd_functions": True,
+}
+"""AOTAutograd's, everywhere: what is compiled once is not compiled again by the next process."""
 
 
 def as_compiled(function: Function, device: torch.device) -> Function:
@@ -52,11 +58,12 @@ def as_compiled(function: Function, device: torch.device) -> Function:
         else torch.compile(function, dynamic=False)
     )
 
+    settings = {**CACHED, **(GPU_RECOMPUTATION if on_gpu else {})}
+
     @wraps(function)
     def set_up(*arguments: Any) -> object:
         # AOTAutograd takes no options: it looks at its settings whenever it compiles.
-        settings = torch._functorch.config.patch(GPU_RECOMPUTATION) if on_gpu else nullcontext()
-        with settings, recorded_afterwards():
+        with torch._functorch.config.patch(settings), recorded_afterwards():
             return compiled(*arguments)
 
     return cast(Function, set_up)

@@ -13,7 +13,11 @@ def shifted(x: torch.Tensor) -> torch.Tensor:
 def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph_and_computes_again_what_is_cheap(monkeypatch) -> None:
     import torch._functorch.config as aot
 
-    rules = ("ban_recompute_used_far_apart", "ban_recompute_long_fusible_chains")
+    rules = (
+        "ban_recompute_used_far_apart",
+        "ban_recompute_long_fusible_chains",
+        "autograd_cache_allow_custom_autograd_functions",
+    )
     asked = []
 
     def compiled(function, *, dynamic, options=None):
@@ -26,7 +30,7 @@ def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph_and_computes_again_wh
     monkeypatch.setattr(torch, "compile", compiled)
     for device in ("cuda", "cpu"):
         assert as_compiled(shifted, torch.device(device))(torch.zeros(1)) == 1
-    assert asked == [(False, GPU_OPTIONS, [False, False]), (False, None, [True, True])]
+    assert asked == [(False, GPU_OPTIONS, [False, False, True]), (False, None, [True, True, True])]
     assert GPU_OPTIONS["triton.cudagraphs"]
 
 

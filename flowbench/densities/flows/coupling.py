@@ -72,7 +72,7 @@ class CheckerboardCoupling(Bijection):
         if self.bn_in is not None:
             h = 2 * self.bn_in(h)
         mask = self.passed.expand(x.shape[0], -1, -1, -1)
-        out = self.net(torch.cat((h, -h, mask), dim=1).relu_())
+        out = self.net(torch.cat((h.relu(), (-h).relu_(), mask), dim=1))
         if self.rescaling_scale is None:
             return out * self.transformed, None
         shift, log_scale = out.chunk(2, dim=1)
@@ -121,7 +121,7 @@ class ChannelCoupling(Bijection):
 
     def _shift_and_log_scale(self, passed: Tensor) -> tuple[Tensor, Tensor | None]:
         h = passed if self.bn_in is None else self.bn_in(passed)
-        out = self.net(torch.cat((h, -h), dim=1).relu_())
+        out = self.net(torch.cat((h.relu(), (-h).relu_()), dim=1))
         if self.scale is None:
             return out, None
         shift, log_scale = out.chunk(2, dim=1)

@@ -295,13 +295,12 @@ class ResidualNet(Conditioner):
             if isinstance(convolution, WeightNormConv):
                 convolution.forget()
         out, means, variances = as_region(
-            x,
+            x.to(torch.bfloat16 if self.precision == "bf16" else x.dtype, memory_format=torch.channels_last),
             self.h_in.kernels(),
             [[(normalization.beta, convolution.kernels()) for normalization, convolution in block] for block in blocks],
             [convolution.kernels() for convolution in skips],
             (self.bn_pre_out.beta, self.out.kernels()),
             (self.h_in.biases, [block.out.biases for block in residual], [s.biases for s in skips], self.out.biases),
-            torch.bfloat16 if self.precision == "bf16" else x.dtype,
         )
         layers = [normalization for block in blocks for normalization, _ in block] + [self.bn_pre_out]
         # Older versions of torch take all that a region returns for differentiable.
