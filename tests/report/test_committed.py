@@ -11,7 +11,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.runs.kept import CURVE_POINTS
 
 REPORTS = Path(__file__).parents[2] / "reports"
-PARTS = ("quick", "etth", "cifar10", "throughput")
+PARTS = ("quick", "etth", "etth-densities", "cifar10", "throughput")
 MOST_FILES, MOST_BYTES, MOST_PAGE_BYTES = 250, 8 * 2**20, 2_500_000
 MOST_POINTS = 6000
 """Of a drawing that is committed."""
@@ -29,8 +29,8 @@ def tables(page: Path) -> list[str]:
 @pytest.mark.usefixtures("data_folder")
 def test_the_kept_files_give_the_committed_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = rebuilt(tmp_path)
-    hint = "flowbench report reports/quick reports/etth reports/cifar10 reports/throughput --out reports/index.html"
-    assert len(tables(page)) == 4
+    hint = f"flowbench report {' '.join(f'reports/{part}' for part in PARTS)} --out reports/index.html"
+    assert len(tables(page)) == 5
     assert tables(page) == tables(REPORTS / "index.html"), hint
     names = sorted(path.name for path in (tmp_path / "tables").iterdir())
     assert names == sorted(path.name for path in (REPORTS / "tables").iterdir())
