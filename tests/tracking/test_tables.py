@@ -32,8 +32,6 @@ def test_a_tables_run_holds_figures_and_files_and_is_the_parent_of_its_rows_runs
 
 
 def test_a_studys_end_names_the_dashboard_without_a_password() -> None:
-    assert _dashboard("sqlite:///my study.db").startswith(
-        "Optuna's dashboard: optuna-dashboard 'sqlite:///my study.db'"
-    )
+    assert _dashboard("sqlite:///my study.db").endswith(": optuna-dashboard 'sqlite:///my study.db'")
     assert "secret" not in _dashboard("postgresql://me:secret@db/studies")
     assert '"$OPTUNA_STORAGE"' in _dashboard("postgresql://me:secret@db/studies")
