@@ -6,13 +6,14 @@ operators that read a tensor on the CPU, and those for which the host waits unti
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -66,9 +67,16 @@ def fake_cuda() -> Iterator[Watched]:
         # Without a GPU autocast is off, and the bfloat16 networks would not be seen.
         held.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False))
         held.enter_context(mock.patch("torch.cuda.is_bf16_supported", return_value=True))
+        held.enter_context(mock.patch("torch.Tensor.numpy", _numpy))
         held.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         held.enter_context(_Watch(watched))
         yield watched
+
+
+def _numpy(copied: Tensor, *, to_numpy: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy) -> Any:
+    """Give the zeros of a copy to the host: a fake tensor made of them on the way has whatever memory holds."""
+    with unset_fake_temporarily():
+        return to_numpy(copied)
 
 
 def on_cuda(model: nn.Module) -> nn.Module:
