@@ -33,6 +33,8 @@ GRACE_SECONDS = 300
 RETRIES = 3
 BUSY_SECONDS = 120
 """How long a worker waits for the others' writes to an SQLite file."""
+SQLITE_MAGIC = b"SQLite format 3\0"
+"""The first bytes of each of its databases."""
 _SHAPES = f"{DEFAULT_STORAGE}, postgresql://USER@HOST/NAME or grpc://HOST:PORT"
 
 
@@ -147,14 +149,12 @@ def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorag
     database = Path(sqlalchemy.make_url(url).database or "")
     if not database.parent.is_dir():
         raise InputError(f"--storage {without_credentials(url)}: there is no folder {database.parent}: make it first")
+    if database.is_file() and database.stat().st_size and not _is_sqlite(database):
+        # Before there is a lock's file: beside one that is no database nothing is left.
+        raise InputError(f"--storage {without_credentials(url)}: {database} is not a database: give another file")
     # Workers that start together would make the tables together, and all but one would fail.
     with FileLock(f"{database}.lock", timeout=BUSY_SECONDS):
-        try:
-            storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
-        except Exception:
-            # Beside a file that is no database nothing is left.
-            Path(f"{database}.lock").unlink(missing_ok=True)
-            raise
+        storage = _open_database(url, heartbeat, grace, retry, connect_args={"timeout": BUSY_SECONDS})
 
     # SQLite gives up at once, whatever the timeout, when two transactions that have read both want to write.
     # Those that take the write lock at their beginning queue instead.
@@ -169,6 +169,11 @@ def _open_sqlite(url: str, heartbeat: int, grace: int, retry: Any) -> BaseStorag
     # Connections that were opened before the listeners know nothing of them.
     storage.engine.dispose()
     return storage
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
 
 
 def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: Any) -> RDBStorage:

@@ -30,6 +30,19 @@ def test_the_gradient_passes_where_the_value_did() -> None:
     assert 0 < int((x.grad == 0).sum()) < x.numel()
 
 
+def test_images_stay_channels_last_and_are_dropped_value_by_value() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8, 12, 12).to(memory_format=torch.channels_last).requires_grad_()
+    dropped = Dropout(0.5)(x)
+    dropped.sum().backward()
+    assert dropped.is_contiguous(memory_format=torch.channels_last)
+    assert x.grad is not None
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(dropped, x * x.grad)
+    shares = (dropped != 0).double().mean((0, 2, 3))
+    assert (shares - 0.5).abs().max() < 4 * 0.5 / math.sqrt(16 * 12 * 12)
+
+
 def test_masks_are_the_generators_and_go_on_from_its_state() -> None:
     layer, x = Dropout(0.3), torch.ones(3, 11)
     torch.manual_seed(0)
@@ -43,12 +56,15 @@ def test_masks_are_the_generators_and_go_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False), (0.0, False)])
-def test_nothing_is_drawn_where_nothing_is_dropped(p: float, training: bool) -> None:
+def test_nothing_is_dropped_at_zero_and_in_evaluation_mode(p: float, training: bool) -> None:
     x = torch.randn(4, 4)
-    state = torch.get_rng_state()
     assert torch.equal(Dropout(p).train(training)(x), x)
-    if not training:
-        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_evaluation_draws_nothing() -> None:
+    state = torch.get_rng_state()
+    Dropout(0.5).eval()(torch.ones(4, 4))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_all_is_dropped_at_one_and_nothing_of_nothing() -> None:
