@@ -21,7 +21,7 @@ from flowbench.system.progress import TrainingBar
 from flowbench.system.threads import one_thread
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
-from flowbench.tuning.objectives import objectives_of
+from flowbench.tuning.objectives import Objective, objectives_of
 from flowbench.tuning.space import check_space
 from flowbench.tuning.storage import DEFAULT_STORAGE, explained, open_storage
 from flowbench.tuning.tally import tallied
@@ -92,15 +92,7 @@ def tune(
         WorkFailedError: `trials` trials failed, or the storage did.
         Interrupted: Ctrl-C or SIGTERM; finished trials are kept, the running one goes on with the next call.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "tune: start it without torchrun: --nproc-per-node has each trial trained by several processes"
-        )
-    experiment, changes = _resolve(base, overrides)
-    objectives = objectives_of(experiment)
-    check_space(base, changes, experiment)
-    _check_data(experiment)
-    _check_processes(experiment, processes)
+    experiment, changes, objectives = _checked(base, overrides, processes)
     if progress and len(objectives) > 1 and experiment.study.pruner != "none":
         show("several objectives: Optuna cannot prune, every trial runs to its end")
     url = storage if isinstance(storage, str) else "storage"
@@ -122,32 +114,42 @@ def tune(
                 raise InputError("tune: several jobs need a storage that processes can share: give its URL")
             request = {"base": str(base), "trials": trials, "overrides": overrides, "study": joined.study_name}
             request |= {"storage": storage, "time_budget": time_budget, "processes": processes}
-            with TrainingBar(joined.study_name, "trials", shown=progress) as bar:
-                work_side_by_side(
-                    workers,
-                    request,
-                    memory=memory(experiment),
-                    mirror=mirror,
-                    stop=stop,
-                    show=show,
-                    advance=lambda parts: _draw(bar, tallied(joined).done, trials, parts),
-                )
+            _work_side_by_side(joined, job, trials, workers, request, memory(experiment))
         if workers <= 1 or stop.signal is None:
             # What the workers left: mostly nothing.
             with one_thread():
                 _work(joined, job, trials)
-        tally = tallied(joined)
-        if stop.signal is not None:
-            raise Interrupted(
-                f"study {joined.study_name}: stopped with {tally.done} of {trials} trials done: run the same command "
-                "again to go on",
-                stop.signal,
-            )
-        if tally.failed >= trials and tally.done < trials:
-            raise WorkFailedError(
-                f"study {joined.study_name}: {tally.failed} trials failed, the last: {tally.last_reason}"
-            )
+        _refuse_unfinished(joined, trials, stop)
         return Studied(joined, base, tuple(overrides), folder, url)
+
+
+def _checked(
+    base: str | Path, overrides: list[str], processes: int
+) -> tuple[Experiment[Any, Any], list[str], dict[str, Objective]]:
+    """Return what `_resolve` does and the objectives, having refused what would make every trial fail."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "tune: start it without torchrun: --nproc-per-node has each trial trained by several processes"
+        )
+    experiment, changes = _resolve(base, overrides)
+    objectives = objectives_of(experiment)
+    check_space(base, changes, experiment)
+    _check_data(experiment)
+    _check_processes(experiment, processes)
+    return experiment, changes, objectives
+
+
+def _refuse_unfinished(study: optuna.Study, trials: int, stop: StopRequest) -> None:
+    """Raise what `tune` says it does where a study ends before its trials are done."""
+    tally = tallied(study)
+    if stop.signal is not None:
+        raise Interrupted(
+            f"study {study.study_name}: stopped with {tally.done} of {trials} trials done: run the same command again "
+            "to go on",
+            stop.signal,
+        )
+    if tally.failed >= trials and tally.done < trials:
+        raise WorkFailedError(f"study {study.study_name}: {tally.failed} trials failed, the last: {tally.last_reason}")
 
 
 def _plan(
@@ -168,6 +170,31 @@ def _draw(bar: TrainingBar, done: int, trials: int, parts: Collection[float]) ->
     """Draw how much of a study is done, given the trained parts (0 to 1) of the trials at work."""
     bar.note(f"{done} of {trials} trials, {len(parts)} at work")
     bar.advance(min((done + sum(parts)) / trials, 1.0))
+
+
+def _work_side_by_side(
+    study: optuna.Study, job: Trials, trials: int, workers: int, request: dict[str, Any], memory: int
+) -> None:
+    """Have workers take trials, with one bar for all of them.
+
+    Args:
+        study: theirs.
+        job: what each trial is.
+        trials: how many of the study.
+        workers: how many.
+        request: what each is asked.
+        memory: bytes that one takes.
+    """
+    with TrainingBar(study.study_name, "trials", shown=job.progress) as bar:
+        work_side_by_side(
+            workers,
+            request,
+            memory=memory,
+            mirror=job.mirror,
+            stop=job.stop,
+            show=job.show,
+            advance=lambda parts: _draw(bar, tallied(study).done, trials, parts),
+        )
 
 
 def _work(study: optuna.Study, job: Trials, trials: int) -> None:
