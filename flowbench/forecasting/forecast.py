@@ -152,18 +152,13 @@ def _frame(
     targets = scaler.select(columns)
     first = next(iter(forecaster.parameters()), torch.empty(0))
     normalized = torch.from_numpy(scaler.scale(histories)).to(device=first.device, dtype=first.dtype)
-    was_training = forecaster.training
-    forecaster.eval()
-    try:
-        with torch.inference_mode():
-            mean = torch.cat([forecaster(batch) for batch in torch.split(normalized, 256)])
-            beside: dict[str, list[Tensor]] = {}
-            if isinstance(forecaster, DistributionForecaster) and (wanted.samples or wanted.quantiles):
-                for place, batch in enumerate(torch.split(normalized, AT_ONCE)):
-                    for name, values in _beside(forecaster, batch, wanted, place).items():
-                        beside.setdefault(name, []).append(values)
-    finally:
-        forecaster.train(was_training)
+    with forecaster.evaluating():
+        mean = torch.cat([forecaster(batch) for batch in torch.split(normalized, 256)])
+        beside: dict[str, list[Tensor]] = {}
+        if isinstance(forecaster, DistributionForecaster) and (wanted.samples or wanted.quantiles):
+            for place, batch in enumerate(torch.split(normalized, AT_ONCE)):
+                for name, values in _beside(forecaster, batch, wanted, place).items():
+                    beside.setdefault(name, []).append(values)
 
     def rows(values: Tensor) -> NDArray[np.float64]:
         return targets.unscale(values.flatten(0, 1)[: len(dates)].double().cpu().numpy())

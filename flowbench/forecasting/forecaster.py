@@ -1,7 +1,8 @@
 """What every forecaster is: a module from normalized history to normalized future, and its part of the config."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
@@ -80,6 +81,17 @@ class Forecaster(nn.Module):
     def fit(self, windows: "Windows") -> bool:
         """Fit in closed form and return True, where a model can or has nothing to learn; False: it needs steps."""
         return False
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Be in evaluation mode, without gradients, and afterwards as before."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.train(was_training)
 
     def targets(self, history: Tensor) -> Tensor:
         """Return the history of the outputs, (batch, lookback, outputs)."""

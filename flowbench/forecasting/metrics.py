@@ -58,52 +58,71 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, see
     Raises:
         WorkFailedError: a forecast is not finite.
     """
-    absolute = squared = without = torch.zeros((), dtype=torch.float64)
-    scores: dict[str, torch.Tensor] = {}
-    crps_variance: float | None = None
-    per_window: list[torch.Tensor] = []
-    runs, first = windows.runs, 0
-    was_training = forecaster.training
-    forecaster.eval()
-    try:
-        with torch.inference_mode():
-            for forecast, scored, future in _forecasts(forecaster, windows, batch_size, seed):
-                error = (forecast - future).double()
-                size, square = error.abs(), error.square()
-                absolute = absolute + size.sum(dim=0).cpu()
-                squared = squared + square.sum(dim=0).cpu()
-                kept = [size.mean(dim=(1, 2)), square.mean(dim=(1, 2))]
-                if scored is not None:
-                    for name, score_of in scored.by_value.items():
-                        scores[name] = scores.get(name, 0) + score_of.sum(dim=0).cpu()
-                        kept.append(score_of.mean(dim=(1, 2)))
-                    if scored.crps_variance is not None:
-                        crps_variance = (crps_variance or 0.0) + float(scored.crps_variance.sum())
-                per_window.append(torch.stack(kept, dim=1).cpu())
-                if runs is not None:
-                    counted = torch.from_numpy(runs.free[first : first + len(error)])
-                    without = without + (size.mean(dim=1).cpu() * counted).sum(dim=0)
-                    first += len(error)
-    finally:
-        forecaster.train(was_training)
-    values = torch.cat(per_window).numpy()
-    if not np.isfinite(values).all():
-        raise WorkFailedError(f"the forecast of window {int(np.argwhere(~np.isfinite(values))[0, 0])} is not finite")
-    free = None
-    if runs is not None:
+    sums = _Sums(windows.runs)
+    with forecaster.evaluating():
+        for forecast, scored, future in _forecasts(forecaster, windows, batch_size, seed):
+            sums.add((forecast - future).double(), scored)
+    return sums.errors()
+
+
+class _Sums:
+    """Sums over windows, batch after batch.
+
+    Args:
+        runs: where the truth is stuck, of all windows in order; None: nowhere.
+    """
+
+    def __init__(self, runs: ConstantRuns | None) -> None:
+        self._runs = runs
+        self._absolute = self._squared = self._free = torch.zeros((), dtype=torch.float64)
+        self._scores: dict[str, torch.Tensor] = {}
+        self._crps_variance: float | None = None
+        self._per_window: list[torch.Tensor] = []
+        self._windows = 0
+
+    def add(self, error: torch.Tensor, scored: Scores | None) -> None:
+        """Take in the next windows: forecast - truth, (batch, horizon, outputs), float64; scores of a distribution."""
+        absolute, squared = error.abs(), error.square()
+        self._absolute = self._absolute + absolute.sum(dim=0).cpu()
+        self._squared = self._squared + squared.sum(dim=0).cpu()
+        by_value = {} if scored is None else scored.by_value
+        for name, values in by_value.items():
+            self._scores[name] = self._scores.get(name, 0) + values.sum(dim=0).cpu()
+        if scored is not None and scored.crps_variance is not None:
+            self._crps_variance = (self._crps_variance or 0.0) + float(scored.crps_variance.sum())
+        kept = [values.mean(dim=(1, 2)) for values in (absolute, squared, *by_value.values())]
+        self._per_window.append(torch.stack(kept, dim=1).cpu())
+        if self._runs is not None:
+            free = torch.from_numpy(self._runs.free[self._windows : self._windows + len(error)])
+            self._free = self._free + (absolute.mean(dim=1).cpu() * free).sum(dim=0)
+        self._windows += len(error)
+
+    def errors(self) -> ForecastErrors:
+        """Return the means.
+
+        Raises:
+            WorkFailedError: a forecast is not finite.
+        """
+        values = torch.cat(self._per_window).numpy()
+        wrong = np.argwhere(~np.isfinite(values))
+        if len(wrong):
+            raise WorkFailedError(f"the forecast of window {int(wrong[0, 0])} is not finite")
+        n = self._windows
+        return ForecastErrors(
+            self._absolute.numpy() / n,
+            self._squared.numpy() / n,
+            values,
+            ("mae", "mse", *self._scores),
+            {name: total.numpy() / n for name, total in self._scores.items()},
+            None if self._crps_variance is None else math.sqrt(self._crps_variance) / n,
+            self._runs,
+            None if self._runs is None else self._free_of_runs(self._runs),
+        )
+
+    def _free_of_runs(self, runs: ConstantRuns) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # 0 / 0: no window without a run
-            free = without.numpy() / runs.free.sum(axis=0)
-    n = len(values)
-    return ForecastErrors(
-        absolute.numpy() / n,
-        squared.numpy() / n,
-        values,
-        ("mae", "mse", *scores),
-        {name: total.numpy() / n for name, total in scores.items()},
-        None if crps_variance is None else math.sqrt(crps_variance) / n,
-        runs,
-        free,
-    )
+            mean: NDArray[np.float64] = self._free.numpy() / runs.free.sum(axis=0)
+        return mean
 
 
 def _forecasts(
@@ -122,14 +141,10 @@ def _forecasts(
 
 def measure_nll(forecaster: DistributionForecaster, windows: Windows, batch_size: int = 256) -> float:
     """Return the negative log-likelihood of every window in evaluation mode, in nats a value."""
-    was_training, total = forecaster.training, 0.0
-    forecaster.eval()
-    try:
-        with torch.inference_mode():
-            for history, future in windows.in_order(batch_size):
-                total -= float(forecaster.log_prob(future, history).double().sum())
-    finally:
-        forecaster.train(was_training)
+    total = 0.0
+    with forecaster.evaluating():
+        for history, future in windows.in_order(batch_size):
+            total -= float(forecaster.log_prob(future, history).double().sum())
     return total / (len(windows) * forecaster.shape.horizon * forecaster.shape.outputs)
 
 
