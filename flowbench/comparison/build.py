@@ -9,6 +9,7 @@ from urllib.parse import quote
 from flowbench.comparison.entries import Entry, Field, differing, field_of_runs, field_of_study
 from flowbench.comparison.plots import PLOTS, WHY_ABSENT, draw
 from flowbench.comparison.ranking import Group, Ranking, rank
+from flowbench.config.metric_words import BOUNDS
 from flowbench.errors import InputError, why
 from flowbench.report.exports import write_sheet
 from flowbench.report.formats import unit
@@ -50,6 +51,12 @@ def recommendation(field: Field, ranking: Ranking) -> list[str]:
     best, take, ties = ranking.groups[0], ranking.recommended, ranking.ties
     varied = differing([entry for group in ranking.groups for entry in group.entries])
     lines = [f"best {unit(field.metric)} on {field.split}: {_figure(best)}, {best.name} ({_settings(best, varied)})"]
+    kinds = dict.fromkeys(group.bound or "of unknown kind" for group in ranking.groups)
+    if len(kinds) > 1:
+        lines.append(
+            f"not all of these are of one kind ({', '.join(kinds)}): a bound is at or above its model's own value, so "
+            "that the order may be another one"
+        )
     unknown = sum(group.tie is None for group in ranking.groups)
     if unknown:
         lines.append(f"whether {unknown} others are worse is not known: their noise is {ranking.by}")
@@ -102,12 +109,14 @@ def _plots(field: Field, ranking: Ranking, out: Path) -> "dict[str, Plot | None]
 
 def _sheet(field: Field, ranking: Ranking, out: Path) -> Sheet:
     entries = [entry for group in ranking.groups for entry in group.entries]
-    keys = differing(entries)
+    keys, bounds = differing(entries), [group.bound for group in ranking.groups]
+    told = len(set(bounds)) > 1
     what = unit(field.metric)
     columns = [
         Column("Run"),
         *(Column(key, _is_numeric(key, entries)) for key in keys),
         Column(f"{what}, {field.split}", True, "mean ± sd over seeds; ± standard error for one seed"),
+        *([Column("Bound", note="what the figure is of the likelihood")] if told else []),
         Column("Seeds", True),
         Column("Behind the best", True),
         Column("Parameters", True),
@@ -120,7 +129,8 @@ def _sheet(field: Field, ranking: Ranking, out: Path) -> Sheet:
     for group in ranking.groups:
         settings = [_setting(group.settings.get(key)) for key in keys]
         name = Cell(group.name, href=_link(group.entries[0].path, out))
-        rows.append([name, *settings, *_figures(group, best)])
+        figure, *others = _figures(group, best)
+        rows.append([name, *settings, figure, *([_bound(group)] if told else []), *others])
     counted = f"{field.unit.capitalize()}/s"
     caption = (
         f"Best {what} first (lower is better); only the settings that differ are shown. A difference within the noise "
@@ -150,6 +160,11 @@ def _figures(group: Group, best: float) -> list[Cell]:
     ]
 
 
+def _bound(group: Group) -> Cell:
+    bound = group.bound or ""
+    return Cell(bound.replace("_", " ") or "–", note=BOUNDS.get(bound, ""))
+
+
 def _records(ranking: Ranking, keys: Sequence[str], best: float) -> list[dict[str, Any]]:
     """Return a line for each run, not for each group: what a person would compute with."""
     lines = []
@@ -158,7 +173,7 @@ def _records(ranking: Ranking, keys: Sequence[str], best: float) -> list[dict[st
         for entry in group.entries:
             line: dict[str, Any] = {"rank": place, "run": entry.name, "seed": entry.seed}
             line |= {key: entry.settings.get(key) for key in keys}
-            line |= {"value": entry.value, "stderr": entry.stderr, "group_mean": group.value}
+            line |= {"value": entry.value, "stderr": entry.stderr, "bound": entry.bound, "group_mean": group.value}
             line |= {"group_sd": group.deviation, "difference": group.value - best}
             line |= {"verdict": "best" if place == 1 else verdict, "parameters": entry.parameters, "flops": entry.flops}
             lines.append(line | {"per_second": entry.speed, "steps": entry.steps})

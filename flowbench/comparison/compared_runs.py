@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flowbench.comparison.comparable import check_same_forecasts
 from flowbench.comparison.kept_values import common_split, dataset_of, on_the_same_items
 from flowbench.config.experiments import config_id
+from flowbench.config.metric_words import BOUNDS, bound_of_all
 from flowbench.errors import InputError
 from flowbench.evaluation.paired import LEVEL, Paired, compare_values
 from flowbench.runs.bundle import is_bundle
@@ -31,6 +33,8 @@ class ComparedRuns:
     """Whether A and B are seeds of one config."""
     resample: str | None = None
     """How the images were resized; None where their set offers no choice."""
+    bounds: tuple[str | None, ...] = (None, None)
+    """What each figure is of the likelihood: `exact`, or the bound that it is; None: it is none of a likelihood."""
     unfinished: tuple[str, ...] = ()
     """A line for each run that has not come to its end: pruned or stopped."""
 
@@ -44,6 +48,7 @@ class ComparedRuns:
             + (f", resample {self.resample}" if self.resample else ""),
             f"A  {paired.values[0]:.4f}  {a}",
             f"B  {paired.values[1]:.4f}  {b}",
+            *self._unlike,
             *self.unfinished,
         ]
         over_seeds = "" if paired.seed_stderr is None else f"± {paired.seed_stderr:.4f} over seeds"
@@ -57,6 +62,14 @@ class ComparedRuns:
             if over_seeds:
                 lines.append(f"of that ± {paired.item_stderr:.4f} over {self.unit}, {over_seeds}")
         return [*lines, self.verdict]
+
+    @property
+    def _unlike(self) -> list[str]:
+        """The line that keeps a bound from being read as a likelihood, where A and B are not of one kind."""
+        if self.bounds[0] == self.bounds[1]:
+            return []
+        a, b = (BOUNDS.get(str(bound), bound or "of unknown kind") for bound in self.bounds)
+        return [f"A is {a}; B is {b}: a bound is at or above the model's own value"]
 
     @property
     def verdict(self) -> str:
@@ -117,11 +130,11 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
     kind, dataset = known[0]
     what = metric or ("bits_per_dim" if kind == "density" else "mae")
     where = split or common_split(runs, what)
-    horizons = {getattr(run.experiment.data, "horizon", None) for run in runs}
-    if len(horizons) != 1:
-        raise InputError(f"{a} and {b}: forecasts of different horizons, {sorted(map(str, horizons))}: not comparable")
+    check_same_forecasts(runs, f"{a} and {b}")
     kept = on_the_same_items(runs, where, what)
-    values = [one.values for one in kept]
+    values, number = [one.values for one in kept], len(groups[0])
+    bounds = tuple(bound_of_all(one.figure.get("bound") for one in part) for part in (kept[:number], kept[number:]))
+    horizon = getattr(runs[0].experiment.data, "horizon", None)
     ids = [{config_id(run.experiment) for run in group} for group in groups]
     return ComparedRuns(
         names=(a, b),
@@ -129,9 +142,10 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         split=where,
         metric=what,
         unit="images" if kind == "density" else "windows",
-        paired=compare_values(values[: len(groups[0])], values[len(groups[0]) :], horizon=horizons.pop()),
+        paired=compare_values(values[:number], values[number:], horizon=horizon),
         same_config=ids[0] == ids[1] and all(run.finished for run in runs),
         resample=kept[0].figure.get("resample"),
+        bounds=bounds,
         unfinished=tuple(
             f"{run.path}: not finished: as it stood at step {run.step:,}" for run in runs if not run.finished
         ),

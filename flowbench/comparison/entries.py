@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowbench.comparison.comparable import check_same_forecasts
 from flowbench.comparison.cost import flops_of
 from flowbench.errors import InputError, did_you_mean
 from flowbench.report.verdict import flat_settings
@@ -48,6 +49,8 @@ class Entry:
     steps: int
     curve: Sequence[tuple[int, float]]
     """(step, validation figure)."""
+    bound: str | None = None
+    """What the value is of the likelihood: `exact`, or the bound that it is; None: unknown, or none of a likelihood."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def field_of_runs(names: Sequence[str], title: str) -> Field:
     for what in ("kind", "dataset", "data_fingerprint"):
         if len(different := {str(result.get(what)) for result in results}) > 1:
             raise InputError(f"the runs are of different {what.replace('_', ' ')}s: {', '.join(sorted(different))}")
+    check_same_forecasts(runs, "the runs")
     metric = "bits_per_dim" if results[0]["kind"] == "density" else "mae"
     splits = [
         split
@@ -201,6 +205,7 @@ def _of_run(run: RunFolder, name: str, state: str, reason: str, metric: str, spl
         speed=speeds[0] if speeds else None,
         steps=max((int(row["step"]) for row in rows), default=0),
         curve=[(row["step"], row[key]) for row in rows if row.get(key) is not None],
+        bound=figure.get("bound"),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowbench.comparison.entries import Entry
+from flowbench.config.metric_words import bound_of_all
 from flowbench.evaluation.error_bars import ErrorBar
 
 __all__ = ["Group", "Ranking", "pareto", "rank"]
@@ -40,6 +41,11 @@ class Group:
         more = f" and {len(self.entries) - 1} more" if len(self.entries) > 1 else ""
         return f"{self.entries[0].name}{more}"
 
+    @property
+    def bound(self) -> str | None:
+        """What its figures are of the likelihood; see `Entry.bound`."""
+        return bound_of_all(entry.bound for entry in self.entries)
+
     def cost(self, what: str) -> float | None:
         """Return the mean of `parameters`, `flops` or `speed` where it is known."""
         known = [value for entry in self.entries if (value := getattr(entry, what)) is not None]
@@ -62,7 +68,12 @@ class Ranking:
     @property
     def recommended(self) -> Group:
         """The cheapest in parameters of those that are tied with the best."""
-        return min(self.ties, key=lambda group: (group.cost("parameters") or math.inf, group.value))
+
+        def size(group: Group) -> float:
+            parameters = group.cost("parameters")
+            return math.inf if parameters is None else parameters
+
+        return min(self.ties, key=lambda group: (size(group), group.value))
 
 
 def rank(entries: Sequence[Entry]) -> Ranking:

@@ -1,13 +1,29 @@
-"""How a metric of `result.json` is written for people: its value, or its values by column, and what it is over."""
+"""How a metric of `result.json` is written for people: its value, or its values by column, and what it is of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["MEAN_OVER_COLUMNS", "known_values", "remarks", "shares_in_words", "value_in_words"]
+__all__ = [
+    "BOUNDS",
+    "MEAN_OVER_COLUMNS",
+    "bound_of_all",
+    "known_values",
+    "remarks",
+    "shares_in_words",
+    "value_in_words",
+]
 
 MEAN_OVER_COLUMNS = "mean over columns"
 NAMED = 8
 """Columns that a line names."""
+BOUNDS: Mapping[str, str] = {
+    "exact": "the likelihood itself",
+    "uniform": "a bound: uniform dequantization",
+    "density_branch": "a bound: some bins by their density",
+    "elbo": "a bound: ELBO",
+    "importance": "a bound: importance-weighted",
+}
+"""What the values of the label `bound` say of bits/dim."""
 
 
 def value_in_words(metric: Mapping[str, Any]) -> str:
@@ -37,6 +53,12 @@ def remarks(name: str, metric: Mapping[str, Any]) -> list[str]:
         shares = shares_in_words(metric["constant_share"])
         said.append(f"over the windows without constant runs, in which lie {shares}")
     return said
+
+
+def bound_of_all(bounds: Iterable[str | None]) -> str | None:
+    """Return what several figures together are of the likelihood: a bound where one of them is; None: unknown."""
+    known = [bound for bound in dict.fromkeys(bounds) if bound is not None]
+    return " and ".join(bound for bound in known if bound != "exact") or (known[0] if known else None)
 
 
 def shares_in_words(shares: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flowbench.config.metric_words import BOUNDS
 from flowbench.figures.theme import color_of, new_figure, themed
 from flowbench.report.formats import mean, unit
 from flowbench.report.plot import Plot, save_plot
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["cost_plots", "cost_sheet", "costed"]
 
 PASSES = {"train": "training", "forward": "likelihood", "inverse": "sampling"}
-BOUNDS = {"exact": "the likelihood itself", "uniform": "a bound: uniform dequantization", "elbo": "a bound: ELBO"}
-BOUNDS |= {"density_branch": "a bound: some bins by their density", "importance": "a bound: importance-weighted"}
 MARKS = {"exact": "o"}
 BOUND_MARK = "v"
 """Of everything but exact values: those lie at their mark or below it."""

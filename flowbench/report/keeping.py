@@ -121,7 +121,7 @@ def _found(run: Path, base: Path, out: Path) -> RunFolder:
 def _kept(run: RunFolder, metrics: Sequence[str]) -> KeptRun:
     rows = run.metrics()
     keys = list(dict.fromkeys(key for metric in metrics for key in curve_keys([rows], metric)))
-    return KeptRun(run.config, run.environment, _without(run.result), thinned_curve(rows, keys))
+    return KeptRun(run.config, run.environment, _without(run.result), thinned_curve(rows, keys), run.costs)
 
 
 def _without(content: Any) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 
 from flowbench import report
 from flowbench.config.experiments import config_id, config_sha256, load_experiment
-from flowbench.config.schema import Experiment
+from flowbench.config.schema import Experiment, ForecastData
+from flowbench.data.manifest import file_sha256
 from flowbench.errors import FlowbenchError, InputError, why
 from flowbench.reproduction.watching import Told, Watched, look
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
 from flowbench.system.version import __version__
+from flowbench.tables.bounds import numbered
 from flowbench.tables.results import done_row, empty_row
 from flowbench.tables.shipped import rows_as_shipped
 from flowbench.tables.table import Entry, Row, Table
@@ -29,9 +31,20 @@ Ended = tuple[Path, FlowbenchError | None]
 
 
 def run_path(out: Path, experiment: Experiment[Any, Any]) -> Path:
-    """Return the run folder of an experiment under `out`: a function of name, config and seed."""
+    """Return the run folder of an experiment under `out`: a function of name, config, seed and a CSV file's content."""
     name = experiment.name.replace("/", "-")
-    return out / "runs" / f"{name}--{config_sha256(experiment)[:12]}--seed{experiment.seed}"
+    return out / "runs" / f"{name}--{config_sha256(experiment)[:12]}{_content(experiment)}--seed{experiment.seed}"
+
+
+def _content(experiment: Experiment[Any, Any]) -> str:
+    """Return digits of the CSV file's content, which the config's hash leaves out as it does every path."""
+    data = experiment.data
+    if not isinstance(data, ForecastData) or data.csv is None:
+        return ""
+    try:
+        return f"-{file_sha256(Path(data.csv))[:12]}"
+    except OSError:  # not here: training says so
+        return ""
 
 
 def finished(run: Path, experiment: Experiment[Any, Any]) -> bool:
@@ -52,7 +65,11 @@ def stored(folder: Path) -> Mapping[str, Any]:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    rows = content.get("rows") if isinstance(content, dict) else None
+    known = isinstance(rows, list) and all(
+        isinstance(row, dict) and {"row", "experiment"} <= row.keys() for row in rows
+    )
+    return content if known else {}
 
 
 @dataclass
@@ -62,16 +79,15 @@ class Line:
     row: Row
     entry: Entry
     experiments: list[Experiment[Any, Any]]
+    runs: list[Path]
+    """The folders of its runs, seed by seed."""
     content: dict[str, Any]
     selected: bool
 
-    def runs(self, out: Path) -> list[Path]:
-        """Return the folders of its runs, seed by seed."""
-        return [run_path(out, experiment) for experiment in self.experiments]
-
-    def pairs(self, out: Path) -> list[Pair]:
-        """Return its experiments with the folders of their runs."""
-        return list(zip(self.experiments, self.runs(out), strict=True))
+    @property
+    def pairs(self) -> list[Pair]:
+        """Its experiments with the folders of their runs."""
+        return list(zip(self.experiments, self.runs, strict=True))
 
 
 @dataclass
@@ -87,16 +103,19 @@ class Agenda:
 
     def plan(self, selected: Sequence[Row], stored: Mapping[str, Any]) -> None:
         """Resolve and validate every experiment before anything runs; keep what is done already."""
+        before = {key: row for key, row in numbered(stored.get("rows", [])) if row.get("status") == "done"}
         for row in self.table.rows:
             chosen = row in selected
-            for entry in row.experiments:
+            for place, entry in enumerate(row.experiments):
                 experiments = self._resolve(row, entry, chosen)
                 content = empty_row(
                     row, entry, experiments[0], status="not_run", reason="not run yet" if chosen else "not asked for"
                 )
-                line = Line(row, entry, experiments, content, chosen)
-                line.content["command"] = self._command(row, chosen)
-                self._keep_done(line, stored)
+                content["command"] = self._command(row, chosen)
+                runs = [run_path(self.out, experiment) for experiment in experiments]
+                line = Line(row, entry, experiments, runs, content, chosen)
+                same_before = sum(one.name == entry.name for one in row.experiments[:place])
+                self._keep_done(line, before.get((row.row, entry.name, same_before)))
                 self.lines.append(line)
 
     @property
@@ -129,7 +148,7 @@ class Agenda:
     def looked_at(self, line: Line, told: Mapping[Path, Told] | None = None) -> list[Watched]:
         """What the runs of a line are doing."""
         now, known = time.time(), told or {}
-        return [look(line.row.row, one, run, now, known.get(run)) for one, run in line.pairs(self.out)]
+        return [look(line.row.row, one, run, now, known.get(run)) for one, run in line.pairs]
 
     def write(self) -> None:
         """Write results.json and everything that is made of it."""
@@ -147,23 +166,27 @@ class Agenda:
 
     @property
     def uncosted(self) -> list[Line]:
-        """The selected lines with a figure, where the table wants costs, whose first run has none yet."""
+        """The selected lines with a figure, where the table wants costs, whose first run has none yet.
+
+        A run that is kept without its folder is left as it is: what is measured now would hide it.
+        """
         wanted = [
             line for line in self.lines if self.table.costs and line.selected and line.content["status"] == "done"
         ]
-        return [line for line in wanted if RunFolder(line.runs(self.out)[0]).costs is None]
+        first = [(line, RunFolder(line.runs[0])) for line in wanted]
+        return [line for line, run in first if run.kept is None and run.costs is None]
 
     @property
     def unfinished(self) -> list[Pair]:
         """The runs of the selected lines that are not at their end."""
-        pairs = [pair for line in self.lines if line.selected for pair in line.pairs(self.out)]
+        pairs = [pair for line in self.lines if line.selected for pair in line.pairs]
         return [(experiment, run) for experiment, run in pairs if not finished(run, experiment)]
 
     def take_finished(self, line: Line) -> bool:
         """Enter the figures of a line if all its runs are finished, and say so."""
-        if not all(finished(run, one) for one, run in line.pairs(self.out)):
+        if not all(finished(run, one) for one, run in line.pairs):
             return False
-        line.content |= done_row(line.row, line.entry, line.experiments, line.runs(self.out), self.out)
+        line.content |= done_row(line.row, line.entry, line.experiments, line.runs, self.out)
         return True
 
     def _resolve(self, row: Row, entry: Entry, chosen: bool) -> list[Experiment[Any, Any]]:
@@ -184,20 +207,14 @@ class Agenda:
             words += ["--seeds", ",".join(map(str, self.seeds))]
         return f"{self.command} {shlex.join([*words, *(self.overrides if chosen else ())])}"
 
-    def _keep_done(self, line: Line, stored: Mapping[str, Any]) -> None:
-        if self.take_finished(line):
-            return
-        earlier = [
-            row
-            for row in stored.get("rows", [])
-            if (row.get("row"), row.get("experiment"), row.get("status")) == (line.row.row, line.entry.name, "done")
-        ]
-        if not earlier or line.selected:
+    def _keep_done(self, line: Line, earlier: Mapping[str, Any] | None) -> None:
+        """Enter the figures of finished runs, or what an earlier call stored of the line where that still holds."""
+        if self.take_finished(line) or earlier is None or line.selected:
             return
         # A row that is not asked for keeps the figure of an earlier call with other overrides, and that of runs which
         # did not come along (see `report --keep`) where today's config and seeds are the same.
-        same = earlier[0].get("config"), earlier[0].get("seeds")
+        same = earlier.get("config"), earlier.get("seeds")
         if same == (config_id(line.experiments[0]), [one.seed for one in line.experiments]) or all(
-            RunFolder(self.out / run).finished for run in earlier[0]["runs"]
+            RunFolder(self.out / run).finished for run in earlier["runs"]
         ):
-            line.content = {**earlier[0], "note": line.row.note}
+            line.content = {**earlier, "note": line.row.note}

@@ -24,7 +24,7 @@ def plan(agenda: Agenda, runs: Sequence[Path], at_a_time: int) -> list[str]:
         at_a_time: how many are made side by side.
     """
     waiting = set(runs)
-    lines = [line for line in agenda.lines if line.selected and waiting & set(line.runs(agenda.out))]
+    lines = [line for line in agenda.lines if line.selected and waiting & set(line.runs)]
     costs = {run: cost for line in lines for run, cost in _costs(agenda, line).items() if run in waiting}
     side_by_side = f", {at_a_time} at a time" if min(at_a_time, len(runs)) > 1 else ""
     whole = _expected([costs[run] for run in runs], at_a_time)
@@ -46,7 +46,7 @@ def plan(agenda: Agenda, runs: Sequence[Path], at_a_time: int) -> list[str]:
 def ending(line: Line, run: Path, error: FlowbenchError | None) -> str:
     """Return the line that stays when a run of `line` has ended: its figure and seconds, or what went wrong."""
     folder = RunFolder(run)
-    seed = next((one.seed for one, path in line.pairs(run.parent.parent) if path == run), None)
+    seed = next((one.seed for one, path in line.pairs if path == run), None)
     name = f"{line.row.row}, {line.entry.name}, seed {seed}"
     if error is not None:
         return f"{name}: {'skipped' if isinstance(error, InputError) else 'failed'}: {error}"
@@ -62,7 +62,7 @@ def ending(line: Line, run: Path, error: FlowbenchError | None) -> str:
 def _costs(agenda: Agenda, line: Line) -> dict[Path, float | None]:
     """Return the seconds that each run of a line still takes; None where nobody has measured them."""
     seconds = None if agenda.overrides or line.entry.overrides else line.entry.seconds
-    progress = {path: one.progress for path, one in zip(line.runs(agenda.out), agenda.looked_at(line), strict=True)}
+    progress = {path: one.progress for path, one in zip(line.runs, agenda.looked_at(line), strict=True)}
     return {run: None if seconds is None else seconds * (1 - part) for run, part in progress.items()}
 
 

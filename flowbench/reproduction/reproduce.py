@@ -96,7 +96,7 @@ def reproduce(
                     say(words)
                 held.enter_context(watch)
                 ended = maker.run(queue, watch.draw)
-                _make(agenda, ended, queue, _Fetching(download or quick_download), say)
+                _make(agenda, waiting, ended, queue, _Fetching(download or quick_download), say)
                 if trainer is None:
                     followed.follow(folder)
         except Interrupted as stop:
@@ -173,21 +173,33 @@ def _here(out: Path, number: int, trainer: Trainer | None, mirror: Mirror, progr
 
 def _make(
     agenda: Agenda,
+    lines: Sequence[Line],
     ended: Generator[Ended],
     queue: deque[Pair],
     fetching: "_Fetching",
     say: Callable[[str], None],
 ) -> None:
-    """Enter the runs into the table as they end, and say so."""
-    lines, number, total = agenda.waiting, 0, len(queue)
+    """Enter the runs into the table as they end, and say so.
+
+    Args:
+        agenda: of the table.
+        lines: that waited for runs when the queue was made; other processes may have finished some since.
+        ended: gives the runs as they end.
+        queue: of those to make.
+        fetching: gets data that are missing.
+        say: takes a line for each end.
+    """
+    number, total = 0, len(queue)
+    for line in lines:
+        agenda.take_finished(line)
     with closing(ended):
         for run, outcome in ended:
             error = outcome
-            for line in (line for line in lines if run in line.runs(agenda.out)):
+            for line in (line for line in lines if run in line.runs):
                 if isinstance(outcome, InputError):
                     error = fetching.instead(line, run, outcome)
                     if error is None:
-                        queue.append(next(pair for pair in line.pairs(agenda.out) if pair[1] == run))
+                        queue.append(next(pair for pair in line.pairs if pair[1] == run))
                         break
                 if error is not None:
                     status = "skipped" if isinstance(error, InputError) else "failed"
@@ -196,7 +208,7 @@ def _make(
                     agenda.take_finished(line)
             else:
                 number += 1
-                line = next(line for line in lines if run in line.runs(agenda.out))
+                line = next(line for line in lines if run in line.runs)
                 say(f"run {number} of {total}: {ending(line, run, error)}")
             agenda.write()
 
@@ -212,7 +224,7 @@ def _measure_costs(agenda: Agenda) -> None:
         from flowbench.system.threads import one_thread
         from flowbench.throughput.cost import measure_costs
 
-        run = RunFolder(line.runs(agenda.out)[0])
+        run = RunFolder(line.runs[0])
         with one_thread():
             run.write_costs(measure_costs(run.experiment, default_device()))
         agenda.take_finished(line)

@@ -111,6 +111,8 @@ class RunFolder:
     @property
     def costs(self) -> dict[str, Any] | None:
         """The content of `costs.json`, what an image costs in each pass; None where that was not measured."""
+        if (kept := self.kept) is not None:
+            return None if kept.costs is None else dict(kept.costs)
         file = self.path / "costs.json"
         return _read_json(file) if file.is_file() else None
 

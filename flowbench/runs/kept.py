@@ -4,7 +4,8 @@
 run made again changes one line:
 
 - `{"environment": id, "content": {…}}`
-- `{"run": name, "environment": id, "config": {…}, "result": {…}, "curve": {key: [[step, value], …]}}`
+- `{"run": name, "environment": id, "config": {…}, "result": {…}, "curve": {key: [[step, value], …]}}`, with `costs`
+  where they were measured
 
 The pictures lie beside it, in `<folder>/figures/<name>`.
 """
@@ -48,6 +49,8 @@ class KeptRun:
     environment: Mapping[str, Any]
     result: Mapping[str, Any]
     curve: Curve
+    costs: Mapping[str, Any] | None = None
+    """The content of `costs.json`; None: not measured."""
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the curve as rows of a `metrics.jsonl`: one value beside its step in each."""
@@ -91,6 +94,7 @@ def write_kept_runs(file: Path, runs: Mapping[str, KeptRun]) -> None:
             "config": run.config,
             "result": run.result,
             "curve": run.curve,
+            **({} if run.costs is None else {"costs": run.costs}),
         }
         for name, run in sorted(runs.items())
     ]
@@ -136,7 +140,9 @@ def _read(file: Path, modified: int, size: int) -> dict[str, KeptRun]:
             line = json.loads(text)
             if "run" in line:
                 environment = environments[line["environment"]]
-                runs[line["run"]] = KeptRun(line["config"], environment, line["result"], line["curve"])
+                runs[line["run"]] = KeptRun(
+                    line["config"], environment, line["result"], line["curve"], line.get("costs")
+                )
             else:
                 environments[line["environment"]] = line["content"]
         except (ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config.experiments import config_id, config_sha256
+from flowbench.config.metric_words import bound_of_all
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import COMPILED_NUMERICS, FUSED, Experiment
 from flowbench.data.image_set import ImageSet, data_root
@@ -105,13 +106,20 @@ def done_row(
             *_badges(results, runs, status, stale=bool(stale)),
         ],
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
-        "labels": {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None},
+        "labels": _labels(metrics),
         "data_status": status,
         **(_without_stuck(results, row.split) if row.metric == "mae" else {}),
         **_costs(results, RunFolder(runs[0])),
         **(_covered(results, row.split) if row.metric == "crps" else {}),
     }
     return _with_resample(content, [_resample(row.dataset, *pair) for pair in zip(results, metrics, strict=True)])
+
+
+def _labels(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is said of a row's figures: that of the first seed, and a bound where any of them is one."""
+    labels = {key: metrics[0][key] for key in LABELS if metrics[0].get(key) is not None}
+    bound = bound_of_all(metric.get("bound") for metric in metrics)
+    return labels if bound is None else labels | {"bound": bound}
 
 
 def rechecked_row(row: Mapping[str, Any], base: Path) -> dict[str, Any]:

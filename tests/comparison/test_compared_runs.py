@@ -12,6 +12,7 @@ import pytest
 
 from flowbench.__main__ import main
 from flowbench.comparison.compared_runs import compare_runs
+from flowbench.comparison.entries import field_of_runs
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.runs.folder import RunFolder
@@ -39,6 +40,9 @@ def test_the_better_model_is_named_with_the_figures_of_both(runs: Path) -> None:
         assert compared.paired.values[number] == pytest.approx(figure, abs=1e-9)
     assert compared.paired.verdict == "better"
     assert compared.verdict.startswith("verdict: A is better than B as trained here (one run")
+    assert compared.lines[3] == (
+        "A is the likelihood itself; B is a bound: uniform dequantization: a bound is at or above the model's own value"
+    )
     assert json.dumps(compared.as_json())
 
 
@@ -104,6 +108,26 @@ def test_forecasts_are_compared_by_windows_with_a_hac_variance(tmp_path: Path) -
         compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mae_original")
     squared = compare_runs(str(tmp_path / "mean"), str(tmp_path / "seasonal_naive"), metric="mse")
     assert squared.paired.verdict == "worse"
+
+
+def test_forecasts_of_other_columns_steps_or_protocols_are_not_compared(tmp_path: Path) -> None:
+    forecasts(tmp_path, horizon=6)
+    frame = pd.read_csv(tmp_path / "mine.csv").assign(y=lambda frame: frame["x"] ** 2)
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    mine = [f"data.csv={tmp_path / 'mine.csv'}", "data.protocol=ratio", "data.lookback=48", "data.horizon=6"]
+    train(load_experiment("etth/mean", [*mine, "data.target=x"]), tmp_path / "both")
+    others = {
+        "columns, x, y and x": ["data.features=S", "data.target=x"],
+        "horizons, 6 and 12": ["data.horizon=12"],
+        "protocols, ratio and report": ["data.protocol=report"],
+    }
+    for number, (said, changes) in enumerate(others.items()):
+        other = tmp_path / str(number)
+        train(load_experiment("etth/repeat_last", [*mine, *changes]), other)
+        with pytest.raises(InputError, match=f"forecasts of different {said}: not comparable"):
+            compare_runs(str(tmp_path / "both"), str(other))
+        with pytest.raises(InputError, match=f"the runs: forecasts of different {said}"):
+            field_of_runs([str(tmp_path / "both"), str(other)], "Runs")
 
 
 def test_too_few_horizons_are_no_verdict_in_words_and_in_json(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ def test_what_is_recommended_is_the_smallest_of_those_tied_with_the_best() -> No
         entry(2.0, parameters=900), entry(2.01, features=16, parameters=300), entry(2.5, features=32, parameters=10)
     ]  # fmt: skip
     assert rank(entries).recommended.value == 2.01
+    nothing_to_learn = entry(2.005, features=64, parameters=0)
+    assert rank([*entries, nothing_to_learn]).recommended.value == 2.005
+    unknown = entry(2.005, features=64, parameters=None)
+    assert rank([*entries, unknown]).recommended.value == 2.01
 
 
 def test_only_settings_that_differ_are_shown() -> None:

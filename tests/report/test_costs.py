@@ -104,3 +104,11 @@ def test_a_table_that_wants_costs_measures_each_once_and_shows_them(
     text = (tmp_path / "out" / "report.html").read_text()
     assert "real_nvp/digits: 2.000 (uniform) at 50 ms a sample" in text
     assert report.build(content, base=tmp_path / "out", out=tmp_path / "out").is_file()
+
+    # What is kept of it knows its costs: nothing is measured anew, and it can be kept again.
+    kept = tmp_path / "kept"
+    report.keep([str(tmp_path / "out")], kept)
+    again = reproduce(str(table), out=kept, trainer=trainer)
+    assert [one["costs"] for one in again["rows"]] == [one["costs"] for one in content["rows"]]
+    assert measured == ["independent/digits", "real_nvp/digits"]
+    assert report.keep([str(tmp_path / "out")], kept) == [kept / "results.json"]

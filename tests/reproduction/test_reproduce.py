@@ -24,6 +24,14 @@ from tests.faults.commands import FLOWBENCH, finish, kill, start, wait_until
 FLOW, BASELINE = "real_nvp/digits", "independent/digits"
 EXPERIMENTS = [entry.name for row in load_table("quick").rows for entry in row.experiments]
 
+ROW_OF_A_FILE = """
+  - row: {name}
+    dataset: mine
+    metric: mae
+    split: test
+    experiments: [{{name: etth/repeat_last, overrides: [data.csv={file}]}}]
+"""
+
 
 def rows_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["experiment"]: row for row in results["rows"]}
@@ -184,6 +192,62 @@ def test_rows_not_asked_for_keep_a_stored_figure_of_the_same_config_and_seeds(tm
         (tmp_path / "results.json").write_text(json.dumps(content))
         again = rows_of(reproduce("quick", only=["etth1"], out=tmp_path, trainer=FakeTrainer()))
         assert (again[FLOW]["status"], again[FLOW]["value"]) == ("not_run", None)
+
+
+def test_two_csv_files_are_two_runs_and_a_changed_one_is_another(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.csv" for name in ("first", "second")}
+    for name, file in files.items():
+        file.write_text(f"date,OT\n2024-01-01,{len(name)}\n")
+    rows = "".join(ROW_OF_A_FILE.format(name=name, file=file) for name, file in files.items())
+    (tmp_path / "mine.yaml").write_text(f"table: mine\ntitle: Mine\ndescription: Two files.\nrows:\n{rows}")
+    trainer = FakeTrainer()
+
+    def runs() -> list[str]:
+        results = reproduce(str(tmp_path / "mine.yaml"), out=tmp_path / "out", trainer=trainer)
+        return [row["runs"][0] for row in results["rows"]]
+
+    first, second = runs()
+    assert first != second
+    assert (runs(), len(trainer.calls)) == ([first, second], 2)
+    files["second"].write_text("date,OT\n2024-01-01,7\n")
+    assert runs()[0] == first
+    assert runs()[1] != second
+    assert len(trainer.calls) == 3
+
+
+def test_an_experiment_that_stands_twice_in_a_row_keeps_both_of_its_stored_figures(tmp_path: Path) -> None:
+    entries = f"[{BASELINE}, {{name: {BASELINE}, overrides: [seed=1]}}]"
+    (tmp_path / "twice.yaml").write_text(
+        "table: twice\ntitle: Twice\ndescription: One model, two lines.\nrows:\n"
+        f"  - {{row: a, dataset: digits, metric: bits_per_dim, split: test, experiments: {entries}}}\n"
+        f"  - {{row: b, dataset: digits, metric: bits_per_dim, split: test, experiments: [{FLOW}]}}\n"
+    )
+    trainer = FakeTrainer({(BASELINE, 0): 2.4, (BASELINE, 1): 2.5})
+    reproduce(str(tmp_path / "twice.yaml"), out=tmp_path / "out", trainer=trainer)
+    shutil.rmtree(tmp_path / "out" / "runs")
+    again = reproduce(str(tmp_path / "twice.yaml"), only=["b"], out=tmp_path / "out", trainer=trainer)
+    assert [row["value"] for row in again["rows"]] == [2.4, 2.5, 2.0]
+
+
+def test_a_run_that_another_process_ends_meanwhile_is_told_and_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = FakeTrainer()
+
+    def meanwhile(agenda: agenda.Agenda, runs: list[Path], number: int) -> list[str]:
+        for experiment, run in agenda.unfinished:
+            trainer(experiment, run)
+        return []
+
+    monkeypatch.setattr("flowbench.reproduction.reproduce.plan", meanwhile)
+    results = reproduce("quick", only=["etth1"], out=tmp_path, trainer=lambda experiment, run: None)
+    assert {row["status"] for row in results["rows"] if row["dataset"] == "etth1"} == {"done"}
+
+
+@pytest.mark.parametrize("content", ['{"rows": null}', '{"rows": [1]}', '{"rows": [{"row": "digits"}]}', "[]", "no"])
+def test_a_foreign_results_file_is_written_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    assert failure(reproduce("quick", out=tmp_path, trainer=FakeTrainer())) is None
 
 
 def test_a_figure_that_is_not_finite_never_reaches_the_table(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Which runs' figures are of the same thing, so that one can be called better than the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowbench.errors import InputError
+from flowbench.runs.folder import RunFolder
+
+__all__ = ["check_same_forecasts"]
+
+
+def check_same_forecasts(runs: Sequence[RunFolder], said: str) -> None:
+    """Raise InputError where forecasts are not of the same values: columns, steps ahead, and the protocol's windows.
+
+    Args:
+        runs: all of one kind; those that are no forecasts are let pass.
+        said: how the runs are called, for the message.
+    """
+    if runs[0].experiment.kind != "forecast":
+        return
+    for what, of in _TOLD.items():
+        different = list(dict.fromkeys(of(run) for run in runs))
+        if len(different) > 1:
+            raise InputError(f"{said}: forecasts of different {what}, {' and '.join(different)}: not comparable")
+
+
+def _columns(run: RunFolder) -> str:
+    data: Mapping[str, Any] = run.environment.get("data", {})
+    config = run.experiment.data
+    return ", ".join(data.get("targets") or (config.features, *([] if config.features == "M" else [config.target])))
+
+
+_TOLD: Mapping[str, Callable[[RunFolder], str]] = {
+    "horizons": lambda run: str(run.experiment.data.horizon),
+    "columns": _columns,
+    "protocols": lambda run: str(run.experiment.data.protocol),
+}
