@@ -77,7 +77,7 @@ def reproduce(
             out=folder,
             jobs=jobs,
             progress=watch or submit != "slurm",
-            cluster=_cluster(folder, jobs) if submit == "slurm" else None,
+            cluster=_cluster(folder, jobs, logger) if submit == "slurm" else None,
             again=again,
             mirror=mirror_of(logger),
             **selected,
@@ -97,10 +97,10 @@ def reproduce(
         _check_bounds(table, results)
 
 
-def _cluster(folder: Path, jobs: int | None) -> "Jobs":
+def _cluster(folder: Path, jobs: int | None, logger: str) -> "Jobs":
     from flowbench.reproduction.submission import Jobs
 
-    return Jobs("slurm", folder / "jobs", jobs or JOBS_ON_A_CLUSTER)
+    return Jobs("slurm", folder / "jobs", jobs or JOBS_ON_A_CLUSTER, logger=logger)
 
 
 def _check_bounds(table: str, results: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ def tune(
     """
     if submit == "slurm":
         command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--jobs", "1"]
+        command += ["--logger", logger]
         command += ["--study", study] if study else []
         command += ["--time-budget", time_budget] if time_budget else []
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []

@@ -147,7 +147,9 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
         resample=kept[0].figure.get("resample"),
         bounds=bounds,
         unfinished=tuple(
-            f"{run.path}: not finished: as it stood at step {run.step:,}" for run in runs if not run.finished
+            f"{run.path}: not finished: as it stood at step {run.step if one.step is None else one.step:,}"
+            for run, one in zip(runs, kept, strict=True)
+            if not run.finished
         ),
     )
 

@@ -121,7 +121,7 @@ def field_of_study(study: "optuna.Study") -> Field:
     density = study.user_attrs.get("kind") == "density"
     names = study.metric_names or ["bits_per_dim" if density else "mae"]
     metric, split = ("bits_per_dim", "holdout") if density else ("mae", "validation")
-    if names[0] in ("bits_per_dim", "mae", "mse"):
+    if names[0] in ("bits_per_dim", "mae", "mse", "nll", "crps"):
         metric = names[0]
     entries = []
     for trial in study.get_trials(deepcopy=False):

@@ -31,6 +31,8 @@ class Kept:
     """Of each image or window in the split's order, (n,)."""
     fingerprint: str
     """Of the data."""
+    step: int | None = None
+    """Of the weights, where an unfinished run was measured by itself; None: the run's end, or its last validation."""
 
 
 def dataset_of(run: RunFolder) -> tuple[str, str]:
@@ -117,7 +119,8 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
         stored = np.load(path.with_suffix(".npy"), allow_pickle=False)
         columns = content.get("per_window_columns", _PER_WINDOW)
         values = stored if stored.ndim == 1 else stored[:, columns.index(metric)]
-        one = Kept(figure, values.astype(np.float64), content["data_fingerprint"])
+        step = (content.get("stopped") or {}).get("step")
+        one = Kept(figure, values.astype(np.float64), content["data_fingerprint"], step)
         found.insert(0 if figure == mine else len(found), one)
     if found:
         return found

@@ -1,5 +1,6 @@
 """What an experiment file holds: its sections, their keys, and what is valid."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -259,6 +260,13 @@ class Study(Section):
     """How often a trial of `steps` steps is validated, and may be pruned; None: as the experiment says."""
 
 
+_OF_IMAGES: Mapping[str, tuple[str, ...]] = {
+    "optim": ("scale_l2",),
+    "train": ("precision", "compile", "recompute"),
+    "evaluate": ("draws", "batch_norm"),
+}
+"""Keys that only models of images have."""
+
 DataT = TypeVar("DataT", bound=Section)
 ModelT = TypeVar("ModelT", bound=ModelConfig)
 
@@ -293,6 +301,8 @@ class Experiment(Section, Generic[DataT, ModelT]):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment[DataT, ModelT]":
+        if self.kind == "forecast":
+            self._refuse_of_images()
         if self.train.objective == "adversarial" and not self.model.learns_from_samples:
             raise ValueError(f"train.objective: adversarial is for flows, and {self.model.name} is none")
         if self.evaluate.weights == "ema" and self.train.ema == 0:
@@ -303,6 +313,14 @@ class Experiment(Section, Generic[DataT, ModelT]):
                 "use population with evaluate.weights: ema"
             )
         return self
+
+    def _refuse_of_images(self) -> None:
+        """Refuse what a forecaster's training would pass over in silence."""
+        for section, keys in _OF_IMAGES.items():
+            given = getattr(self, section)
+            for key in keys:
+                if getattr(given, key) != type(given).model_fields[key].default:
+                    raise ValueError(f"{section}.{key}: is for models of images, and {self.model.name} is a forecaster")
 
     @property
     def weights(self) -> Literal["raw", "ema"]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowbench.densities.model import DensityModel, ImageShape, Terms
+from flowbench.densities.modes import evaluating
 from flowbench.densities.preprocessing import Logit, dequantize
 from flowbench.errors import InputError, did_you_mean, in_words
 
@@ -73,19 +74,16 @@ class Adapted(DensityModel):
 
         Raises:
             InputError: no `sample` was given, or another temperature than 1; see `DensityModel.sample`.
+            WorkFailedError: some samples are not numbers.
         """
         self.check_sampling(n, temperature)
         if self._sample is None:
             raise InputError("this model has no samples: give sample= where it is adapted")
         if temperature != 1:
             raise InputError(f"temperature is {temperature}: an adapted model is sampled at 1")
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluating(self):
             x = self._drawn(n, generator)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        self.check_samples(x)
         if self.space == "logit":
             x = self._logit.inverse(x)
         scaled = x if self.space == "pixel" else x * self.levels

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowbench.densities.bases import Base
 from flowbench.densities.bijection import Bijection
+from flowbench.densities.modes import evaluating
 from flowbench.errors import InputError
 
 __all__ = ["Flow"]
@@ -59,11 +60,6 @@ class Flow(Bijection):
         """
         parameter = next(self.parameters())
         z = self.base.sample((n, *self.input_shape), temperature, generator, parameter.device)
-        modes = {module: module.training for module in self.modules()}
-        self.eval()  # the inverse is that of evaluation mode
-        try:
+        with evaluating(self):  # the inverse is that of evaluation mode
             x, _ = self.inverse(z.to(parameter.dtype))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return x

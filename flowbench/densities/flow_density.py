@@ -10,7 +10,8 @@ from torch import Tensor
 
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection
-from flowbench.densities.model import DensityConfig, DensityModel, ImageShape, LatentDensity, Terms, evaluating
+from flowbench.densities.model import DensityConfig, DensityModel, ImageShape, LatentDensity, Terms
+from flowbench.densities.modes import evaluating
 from flowbench.densities.preprocessing import Center, Logit, Preprocessing, dequantize
 from flowbench.errors import WorkFailedError
 

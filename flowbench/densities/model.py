@@ -3,8 +3,7 @@
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from flowbench.config.schema import ModelConfig
 from flowbench.densities.initialization import initializing
 from flowbench.densities.noise import Distribution
-from flowbench.errors import InputError
+from flowbench.errors import InputError, WorkFailedError
 
 __all__ = [
     "Bound",
@@ -22,7 +21,6 @@ __all__ = [
     "Elbo",
     "LatentDensity",
     "Terms",
-    "evaluating",
 ]
 
 ImageShape = tuple[int, int, int]
@@ -183,6 +181,15 @@ class DensityModel(nn.Module, ABC):
         if not isinstance(temperature, SupportsFloat) or not 0 <= float(temperature) < math.inf:
             raise InputError(f"temperature is {temperature!r}: give a finite number, 0 or above")
 
+    def check_samples(self, values: Tensor) -> None:
+        """Refuse what samples are made of, (n, …), where it is not numbers (WorkFailedError); waits for the device."""
+        broken = torch.isnan(values).flatten(1).any(1)
+        if bool(broken.any()):
+            raise WorkFailedError(
+                f"{int(broken.sum())} of {len(values)} samples are not numbers: lower the temperature, or look at the "
+                "training"
+            )
+
     def check_draws(self, draws: int) -> None:
         """Refuse a number of draws that `log_prob` cannot take (InputError)."""
         if draws < 1:
@@ -254,18 +261,6 @@ class LatentDensity(DensityModel):
         """Return images, made white where some of the values that they are of are not numbers, and which those are."""
         broken = torch.isnan(values).flatten(1).any(1)
         return images.masked_fill_(broken.view(-1, 1, 1, 1), self.levels - 1), broken
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode inside the block and each of its modules back into its own mode after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class DensityConfig(ModelConfig):

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from flowbench.data import Images
 from flowbench.data.feed import batches_in_order
-from flowbench.densities.model import DensityModel, evaluating
+from flowbench.densities.model import DensityModel
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import evaluation_noise
 from flowbench.errors import InputError, WorkFailedError, is_out_of_memory
-from flowbench.evaluation.reported import Mode, Setting, is_normalized, reported_statistics, reported_weights
-from flowbench.evaluation.weights import WeightAverage
+from flowbench.evaluation.reported import Mode, Setting, is_normalized, reported_statistics
+from flowbench.evaluation.weights import WeightAverage, reported_weights
 from flowbench.system.progress import counted
 
 __all__ = ["Measured", "Values", "evaluate"]

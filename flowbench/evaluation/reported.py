@@ -10,10 +10,10 @@ import torch
 from flowbench.data import Images
 from flowbench.data.feed import Feed
 from flowbench.densities.flows.normalization import BatchStatistics, population_statistics
-from flowbench.densities.model import DensityModel, evaluating
+from flowbench.densities.model import DensityModel
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import training_noise
-from flowbench.errors import InputError
-from flowbench.evaluation.weights import WeightAverage
+from flowbench.evaluation.weights import WeightAverage, Weights, reported_weights
 from flowbench.system.processes import place
 from flowbench.system.progress import counted
 
@@ -26,7 +26,6 @@ __all__ = [
     "is_normalized",
     "reported_state",
     "reported_statistics",
-    "reported_weights",
 ]
 
 POPULATION_BATCHES = 200
@@ -44,7 +43,7 @@ class Setting:
     importance: int | None = None
     """K: also give the K-sample importance-weighted bound."""
     batch_norm: Mode = "population"
-    weights: Literal["raw", "ema"] = "raw"
+    weights: Weights = "raw"
     training_batch_size: int = 64
     """Images in each batch over which population statistics are estimated: that of the training."""
     batch_size: int = 256
@@ -73,18 +72,6 @@ def reported_state(
         torch.no_grad(),
         reported_statistics(model, training if is_normalized(model) else None, setting),
     ):
-        yield
-
-
-@contextmanager
-def reported_weights(average: WeightAverage | None, weights: Literal["raw", "ema"]) -> Iterator[None]:
-    """Put the moving averages in the parameters' place inside the block, where they are asked for."""
-    if weights == "raw":
-        yield
-        return
-    if average is None:
-        raise InputError("weights: ema asks for moving averages, but the training kept none (train.ema is 0)")
-    with average.in_place():
         yield
 
 

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightAverage"]
+from flowbench.errors import InputError
+
+__all__ = ["WeightAverage", "Weights", "reported_weights"]
+
+Weights = Literal["raw", "ema"]
 
 
 class WeightAverage:
@@ -51,3 +56,15 @@ class WeightAverage:
     def _put(self, values: dict[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
             parameter.copy_(values[name])
+
+
+@contextmanager
+def reported_weights(average: WeightAverage | None, weights: Weights) -> Iterator[None]:
+    """Put the moving averages in the parameters' place inside the block, where they are asked for."""
+    if weights == "raw":
+        yield
+        return
+    if average is None:
+        raise InputError("weights: ema asks for moving averages, but the training kept none (train.ema is 0)")
+    with average.in_place():
+        yield

@@ -1,5 +1,6 @@
 """What the model finds likely: bits/dim of single test images, and of images from elsewhere."""
 
+import json
 import math
 from pathlib import Path
 
@@ -102,11 +103,23 @@ def bits_per_dim_of(subject: Subject, array: NDArray[np.uint8], name: str) -> ND
 
 
 def _stored(subject: Subject, images: Images) -> NDArray[np.float64]:
-    """Return the bits/dim of every image as the run's evaluation left them; measured again where they are lost."""
+    """Return the bits/dim of every image as an evaluation of these weights left them; measured where there is none."""
     setting = reported_setting(subject.experiment)
-    path = evaluation_path(subject.run.evaluations, images, setting).with_suffix(".npy")
-    if path.is_file():
-        stored = load_array(path).astype(np.float64)
+    evaluation = evaluation_path(subject.run.evaluations, images, setting)
+    values = evaluation.with_suffix(".npy")
+    if values.is_file() and _is_of(subject, evaluation):
+        stored = load_array(values).astype(np.float64)
         if stored.shape == (len(images),):
             return stored
     return bits_per_dim_of(subject, images.array, images.split)
+
+
+def _is_of(subject: Subject, evaluation: Path) -> bool:
+    """Say whether an evaluation is of the weights that are drawn: a training that went on has left it behind."""
+    if subject.run.finished:
+        return True
+    try:
+        stopped = json.loads(evaluation.read_text(encoding="utf-8")).get("stopped")
+    except (OSError, ValueError):
+        return False
+    return stopped is not None and stopped["step"] == subject.step

@@ -1,5 +1,6 @@
 """Forecasts with dates: the next horizon after a file's end, and block after block through a second file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError
 from flowbench.forecasting.distribution import DistributionForecaster
@@ -61,7 +63,7 @@ class Wanted:
         """Raise InputError where a quantile lies beyond the lowest or the highest of the paths that it is taken of."""
         paths = self.samples or SAMPLES
         for level in self.quantiles:
-            needed = round(1 / min(level, 1 - level)) - 1
+            needed = math.ceil(1 / min(level, 1 - level) - 1e-9) - 1
             if needed > paths:
                 raise InputError(
                     f"--quantiles {level:g}: {paths} paths do not tell it: give --samples {needed} or more"
@@ -152,7 +154,7 @@ def _frame(
     targets = scaler.select(columns)
     first = next(iter(forecaster.parameters()), torch.empty(0))
     normalized = torch.from_numpy(scaler.scale(histories)).to(device=first.device, dtype=first.dtype)
-    with forecaster.evaluating():
+    with evaluating(forecaster), torch.inference_mode():
         mean = torch.cat([forecaster(batch) for batch in torch.split(normalized, 256)])
         beside: dict[str, list[Tensor]] = {}
         if isinstance(forecaster, DistributionForecaster) and (wanted.samples or wanted.quantiles):
@@ -194,9 +196,18 @@ def frame_of(
     """Return a frame of `date`, truth (rows, columns) by column, and the forecast, alike, as `<column>_forecast`.
 
     What lies beside it, alike, follows as `<column>_<name>`.
+
+    Raises:
+        InputError: one of these names is a column's own.
     """
     named: dict[str, pd.DatetimeIndex | NDArray[np.float64]] = {"date": dates}
     named |= {column: truth[:, i] for i, column in enumerate(columns)}
     for name, values in {"forecast": future, **(beside or {})}.items():
-        named |= {f"{column}_{name}": values[:, i] for i, column in enumerate(columns)}
+        made = {f"{column}_{name}": values[:, i] for i, column in enumerate(columns)}
+        if taken := named.keys() & made.keys():
+            raise InputError(
+                f"column {min(taken)}: is called as the forecast of another one would be: rename it in the file and "
+                "train again"
+            )
+        named |= made
     return pd.DataFrame(named)

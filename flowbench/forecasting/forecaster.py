@@ -1,8 +1,7 @@
 """What every forecaster is: a module from normalized history to normalized future, and its part of the config."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
@@ -82,17 +81,6 @@ class Forecaster(nn.Module):
         """Fit in closed form and return True, where a model can or has nothing to learn; False: it needs steps."""
         return False
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Be in evaluation mode, without gradients, and afterwards as before."""
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.train(was_training)
-
     def targets(self, history: Tensor) -> Tensor:
         """Return the history of the outputs, (batch, lookback, outputs)."""
         return history[..., self.shape.inputs - self.shape.outputs :]
@@ -103,6 +91,8 @@ class ForecasterConfig(ModelConfig):
 
     distributions: ClassVar[bool] = False
     """Whether it forecasts distributions: `make` gives a `DistributionForecaster`."""
+    has_density: ClassVar[bool] = False
+    """Whether those have a density: it is trained and chosen by its likelihood."""
 
     @abstractmethod
     def make(self, shape: WindowShape) -> Forecaster:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import step_seed
 from flowbench.errors import WorkFailedError
 from flowbench.forecasting.constant_runs import ConstantRuns
@@ -21,7 +22,7 @@ from flowbench.forecasting.windows import Windows
 __all__ = ["ForecastErrors", "mae_under", "measure", "measure_nll", "metrics", "nll_under"]
 
 SCORED_AT_ONCE = 32
-"""Windows whose samples share a generator: figures do not depend on what else is measured at once."""
+"""Windows whose samples share a generator: figures depend on which windows are measured, and on nothing else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def measure(forecaster: Forecaster, windows: Windows, batch_size: int = 256, see
         WorkFailedError: a forecast is not finite.
     """
     sums = _Sums(windows.runs)
-    with forecaster.evaluating():
+    with evaluating(forecaster), torch.inference_mode():
         for forecast, scored, future in _forecasts(forecaster, windows, batch_size, seed):
             sums.add((forecast - future).double(), scored)
     return sums.errors()
@@ -142,7 +143,7 @@ def _forecasts(
 def measure_nll(forecaster: DistributionForecaster, windows: Windows, batch_size: int = 256) -> float:
     """Return the negative log-likelihood of every window in evaluation mode, in nats a value."""
     total = 0.0
-    with forecaster.evaluating():
+    with evaluating(forecaster), torch.inference_mode():
         for history, future in windows.in_order(batch_size):
             total -= float(forecaster.log_prob(future, history).double().sum())
     return total / (len(windows) * forecaster.shape.horizon * forecaster.shape.outputs)

@@ -41,7 +41,7 @@ class _Layer(nn.Module):
             nn.Linear(config.hidden, config.width),
         )
         self.dropout = Dropout(config.dropout)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(config.width) for _ in range(2))
+        self.norms = nn.ModuleList(_BatchNorm(config.width) for _ in range(2))
 
     def forward(self, tokens: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the layer's tokens, (batch, tokens, width), and its scores, (batch · heads, tokens, tokens)."""
@@ -61,3 +61,15 @@ class _Layer(nn.Module):
     def _normalized(self, which: int, tokens: Tensor) -> Tensor:
         normalized: Tensor = self.norms[which](tokens.flatten(0, 1))
         return normalized.view_as(tokens)
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """torch's, whose moving averages forget a batch with numbers that are not finite: the trainer skips its step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        averages = [average for average in (self.running_mean, self.running_var) if average is not None]
+        before = [average.clone() for average in averages] if self.training else []
+        normalized = super().forward(x)
+        for average, earlier in zip(averages, before, strict=False):
+            average.copy_(torch.where(torch.isfinite(average), average, earlier))
+        return normalized

@@ -31,10 +31,11 @@ class RunJob:
     Args:
         config: the resolved experiment, YAML.
         run: the run folder, absolute; what lies there is gone on with.
+        logger: what mirrors it, see `flowbench train --logger`.
     """
 
-    def __init__(self, config: str, run: str) -> None:
-        self._config, self._run = config, run
+    def __init__(self, config: str, run: str, logger: str = "mlflow") -> None:
+        self._config, self._run, self._logger = config, run, logger
         self._process: subprocess.Popen[str] | None = None
 
     def __call__(self) -> tuple[int, str]:
@@ -53,13 +54,14 @@ class RunJob:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait()
-        return DelayedSubmission(RunJob(self._config, self._run))
+        return DelayedSubmission(RunJob(self._config, self._run, self._logger))
 
     def _train(self) -> tuple[int, str]:
         config = Path(self._run).parent.parent / "jobs" / f"{Path(self._run).name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(self._config, encoding="utf-8")
         command = [sys.executable, "-m", "flowbench", "train", str(config), "--run-dir", self._run]
+        command += ["--logger", self._logger]
         if RunFolder(Path(self._run)).exists:
             command.append("--resume")
         self._process = subprocess.Popen(
@@ -91,16 +93,22 @@ class Jobs:
         folder: where submitit keeps what it must know, on a file system that all machines see.
         workers: jobs that run at the same time.
         parameters: of submitit's executor, for example `slurm_partition`.
+        logger: what mirrors the runs, see `flowbench train --logger`.
     """
 
     def __init__(
-        self, cluster: Literal["slurm", "local"], folder: Path, workers: int, parameters: dict[str, Any] | None = None
+        self,
+        cluster: Literal["slurm", "local"],
+        folder: Path,
+        workers: int,
+        parameters: dict[str, Any] | None = None,
+        logger: str = "mlflow",
     ) -> None:
         try:
             import submitit
         except ImportError as error:
             raise InputError("--submit needs submitit: pip install 'flowbench[cluster]'") from error
-        self._workers = workers
+        self._workers, self._logger = workers, logger
         self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         self._executor.update_parameters(timeout_min=24 * 60, name="flowbench", **(parameters or {}))
 
@@ -137,7 +145,8 @@ class Jobs:
                 job.cancel()
 
     def _submit(self, experiment: Experiment[Any, Any], run: Path) -> Any:
-        return self._executor.submit(RunJob(dump_experiment(experiment), os.path.abspath(run)))  # noqa: PTH100
+        job = RunJob(dump_experiment(experiment), os.path.abspath(run), self._logger)  # noqa: PTH100
+        return self._executor.submit(job)
 
 
 def _ending(job: Any) -> tuple[int, str]:

@@ -137,7 +137,7 @@ class DensityTask:
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Measure the whole report split, and training images beside it; return metrics by split and notes."""
         report = open_images(self._experiment.data, image_sets[self.data["name"]].report_split)
-        some = self._train.subset(np.arange(min(TRAIN_FIGURE_IMAGES, len(self._train))))
+        some = _spread(self._train, TRAIN_FIGURE_IMAGES)
         metrics: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
         for images in (report, some):
@@ -214,9 +214,7 @@ class DensityTask:
             }
 
     def _evaluate(self, images: Images, setting: Setting, average: WeightAverage | None) -> Measured:
-        number = min(setting.limit or len(images), len(images))
-        # Evenly over the part: some sets are in the order of their classes.
-        some = images if number == len(images) else images.subset(np.arange(number) * len(images) // number)
+        some = _spread(images, setting.limit or len(images))
         measured = evaluate(
             self.model,
             some,
@@ -227,11 +225,17 @@ class DensityTask:
             ranks=self._ranks,
             gather=gather,
         )
-        return replace(measured, metrics=limited(measured.metrics, number, len(images)))
+        return replace(measured, metrics=limited(measured.metrics, len(some), len(images)))
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""
         return reported_setting(self._experiment)
+
+
+def _spread(images: Images, most: int) -> Images:
+    """Return at most so many images, evenly over the part: some sets are in the order of their classes."""
+    number = min(most, len(images))
+    return images if number == len(images) else images.subset(np.arange(number) * len(images) // number)
 
 
 def _split(split: str) -> Split:

@@ -1,8 +1,6 @@
 """What the training loop needs of a forecaster: batches of windows, loss, validation, exact errors on every window."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +15,7 @@ from flowbench.data.series import series_path, series_status
 from flowbench.densities.noise import step_seed
 from flowbench.errors import InputError, did_you_mean
 from flowbench.evaluation.measuring import Request, limited, stem_of
-from flowbench.evaluation.weights import WeightAverage
+from flowbench.evaluation.weights import WeightAverage, Weights, reported_weights
 from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.forecasting.errors import mean_errors, mean_errors_and_gradient
 from flowbench.forecasting.forecaster import Forecaster, ForecasterConfig, LearnedConfig
@@ -185,6 +183,7 @@ class ForecastTask:
             self._test = _Measured(windows, config.test_on, own, self.data)
         self.model = build_forecaster(experiment, trained or self.data).to(device)
         self._rank, ranks = place()
+        _check_batch_norm(experiment, self.model, ranks)
         self._feed = WindowFeed(
             self._windows.splits["train"],
             batch_size=config.batch_size,
@@ -223,7 +222,7 @@ class ForecastTask:
         return from_leader(lambda: self._validated(average, run))
 
     def population(self, average: WeightAverage | None) -> dict[str, Tensor]:
-        """Nothing: no forecaster here normalizes by batches."""
+        """Nothing: a forecaster that normalizes by batches reports its moving averages, which its weights come with."""
         return {}
 
     def evaluate(self, run: RunFolder, average: WeightAverage | None) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -257,7 +256,7 @@ class ForecastTask:
                 raise InputError(f"--{option.replace('_', '-')}: is for density models; this run is a forecast")
         if request.split not in (None, *SPLITS):
             raise InputError(f"--split {request.split}: a series has {', '.join(SPLITS)}")
-        return self._measured(run, average, request.split or "test", request.limit)
+        return self._measured(run, average, request.split or "test", request.limit, request.weights)
 
     def _validated(self, average: WeightAverage | None, run: RunFolder | None) -> dict[str, float]:
         distribution = isinstance(self.model, DistributionForecaster) and self.model.has_density
@@ -266,21 +265,28 @@ class ForecastTask:
             names = ("nll",) if distribution else ("mae", "mse")
             return {name: content["metrics"]["validation"][name]["value"] for name in names}
         windows = self._windows.splits["validation"].first(self._experiment.evaluate.limit)
-        with self._weights(average):
+        with reported_weights(average, self._experiment.weights):
             if isinstance(self.model, DistributionForecaster) and distribution:
                 return {"nll": measure_nll(self.model, windows)}
             errors = measure(self.model, windows)
         return {"mae": float(errors.absolute.mean()), "mse": float(errors.squared.mean())}
 
     def _measured(
-        self, run: RunFolder, average: WeightAverage | None, split: str, limit: int | None = None
+        self,
+        run: RunFolder,
+        average: WeightAverage | None,
+        split: str,
+        limit: int | None = None,
+        weights: Weights | None = None,
     ) -> tuple[dict[str, Any], Path]:
         """Measure one split and write it, with the errors of every window, into the run's evaluations."""
+        own = self._experiment.weights
+        weights = weights or own
         measured = self._test if split == "test" else self._here
         windows, name = measured.windows, measured.name
         whole, limit = windows.splits[_split(split)], limit or self._experiment.evaluate.limit
         some = whole.first(limit)
-        with self._weights(average):
+        with reported_weights(average, weights):
             errors = measure(self.model, some, seed=self._experiment.seed)
         scaler = windows.scaler.select(windows.targets)
         found = metrics(errors, scaler, self._experiment.data.unit)
@@ -288,7 +294,10 @@ class ForecastTask:
             found["mae_own_scaler"] = mae_under(errors, scaler, measured.own)
             if "nll" in errors.scores:
                 found["nll_own_scaler"] = nll_under(errors, scaler, measured.own)
-        path = run.evaluations / f"{split}-{measured.stem}{'' if limit is None else f'-limit{limit}'}.json"
+        if average is not None:
+            found = {name: {**metric, "weights": weights} for name, metric in found.items()}
+        parts = [split, measured.stem, *([weights] if weights != own else []), *([f"limit{limit}"] if limit else [])]
+        path = run.evaluations / f"{'-'.join(parts)}.json"
         with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, errors.per_window)
         content = {
@@ -306,13 +315,16 @@ class ForecastTask:
         write_json(path, content)
         return json.loads(path.read_text(encoding="utf-8")), path
 
-    @contextmanager
-    def _weights(self, average: WeightAverage | None) -> Iterator[None]:
-        if average is None or self._experiment.weights == "raw":
-            yield
-            return
-        with average.in_place():
-            yield
+
+def _check_batch_norm(experiment: ForecastExperiment, model: Forecaster, processes: int) -> None:
+    """Refuse what would give a model that normalizes by batches other statistics than its weights were trained with."""
+    if not any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        return
+    why = f"{experiment.model.name} normalizes by batches as this experiment has it"
+    if experiment.train.ema:
+        raise InputError(f"train.ema: {why}, and averaged weights have no statistics of their own: set train.ema=0")
+    if processes > 1:
+        raise InputError(f"{processes} processes: {why}, and each would normalize by its own windows: train with one")
 
 
 def on_other_data(run: RunFolder, data: str, device: torch.device) -> "ForecastTask":

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flowbench.config.extensions import changed_imports
+from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request
 from flowbench.evaluation.weights import WeightAverage
@@ -41,6 +42,8 @@ class Stopped:
 def load_run(run: str | Path) -> nn.Module:
     """Return a run's model in evaluation mode, with the weights and batch-norm statistics that it reports.
 
+    Of an unfinished run with moving averages and batch normalization these are the last weights, as a warning says.
+
     Needs no data set: what the model must know of the data is in the run folder. Where a module of one's own that it
     was trained with is another one now, a warning says so.
 
@@ -58,6 +61,13 @@ def load_run(run: str | Path) -> nn.Module:
     model = build_model(experiment, folder.environment["data"])
     state = _load_state(folder, model)
     averages = state["ema"] if experiment.weights == "ema" else {}
+    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
+    if averages and normalized and not state["population"]:
+        warn(
+            f"{folder.path}: not finished: these are the last weights; their moving averages get batch-norm statistics "
+            "of their own at the training's end"
+        )
+        averages = {}
     model.load_state_dict({**state["model"], **averages, **state["population"]})
     return model.eval()
 

@@ -12,7 +12,8 @@ from flowbench.config.schema import DensityData, Experiment
 from flowbench.data.feed import channels_first
 from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.normalization import population_statistics
-from flowbench.densities.model import DensityConfig, DensityModel, evaluating
+from flowbench.densities.model import DensityConfig, DensityModel
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import training_noise
 from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage

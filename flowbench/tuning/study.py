@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from flowbench.system.progress import TrainingBar
 from flowbench.system.threads import one_thread
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
-from flowbench.tuning.objectives import Objective, objectives_of
+from flowbench.tuning.objectives import Objective, objectives_of, validated
 from flowbench.tuning.space import check_space
 from flowbench.tuning.storage import DEFAULT_STORAGE, explained, open_storage
 from flowbench.tuning.tally import tallied
@@ -93,8 +93,8 @@ def tune(
         Interrupted: Ctrl-C or SIGTERM; finished trials are kept, the running one goes on with the next call.
     """
     experiment, changes, objectives = _checked(base, overrides, processes)
-    if progress and len(objectives) > 1 and experiment.study.pruner != "none":
-        show("several objectives: Optuna cannot prune, every trial runs to its end")
+    if progress and (why := _never_pruned(experiment, list(objectives))):
+        show(f"{why}, every trial runs to its end")
     url = storage if isinstance(storage, str) else "storage"
     with warnings.catch_warnings(), explained(url), StopRequest() as stop:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -137,6 +137,17 @@ def _checked(
     _check_data(experiment)
     _check_processes(experiment, processes)
     return experiment, changes, objectives
+
+
+def _never_pruned(experiment: Experiment[Any, Any], objectives: Sequence[str]) -> str | None:
+    """Return why the pruner that is asked for has nothing to read."""
+    if experiment.study.pruner == "none":
+        return None
+    if len(objectives) > 1:
+        return "several objectives: Optuna cannot prune"
+    if objectives[0] not in validated(experiment):
+        return f"{objectives[0]} is known at a training's end alone: nothing is pruned by it"
+    return None
 
 
 def _refuse_unfinished(study: optuna.Study, trials: int, stop: StopRequest) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import flowbench as fb
 from flowbench.densities.flows.real_nvp import RealNVPConfig
 from flowbench.densities.preprocessing import Logit
-from flowbench.errors import InputError
+from flowbench.errors import InputError, WorkFailedError
 
 SHAPE = (2, 4, 4)
 
@@ -155,3 +155,12 @@ def test_what_has_no_log_prob_or_another_space_is_refused() -> None:
         fb.adapters.from_log_prob(lambda x: x.flatten(1).sum(1), image_shape=SHAPE)
     with pytest.raises(InputError, match="space: 'units'; did you mean unit"):
         fb.adapters.from_log_prob(Uniform("unit", 256), image_shape=SHAPE, space="units")
+
+
+def test_samples_that_are_not_numbers_are_no_black_images() -> None:
+    def half(n: int) -> Tensor:
+        return torch.full((n, *SHAPE), 0.5).index_fill(0, torch.tensor([0]), math.nan)
+
+    model = fb.adapters.from_log_prob(Uniform("unit", 256), image_shape=SHAPE, space="unit", sample=half)
+    with pytest.raises(WorkFailedError, match="1 of 4 samples are not numbers"):
+        model.sample(4)

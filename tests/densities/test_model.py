@@ -11,7 +11,8 @@ from flowbench.config.registry import density_models
 from flowbench.densities.bases import StandardNormal, Uniform
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flow_density import FlowDensity
-from flowbench.densities.model import DensityModel, evaluating
+from flowbench.densities.model import DensityModel
+from flowbench.densities.modes import evaluating
 from flowbench.densities.preprocessing import Center, Logit, Unit
 from flowbench.errors import InputError, WorkFailedError
 

@@ -31,6 +31,19 @@ def test_the_histogram_reads_what_was_measured_and_measures_where_it_is_lost(sub
     assert len(measured) == 1
 
 
+def test_values_that_a_training_has_left_behind_are_measured_again(subject, monkeypatch):
+    one = subject("real_nvp")
+    monkeypatch.setattr(type(one.run), "finished", False)
+    (stored,) = one.run.evaluations.glob("test-*.json")
+    content, measured = json.loads(stored.read_text()), []
+    monkeypatch.setattr(likelihood, "bits_per_dim_of", lambda *a: measured.append(a) or bits_per_dim_of(*a))
+    for step, again in ((one.step, 0), (one.step - 1, 1)):
+        stored.write_text(json.dumps({**content, "stopped": {"step": step}}))
+        draw_likelihood(one)
+        assert len(measured) == again
+    stored.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("shape", "levels", "besides", "names"),
     [

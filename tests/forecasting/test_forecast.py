@@ -9,7 +9,7 @@ import torch
 from flowbench.config.registry import forecasters
 from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
-from flowbench.forecasting.forecast import forecast_mae, forecast_next, forecast_rolling
+from flowbench.forecasting.forecast import Wanted, forecast_mae, forecast_next, forecast_rolling
 from flowbench.forecasting.protocol import fit_scaler
 from flowbench.forecasting.series import Series
 
@@ -92,3 +92,18 @@ def test_a_file_without_the_columns_or_the_rows_is_refused(make_series: MakeSeri
         forecast_next(build(), series.select(("a", "OT")), scaler)
     with pytest.raises(InputError, match="23 rows, but the model needs 24"):
         forecast_next(build(), replace(series, values=series.values[:23], dates=series.dates[:23]), scaler)
+
+
+def test_a_column_that_is_called_as_a_forecast_would_be_is_refused(make_series: MakeSeries) -> None:
+    series = replace(make_series(300), columns=("load", "other", "load_forecast"))
+    with pytest.raises(InputError, match="column load_forecast: is called as the forecast of another one would be"):
+        forecast_next(build("repeat_last"), series, fit_scaler(series, DATA))
+
+
+@pytest.mark.parametrize(("level", "needed"), [(0.07, 14), (0.93, 14), (0.05, 19), (0.1, 9), (0.5, 1)])
+def test_a_quantile_needs_so_many_paths_that_it_lies_among_them(level: float, needed: int) -> None:
+    assert level * (needed + 1) >= 1 - 1e-9
+    Wanted(needed, (level,)).check_paths()
+    if needed > 1:
+        with pytest.raises(InputError, match=f"give --samples {needed} or more"):
+            Wanted(needed - 1, (level,)).check_paths()

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -182,3 +183,15 @@ def test_patchtst_has_the_authors_number_of_parameters() -> None:
     attention, feed, norms = 4 * (16 * 16 + 16), (16 * 128 + 128) + (128 * 16 + 16), 2 * 2 * 16
     by_hand = (16 * 16 + 16) + 42 * 16 + 3 * (attention + feed + norms) + (42 * 16 * 96 + 96)
     assert sum(parameter.numel() for parameter in model.parameters()) == by_hand == 81_728
+
+
+def test_batch_averages_forget_a_batch_that_is_not_finite() -> None:
+    model = build("patchtst", faithful=True)
+    averages = {name: value for name, value in model.named_buffers() if "running" in name}
+    before = {name: value.clone() for name, value in averages.items()}
+    history = torch.randn(4, 48, 3)
+    model.train()(history.masked_fill(torch.arange(4).view(-1, 1, 1) == 1, math.inf))
+    assert all(torch.equal(averages[name], value) for name, value in before.items())
+    model(history)
+    assert all(bool(value.isfinite().all()) for value in averages.values())
+    assert not any(torch.equal(value, before[name]) for name, value in averages.items())

@@ -16,7 +16,7 @@ pytest.importorskip("submitit")
 from flowbench.config.experiments import dump_experiment, load_experiment
 from flowbench.reproduction.agenda import run_path
 from flowbench.reproduction.reproduce import failure, reproduce
-from flowbench.reproduction.submission import Jobs
+from flowbench.reproduction.submission import Jobs, RunJob
 from flowbench.runs.folder import RunFolder
 from tests.faults.commands import words
 from tests.reproduction.test_sharing import TABLE
@@ -83,3 +83,20 @@ def test_an_error_of_a_job_is_the_rows(table: str, tmp_path: Path) -> None:
     assert row["status"] == "skipped"
     assert "flowbench data prepare celeba" in row["reason"]
     assert not run_path(tmp_path / "out", load_experiment("real_nvp/celeba")).exists()
+
+
+def test_a_job_mirrors_its_run_as_the_table_was_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            commands.append(command)
+
+        def communicate(self) -> tuple[str, str]:
+            return "", ""
+
+    monkeypatch.setattr("flowbench.reproduction.submission.subprocess.Popen", Ended)
+    assert RunJob("", str(tmp_path / "runs" / "one"), "tensorboard")() == (0, "ended with code 0")
+    assert commands[0][-2:] == ["--logger", "tensorboard"]

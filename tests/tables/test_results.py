@@ -208,3 +208,17 @@ def test_what_the_intervals_cover_stands_beside_the_crps(tmp_path: Path) -> None
     assert row["coverage_90"] == pytest.approx(0.91)
     assert "samples 99" in labels(row)
     assert "central 90 % cover 91.0%" in labels(row)
+
+
+def test_a_rows_figure_is_a_bound_where_that_of_one_seed_is(tmp_path: Path) -> None:
+    class Shared(FakeTrainer):
+        def result(self, experiment: Experiment[Any, Any], value: float) -> dict[str, Any]:
+            found = super().result(experiment, value)
+            bound = "density_branch" if experiment.seed == 1 else "exact"
+            metric = found["metrics"]["test"]["bits_per_dim"]
+            return {**found, "metrics": {"test": {"bits_per_dim": {**metric, "bound": bound}}}}
+
+    for seeds, bound in (([0], "exact"), ([0, 1, 2], "density_branch")):
+        results = reproduce("quick", only=["digits"], seeds=seeds, out=tmp_path, trainer=Shared())
+        labels = [row["labels"]["bound"] for row in results["rows"] if row["status"] == "done"]
+        assert set(labels) == {bound}

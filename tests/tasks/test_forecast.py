@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from flowbench.config.experiments import load_experiment
+from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.forecast import ForecastTask
-from flowbench.tasks.loading import evaluate_run
+from flowbench.tasks.loading import evaluate_run, load_run
 from flowbench.training.loop import train
 
 SMALL = ["data.protocol=ratio", "data.lookback=24", "data.horizon=8", "data.batch_size=4"]
@@ -125,3 +126,45 @@ def test_what_is_fitted_before_the_steps_has_seen_no_row_outside_the_training_pa
     assert all(torch.equal(state[name], other[name]) for name in state)
     fresh = task(tmp_path, model=model).model.state_dict()
     assert any(not torch.equal(state[name], fresh[name]) for name in state)
+
+
+def test_the_weights_that_are_asked_for_are_measured_and_named(tmp_path: Path) -> None:
+    csv = task(tmp_path)._windows.series.path
+    train(load_experiment("etth/dlinear", [f"data.csv={csv}", *SMALL, "train.ema=0.99"]), tmp_path / "run")
+    train(load_experiment("etth/dlinear", [f"data.csv={csv}", *SMALL]), tmp_path / "plain")
+    run = RunFolder(tmp_path / "run")
+    raw, path = evaluate_run(run, Request(weights="raw"))
+    own, _ = evaluate_run(run, Request())
+    assert path.name == "test-made-raw.json"
+    figures = [content["metrics"]["test"]["mae"] for content in (raw, own)]
+    assert [figure["weights"] for figure in figures] == ["raw", "ema"]
+    assert figures[0]["value"] != figures[1]["value"]
+    assert run.result["metrics"]["test"]["mae"] == figures[1]
+    model = load_run(run.path)  # the averages
+    history, future = task(tmp_path)._windows.splits["test"].batch(torch.arange(5))
+    assert np.load(path.with_name("test-made.npy"))[:5, 0] == pytest.approx(
+        (model(history) - future).abs().mean((1, 2)).numpy(force=True), abs=1e-5
+    )
+    with pytest.raises(InputError, match="weights: ema asks for moving averages"):
+        evaluate_run(RunFolder(tmp_path / "plain"), Request(weights="ema"))
+
+
+def test_batch_normalization_has_neither_averaged_weights_nor_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faithful = "model={name: patchtst, faithful: true, patch: 8, layers: 1}"
+    with pytest.raises(InputError, match=r"train\.ema: patchtst normalizes by batches .*: set train\.ema=0"):
+        task(tmp_path, faithful, "train.ema=0.9")
+    task(tmp_path, faithful)
+    monkeypatch.setattr("flowbench.tasks.forecast.place", lambda: (0, 2))
+    with pytest.raises(InputError, match="2 processes: patchtst normalizes by batches"):
+        task(tmp_path, faithful)
+
+
+@pytest.mark.parametrize(
+    "key", ["train.precision=bf16", "train.compile=true", "train.recompute=true", "optim.scale_l2=0.1",
+            "evaluate.draws=2", "evaluate.batch_norm=running"]
+)  # fmt: skip
+def test_what_only_models_of_images_have_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key.partition('=')[0]}: is for models of images, and dlinear is a"):
+        load_experiment("etth/dlinear", [key])

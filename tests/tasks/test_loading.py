@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from flowbench.__main__ import main
 from flowbench.config.experiments import load_experiment
@@ -16,7 +17,7 @@ from flowbench.evaluation.measuring import Request
 from flowbench.figures.drawing import draw_run
 from flowbench.figures.theme import description_of
 from flowbench.runs.folder import RunFolder
-from flowbench.tasks.loading import Stopped, evaluate_run, stopped_at
+from flowbench.tasks.loading import Stopped, evaluate_run, load_run, stopped_at
 from flowbench.trained.forecasting import forecast_run
 from flowbench.training.loop import train
 
@@ -85,3 +86,21 @@ def test_where_epochs_are_counted_the_one_at_work_is_named() -> None:
     assert str(Stopped(1093, 5000, 2, None)) == "stopped at step 1,093 of 5,000"
     assert str(Stopped(93, None, 0, 10)) == "stopped at step 93, in epoch 1 of 10"
     assert str(Stopped(930, None, 10, 10)) == "stopped at step 930, in epoch 10 of 10"
+
+
+def test_an_unfinished_run_is_loaded_with_weights_and_statistics_that_belong_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["model.features=4", "train.steps=3", "train.ema=0.9", "evaluate.draws=1", "evaluate.limit=20"]
+    run = RunFolder(tmp_path / "run")
+    train(load_experiment("real_nvp/digits", small), run.path)
+    loaded = run.load_checkpoint()
+    assert loaded is not None
+    state = loaded[0]
+    reported = load_run(run.path).state_dict()
+    assert all(torch.equal(reported[name], value) for name, value in (state["ema"] | state["population"]).items())
+    monkeypatch.setattr(RunFolder, "load_checkpoint", lambda _: ({**state, "population": {}}, *loaded[1:]))
+    capsys.readouterr()
+    unfinished = load_run(run.path).state_dict()
+    assert all(torch.equal(unfinished[name], value) for name, value in state["model"].items())
+    assert "not finished: these are the last weights; their moving averages get" in capsys.readouterr().err

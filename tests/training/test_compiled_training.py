@@ -18,7 +18,8 @@ from flowbench.config.schema import COMPILED_NUMERICS, Optim
 from flowbench.data import Images, open_split
 from flowbench.data.feed import batches_in_order
 from flowbench.densities.flows.derived import Derived
-from flowbench.densities.model import DensityModel, evaluating
+from flowbench.densities.model import DensityModel
+from flowbench.densities.modes import evaluating
 from flowbench.densities.noise import training_noise
 from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.measuring import Request

@@ -105,6 +105,15 @@ def test_pruners_are_those_of_the_study_section(tmp_path: Path) -> None:
     assert isinstance(make_pruner(one, ["bits_per_dim", "parameters"]), NopPruner)
 
 
+def test_distributions_are_judged_by_their_likelihood_where_they_have_one() -> None:
+    assert list(objectives_of(load_experiment("etth/lstm-flow"))) == ["nll"]
+    assert list(objectives_of(load_experiment("etth/empirical"))) == ["mae"]
+    assert list(objectives_of(load_experiment("etth/empirical", ["study.objectives=[crps]"]))) == ["crps"]
+    for name in ("etth/empirical", "etth/nlinear"):
+        with pytest.raises(InputError, match="unknown 'nll'"):
+            objectives_of(load_experiment(name, ["study.objectives=[nll]"]))
+
+
 def test_objectives_are_checked(tmp_path: Path) -> None:
     assert list(objectives_of(experiment(tmp_path))) == ["bits_per_dim"]
     assert list(objectives_of(load_experiment("etth/lstm2lstm"))) == ["mae"]

@@ -195,6 +195,13 @@ def test_several_objectives_give_a_front_and_say_that_nothing_is_pruned(lab: Lab
     assert len(values) > 2
 
 
+def test_an_objective_that_no_validation_measures_says_that_nothing_is_pruned(lab: Lab, formula: Formula) -> None:
+    lab.tune(1, "study.objectives=[parameters]", progress=True)
+    assert lab.lines[0] == (
+        "parameters is known at a training's end alone: nothing is pruned by it, every trial runs to its end"
+    )
+
+
 @pytest.mark.slow
 def test_trials_train_for_real_and_never_open_the_report_split(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []

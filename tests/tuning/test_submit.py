@@ -1,6 +1,7 @@
 """Workers as jobs: submitit's local executor runs the real command; what a cluster lacks is said at once."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 import flowbench
+from flowbench.__main__ import main
 from flowbench.errors import InputError
 from flowbench.tuning.joining import find_study
 from flowbench.tuning.storage import open_storage
@@ -70,3 +72,15 @@ def test_local_jobs_share_a_study(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
     assert sorted(trial.params["model.residual_blocks"] for trial in study.trials) == [1, 2, 3, 4]
     assert all("train it in full" in output for output in outputs)
+
+
+def test_workers_on_a_cluster_mirror_their_trials_as_they_were_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("flowbench.cli.tune._submit", lambda command, *_: commands.append(command))
+    monkeypatch.setattr(
+        sys, "argv", ["flowbench", "tune", "real_nvp/digits", "--submit", "slurm", "--logger", "tensorboard"]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    place = commands[0].index("--logger")
+    assert commands[0][place + 1] == "tensorboard"

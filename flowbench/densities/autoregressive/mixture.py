@@ -73,8 +73,11 @@ class LogisticMixture:
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return the nearest grey levels of x, uint8: the bin that x lies in."""
-        values = torch.floor((x + 1) * ((self.levels - 1) / 2) + 0.5)
-        return values.clamp(0, self.levels - 1).to(torch.uint8)
+        return self._nearest(x).to(torch.uint8)
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        # In x's own type: a value that is no number stays none.
+        return torch.floor((x + 1) * ((self.levels - 1) / 2) + 0.5).clamp(0, self.levels - 1)
 
     def parameters(self, outputs: Tensor) -> Parameters:
         """Return what a network's outputs, (batch, `outputs`, height, width), mean."""
@@ -177,5 +180,5 @@ class LogisticMixture:
                 x = x + coefficients[:, pair] * drawn[before]
                 pair += 1
             x = x.clamp(-1, 1)
-            drawn.append(self.scaled(self.rounded(x), x.dtype) if rounded else x)
+            drawn.append(self.scaled(self._nearest(x), x.dtype) if rounded else x)
         return torch.stack(drawn, dim=1)

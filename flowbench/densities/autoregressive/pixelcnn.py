@@ -13,12 +13,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from flowbench.config.registry import density_models
+from flowbench.densities.authors import load_variables
 from flowbench.densities.autoregressive.layers import Nonlinearity
 from flowbench.densities.autoregressive.mixture import LogisticMixture
 from flowbench.densities.autoregressive.network import SCALES, PixelNet
 from flowbench.densities.autoregressive.sampler import draw_in_order
 from flowbench.densities.initialization import initializing
-from flowbench.densities.model import DensityConfig, DensityModel, ImageShape, Terms, evaluating
+from flowbench.densities.model import DensityConfig, DensityModel, ImageShape, Terms
+from flowbench.densities.modes import evaluating
 from flowbench.errors import InputError
 
 __all__ = ["PixelCNN", "PixelCNNConfig"]
@@ -183,6 +185,7 @@ class PixelCNN(DensityModel):
 
         Raises:
             InputError: see `DensityModel.sample`; labels are missing, or not the model's.
+            WorkFailedError: some samples are not numbers.
         """
         self.check_sampling(n, temperature)
         self._check_labels(labels)
@@ -194,7 +197,9 @@ class PixelCNN(DensityModel):
             return u.clamp_(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM)
 
         u_mix, u_logistic = uniform(self.mixture.components), uniform(self.image_shape[0])
-        return self.mixture.rounded(self.ancestral(u_mix, u_logistic, labels, temperature=temperature))
+        x = self.ancestral(u_mix, u_logistic, labels, temperature=temperature)
+        self.check_samples(x)
+        return self.mixture.rounded(x)
 
     @torch.no_grad()
     def ancestral(
@@ -261,7 +266,7 @@ class PixelCNN(DensityModel):
             dropout=float(hparams.get("dropout_p", 0.0)),
             classes=int(hparams.get("num_classes", 0)) if hparams.get("class_conditional") else 0,
         )
-        _load(model.authors_variables(), variables)
+        load_variables(model.authors_variables(), variables)
         return model
 
     def _check_labels(self, labels: Tensor | None) -> None:
@@ -288,22 +293,3 @@ class PixelCNN(DensityModel):
 def _only(log_prob: Tensor) -> Terms:
     zero = torch.zeros_like(log_prob)
     return Terms(prior=log_prob, log_det=zero, preprocessing=zero, quantization=zero)
-
-
-@torch.no_grad()
-def _load(ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    for name, tensor in ours.items():
-        if name not in theirs:
-            raise InputError(f"variables: {name} is missing; do the hparams belong to these variables?")
-        value = torch.from_numpy(np.array(theirs[name]))
-        if value.ndim == 4:
-            value = value.permute(3, 2, 0, 1)
-        elif value.ndim == 2 and name.endswith("/V"):
-            value = value.T[:, :, None, None]
-        if value.shape != tensor.shape:
-            raise InputError(
-                f"variables: {name} has shape {tuple(theirs[name].shape)}; do the hparams belong to these variables?"
-            )
-        tensor.copy_(value)
-    if left := theirs.keys() - ours.keys():
-        raise InputError(f"variables: {min(left)} does not belong to a model of these hparams")

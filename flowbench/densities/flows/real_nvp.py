@@ -23,6 +23,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from flowbench.config.registry import density_models
+from flowbench.densities.authors import load_variables
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection, Compose, Conjugate, OnFirstHalf
 from flowbench.densities.flow import Flow
@@ -245,7 +246,8 @@ class RealNVP(Flow):
             batch_norm=bool(hparams["use_batch_norm"]),
             affine=bool(hparams["use_aff"]),
         )
-        _load(flow.authors_variables(), variables)
+        told = {name: value for name, value in variables.items() if not _LEFTOVER.search(name)}
+        load_variables(flow.authors_variables(), told)
         return flow
 
 
@@ -337,22 +339,3 @@ def _image_channels(variables: Mapping[str, np.ndarray[Any, Any]]) -> int:
 def _authors_name(name: str) -> str:
     """Translate the name of a coupling's parameter: net.blocks.0.h_0.weights is resnet/block_0/h_0/weights."""
     return re.sub(r"\b(block|skip)s\.", r"\1_", re.sub(r"^net\.", "resnet.", name)).replace(".", "/")
-
-
-@torch.no_grad()
-def _load(ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    for name, tensor in ours.items():
-        if name not in theirs:
-            raise InputError(f"variables: {name} is missing; do the hparams belong to these variables?")
-        value = torch.from_numpy(np.array(theirs[name]))
-        if value.ndim == 4:
-            value = value.permute(3, 2, 0, 1)
-        if value.shape != tensor.shape:
-            raise InputError(
-                f"variables: {name} has shape {theirs[name].shape}, but the hparams ask for "
-                f"{tuple(tensor.permute(2, 3, 1, 0).shape if tensor.ndim == 4 else tensor.shape)}"
-            )
-        tensor.copy_(value)
-    unused = sorted(name for name in theirs if name not in ours and not _LEFTOVER.search(name))
-    if unused:
-        raise InputError(f"variables: {unused[0]} (of {len(unused)}) belongs to nothing that the hparams describe")

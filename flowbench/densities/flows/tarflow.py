@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from flowbench.config.registry import density_models
+from flowbench.densities.authors import as_it_is, load_variables
 from flowbench.densities.bases import Base, StandardNormal
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flow import Flow
@@ -242,7 +243,8 @@ class TarFlow(Flow):
             classes=int(hparams["num_classes"]),
             expansion=int(hparams.get("expansion", 4)),
         )
-        _load(flow.authors_variables(), {k: v for k, v in variables.items() if not k.endswith(".attn_mask")})
+        told = {name: value for name, value in variables.items() if not name.endswith(".attn_mask")}
+        load_variables(flow.authors_variables(), told, as_it_is, optional=["var"])
         return flow
 
     def _labels(self, y: Tensor | None) -> Tensor | None:
@@ -318,19 +320,3 @@ def images_of(tokens: Tensor, image_shape: ImageShape, patch: int) -> Tensor:
 
 def _as_patches(z: Tensor, patch: int) -> Tensor:
     return patches_of(z, patch) if z.ndim == 4 else z
-
-
-@torch.no_grad()
-def _load(ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    for name, tensor in ours.items():
-        if name not in theirs:
-            if name == "var":
-                continue
-            raise InputError(f"variables: {name} is missing; do the hparams belong to these variables?")
-        value = torch.from_numpy(np.array(theirs[name]))
-        if value.shape != tensor.shape:
-            raise InputError(f"variables: {name} has shape {tuple(value.shape)}, which the hparams do not ask for")
-        tensor.copy_(value)
-    unused = sorted(name for name in theirs if name not in ours and name != "var")
-    if unused:
-        raise InputError(f"variables: {unused[0]} (of {len(unused)}) belongs to nothing that the hparams describe")

@@ -8,7 +8,8 @@ from torch import Tensor
 from flowbench.densities.bases import Base
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flow_density import FlowDensity
-from flowbench.densities.model import ImageShape, evaluating
+from flowbench.densities.model import ImageShape
+from flowbench.densities.modes import evaluating
 from flowbench.densities.preprocessing import Preprocessing
 
 __all__ = ["NoisyFlowDensity", "denoised"]

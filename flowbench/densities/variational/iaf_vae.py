@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from flowbench.config.registry import density_models
 from flowbench.densities.authors import load_variables
-from flowbench.densities.model import Bound, DensityConfig, Elbo, ImageShape, LatentDensity, evaluating
+from flowbench.densities.model import Bound, DensityConfig, Elbo, ImageShape, LatentDensity
+from flowbench.densities.modes import evaluating
 from flowbench.densities.variational import discretized_logistic as logistic
 from flowbench.densities.variational.convolutions import ActivatedConv, Conv, TransposedConv
 from flowbench.densities.variational.residual_layer import Down, ResidualLayer, Up
@@ -175,6 +176,7 @@ class IAFVAE(LatentDensity):
 
         Raises:
             InputError: see `DensityModel.sample`.
+            WorkFailedError: some samples are not numbers.
         """
         self.check_sampling(n, temperature)
         device = self.h_top.device
@@ -183,6 +185,7 @@ class IAFVAE(LatentDensity):
         uniform = torch.rand((n, *self.image_shape), generator=generator, device=where).to(device)
         with evaluating(self):
             location = self.decoded_location(white)
+        self.check_samples(location + self.dec_log_stdv)
         return logistic.draw(location, self.dec_log_stdv, self.levels, uniform, temperature)
 
     @torch.no_grad()

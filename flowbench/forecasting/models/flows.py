@@ -42,6 +42,7 @@ class CoupledConfig(ForecasterConfig):
     """What the `model:` sections of both have; both are trained by their likelihood."""
 
     distributions: ClassVar[bool] = True
+    has_density: ClassVar[bool] = True
 
     couplings: PositiveInt = 6
     features: PositiveInt = 128

@@ -25,6 +25,7 @@ class GaussianConfig(ForecasterConfig):
     """Independent normal distributions: NLinear's mean, a learned deviation for each step and column."""
 
     distributions: ClassVar[bool] = True
+    has_density: ClassVar[bool] = True
 
     def make(self, shape: WindowShape) -> Forecaster:
         """Build it."""

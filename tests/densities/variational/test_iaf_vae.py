@@ -12,7 +12,7 @@ from flowbench.densities.noise import evaluation_noise
 from flowbench.densities.variational.convolutions import Conv, MaskedConv, TransposedConv
 from flowbench.densities.variational.iaf_vae import IAFVAE
 from flowbench.densities.variational.inverse_autoregressive import InverseAutoregressiveFlow
-from flowbench.errors import InputError
+from flowbench.errors import InputError, WorkFailedError
 from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.reported import Setting
 from flowbench.tasks.objectives import NegativeLogLikelihood
@@ -282,3 +282,12 @@ def test_the_authors_defaults_have_as_many_parameters_as_their_program():
     with torch.device("meta"):
         model = IAFVAE((3, 32, 32), depth=2, blocks=2, latents=32, features=160)
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_331_175
+
+
+@pytest.mark.parametrize("name", ["x_dec.conv.b", "dec_log_stdv"])
+def test_samples_that_are_not_numbers_are_no_black_images(name):
+    model = small()
+    with torch.no_grad():
+        model.get_parameter(name).fill_(math.nan)
+    with pytest.raises(WorkFailedError, match="3 of 3 samples are not numbers"):
+        model.sample(3)
