@@ -159,22 +159,7 @@ class ForecastTask:
         foreign = trained is not None and series.sha256 != trained["fingerprint"]
         scaler = self._windows.scaler
         own = (fit_scaler(series, config) if foreign else scaler).select(self._windows.targets) if asked else None
-        self.data: dict[str, Any] = {
-            "name": config.name or series.path.stem,
-            "fingerprint": series.sha256,
-            "status": "unverified" if config.name is None else series_status(config.name),
-            "numerics": 1 if config.name is None else series_sets[config.name].numerics,
-            "rows": len(series),
-            "rows_per_day": series.rows_per_day,
-            "step": step_name(series.step),
-            "inputs": list(scaler.columns),
-            "targets": list(self._windows.targets),
-            "mean": list(scaler.mean),
-            "std": list(scaler.std),
-            "constant": list(scaler.constant),
-            "windows": {split: len(windows) for split, windows in self._windows.splits.items()},
-            "fingerprints": fingerprints_here(experiment),
-        }
+        self.data = _described(experiment, self._windows)
         self._here = self._test = _Measured(self._windows, self.data["name"], own, trained or self.data, foreign)
         if config.test_on is not None:
             other = open_series(config.tested)
@@ -194,12 +179,7 @@ class ForecastTask:
         self.batch_size = self._feed.batch_size
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._generator = torch.Generator(device)
-        loss = experiment.model.loss if isinstance(experiment.model, LearnedConfig) else "mse"
-        self.monitor: str = loss
-        losses = HandDerivedForecastLoss if self.model.has_way_back else ForecastLoss
-        self.objective: nn.Module = losses(self.model, self._generator, loss)
-        if isinstance(self.model, DistributionForecaster) and self.model.has_density:
-            self.monitor, self.objective = "nll", DistributionLoss(self.model)
+        self.monitor, self.objective = _objective(experiment.model, self.model, self._generator)
 
     def prepare(self) -> bool:
         """Fit in closed form, where the model has one or nothing to learn."""
@@ -314,6 +294,36 @@ class ForecastTask:
         }
         write_json(path, content)
         return json.loads(path.read_text(encoding="utf-8")), path
+
+
+def _described(experiment: ForecastExperiment, windows: ForecastWindows) -> dict[str, Any]:
+    """Return the `data` of `environment.json`: all that a forecaster must know of what it was trained on."""
+    config, series, scaler = experiment.data, windows.series, windows.scaler
+    return {
+        "name": config.name or series.path.stem,
+        "fingerprint": series.sha256,
+        "status": "unverified" if config.name is None else series_status(config.name),
+        "numerics": 1 if config.name is None else series_sets[config.name].numerics,
+        "rows": len(series),
+        "rows_per_day": series.rows_per_day,
+        "step": step_name(series.step),
+        "inputs": list(scaler.columns),
+        "targets": list(windows.targets),
+        "mean": list(scaler.mean),
+        "std": list(scaler.std),
+        "constant": list(scaler.constant),
+        "windows": {split: len(some) for split, some in windows.splits.items()},
+        "fingerprints": fingerprints_here(experiment),
+    }
+
+
+def _objective(config: ForecasterConfig, model: Forecaster, generator: torch.Generator) -> tuple[str, nn.Module]:
+    """Return what the best epoch is best in, and the loss of a batch."""
+    if isinstance(model, DistributionForecaster) and model.has_density:
+        return "nll", DistributionLoss(model)
+    loss = config.loss if isinstance(config, LearnedConfig) else "mse"
+    of = HandDerivedForecastLoss if model.has_way_back else ForecastLoss
+    return loss, of(model, generator, loss)
 
 
 def _check_batch_norm(experiment: ForecastExperiment, model: Forecaster, processes: int) -> None:

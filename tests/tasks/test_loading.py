@@ -91,7 +91,14 @@ def test_where_epochs_are_counted_the_one_at_work_is_named() -> None:
 def test_an_unfinished_run_is_loaded_with_weights_and_statistics_that_belong_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["model.features=4", "train.steps=3", "train.ema=0.9", "evaluate.draws=1", "evaluate.limit=20"]
+    small = [
+        "model.features=4",
+        "model.batch_norm=true",
+        "train.steps=3",
+        "train.ema=0.9",
+        "evaluate.draws=1",
+        "evaluate.limit=20",
+    ]
     run = RunFolder(tmp_path / "run")
     train(load_experiment("real_nvp/digits", small), run.path)
     loaded = run.load_checkpoint()
