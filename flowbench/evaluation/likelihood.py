@@ -93,8 +93,8 @@ def evaluate(
     def measured_in(setting: Setting) -> Measured:
         with reported_statistics(model, training if normalized else None, setting):
             values = _measure(model, images, setting, rank, ranks)
-        parts = [values] if gather is None else gather(values)
-        return _summarize(parts, model, images, setting, normalized)
+        merged = _in_order([values] if gather is None else gather(values), images)
+        return _summarize(merged, model, images, setting, normalized)
 
     with reported_weights(average, setting.weights), evaluating(model), torch.no_grad():
         measured = measured_in(setting)
@@ -164,22 +164,30 @@ def _terms_that_fit(model: DensityModel, images: Tensor, noise: Tensor) -> tuple
     return torch.cat([first[0], second[0]]), {name: torch.cat([first[1][name], second[1][name]]) for name in first[1]}
 
 
-def _summarize(
-    parts: list[Values], model: DensityModel, images: Images, setting: Setting, normalized: bool
-) -> Measured:
-    """Merge what all processes measured, check that it is everything, and put labels on it."""
+def _in_order(parts: list[Values], images: Images) -> Values:
+    """Merge what all processes measured, in the images' order.
+
+    Raises:
+        WorkFailedError: it is not every image, or not finite for some.
+    """
     values = _together(parts)
-    indices = values.indices
-    order = np.argsort(indices)
-    if not np.array_equal(indices[order], np.arange(len(images))) or len(images) == 0:
-        raise WorkFailedError(f"{images.name} {images.split}: {len(indices)} of {len(images)} images were measured")
-    log_prob = values.log_prob[order]
-    broken = np.flatnonzero(~np.isfinite(log_prob).all(1))
+    order = np.argsort(values.indices)
+    if not np.array_equal(values.indices[order], np.arange(len(images))) or len(images) == 0:
+        raise WorkFailedError(
+            f"{images.name} {images.split}: {len(values.indices)} of {len(images)} images were measured"
+        )
+    broken = np.flatnonzero(~np.isfinite(values.log_prob[order]).all(1))
     if len(broken):
         named = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
         raise WorkFailedError(
             f"{images.name} {images.split}: bits/dim is not finite for {len(broken)} of {len(images)} images ({named})"
         )
+    shares = {name: share[order] for name, share in values.shares.items()}
+    return Values(values.indices[order], values.log_prob[order], values.terms[order], shares)
+
+
+def _summarize(values: Values, model: DensityModel, images: Images, setting: Setting, normalized: bool) -> Measured:
+    """Return bits/dim of values in the images' order, with their labels."""
     exact = model.bound == "exact"
     per_nat = -1 / (model.dimensions * math.log(2))
     labels = {
@@ -190,8 +198,8 @@ def _summarize(
         "weights": setting.weights,
         **images.choices,
     }
-    bits = per_nat * log_prob[:, : setting.draws].mean(1)
-    terms = per_nat * values.terms[order].mean(0)
+    bits = per_nat * values.log_prob[:, : setting.draws].mean(1)
+    terms = per_nat * values.terms.mean(0)
     plain = {**_mean(bits), "draws": 1 if exact else setting.draws, **labels}
     for name, share in values.shares.items():
         plain[f"{name}_share"] = float(share.mean())
@@ -200,7 +208,7 @@ def _summarize(
     plain["terms"] = dict(zip(model.summands, terms.tolist(), strict=True))
     metrics = {"bits_per_dim": plain}
     if setting.importance is not None:
-        weighted, errors = _importance(log_prob[:, : setting.importance])
+        weighted, errors = _importance(values.log_prob[:, : setting.importance])
         metrics["bits_per_dim_importance"] = {
             **_mean(per_nat * weighted),
             "draws": 1,
