@@ -48,7 +48,12 @@ def pytest_collection_modifyitems(config, items):
 def _measured(lines):
     if lines is None or not lines.exists():
         return set()
-    return {json.loads(line)["case"] for line in lines.read_text(encoding="utf-8").splitlines()}
+    written = lines.read_text(encoding="utf-8")
+    # A last line that was torn has no end: its case is measured again, on a line of its own.
+    whole = written[: written.rfind("\n") + 1]
+    if whole != written:
+        lines.write_text(whole, encoding="utf-8")
+    return {json.loads(line)["case"] for line in whole.splitlines()}
 
 
 def pytest_terminal_summary(terminalreporter, config):

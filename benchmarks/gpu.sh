@@ -99,8 +99,9 @@ P
     rm pack/weights-bf16.pt
   fi
   # Small things first, and whatever is there: a training that goes on has its curve already.
-  find check.json train.log passes.jsonl profile.json weights.sha256 run \
-    -type f ! -name 'checkpoint*' ! -name '*.npy' ! -name '.*' -print0 2>/dev/null | tar -czf pack/small.tar.gz --null -T -
+  { find check.json train.log passes.jsonl profile.json weights.sha256 run \
+    -type f ! -name 'checkpoint*' ! -name '*.npy' ! -name '.*' -print0 2>/dev/null || true; } |
+    tar -czf pack/small.tar.gz --null -T -
   ls -l pack
   ;;
 *)

@@ -230,6 +230,9 @@ def main() -> None:
         parser.error(str(error))
     profiling = Profiling(experiment, device, [int(batch) for batch in options.batches.split(",")])
     content = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    of = {"experiment": options.experiment, "keys": options.keys, "batches": options.batches, "device": str(device)}
+    if content.setdefault("of", of) != of:
+        parser.error(f"{options.out}: holds a profile of {json.dumps(content['of'])}: give another --out")
     for part in options.parts.split(","):
         if part not in PARTS:
             parser.error(f"--parts {part}: one of {', '.join(PARTS)}")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,15 @@ def gpu(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def test_what_there_is_can_be_taken_home_at_any_moment(tmp_path: Path) -> None:
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "train.log").write_text("step 1\n")
+    done = gpu(tmp_path, "pack")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "gpu" / "pack" / "small.tar.gz") as archive:
+        assert archive.getnames() == ["train.log"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="setsid, timeout and tail --pid are Linux's")
 def test_the_half_hour_on_a_cpu_at_toy_size(tmp_path: Path) -> None:
@@ -70,7 +80,8 @@ def test_the_half_hour_on_a_cpu_at_toy_size(tmp_path: Path) -> None:
     assert gpu(tmp_path, "watch").returncode == 2
     # As if the machine had been taken away after one pass.
     measured = {"case": "test_pass[nice/digits-64-32-eager-cpu-forward]"}
-    (folder / "passes.jsonl").write_text(json.dumps(measured) + "\n")
+    # In the middle of the next one's line.
+    (folder / "passes.jsonl").write_text(json.dumps(measured) + '\n{"case": "test_pa')
     steps = ("check", "data", "train", "watch", "bench", "profile", "pack")
     done = {step: gpu(tmp_path, step) for step in steps}
     assert {step: one.returncode for step, one in done.items()} == dict.fromkeys(steps, 0), done

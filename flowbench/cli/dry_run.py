@@ -30,7 +30,10 @@ def print_plans(
 
     plans = []
     for experiment in experiments:
-        speed = None if throughput is None else stored_speed(throughput, experiment.name)
+        speed = None if throughput is None else stored_speed(throughput, experiment)
+        if throughput is not None and speed is None and not as_json:
+            missing = "no training pass of this model, batch size and precision: as without the file"
+            typer.echo(f"{experiment.name}: {throughput}: {missing}")
         try:
             one = plan(experiment, speed)
         except InputError as error:

@@ -67,7 +67,9 @@ def train(
     pairs = zip(experiments or [load_experiment(experiment, changes)], folders or [run_dir], strict=True)
     with mirror_of(logger) as mirror:
         for one, folder in pairs:
-            _train_one(one, folder, resume=resume, budget=budget, mirror=mirror, as_json=as_json)
+            _train_one(
+                one, folder, resume=resume, one_of_many=bool(wanted), budget=budget, mirror=mirror, as_json=as_json
+            )
 
 
 def _train_one(
@@ -75,6 +77,7 @@ def _train_one(
     run_dir: Path | None,
     *,
     resume: bool,
+    one_of_many: bool,
     budget: float | None,
     mirror: "Mirror",
     as_json: bool,
@@ -86,7 +89,7 @@ def _train_one(
 
     join()
     # The first process alone looks: it would make the folder that the others then find taken.
-    path = from_leader(lambda: run_path_of(experiment, run_dir, resume=resume))
+    path = from_leader(lambda: run_path_of(experiment, run_dir, resume=resume, one_of_many=one_of_many))
     folder = RunFolder(path)
     done = from_leader(lambda: folder.finished)
     if leads() and not done:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from flowbench.config.experiments import config_sha256, dump_experiment
+from flowbench.config.experiments import config_sha256, dump_experiment, load_experiment
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
 from flowbench.planning.costs import Counted, count, data_here
@@ -126,25 +126,44 @@ def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = Non
     )
 
 
-def stored_speed(path: Path, experiment: str) -> tuple[float, str]:
-    """Return items/s of an experiment's training from a file of `flowbench throughput run`, and the device's name.
+def stored_speed(path: Path, experiment: Experiment[Any, Any]) -> tuple[float, str] | None:
+    """Return items/s of a training from a file of `flowbench throughput run`, and the device's name.
+
+    Args:
+        path: of the file.
+        experiment: is found by its model, batch size, precision and whether it is compiled.
+
+    Returns:
+        None where the file has no training pass of it.
 
     Raises:
-        InputError: no such file, or no training pass of the experiment in it.
+        InputError: no such file, or another one.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        passes = [one for one in content["results"] if (one["experiment"], one["pass"]) == (experiment, "train")]
         environment = content["environment"]
         device = str(environment.get("device_name") or environment.get("device"))
-        speeds = [float(one["images_per_second"]["median"]) for one in passes]
+        data, train = experiment.data, experiment.train
+        wanted = ("train", data.batch_size, train.precision, train.compile)
+        for one in content["results"]:
+            found = (one["pass"], one["batch"], one["precision"], one["compiled"])
+            if found == wanted and _is_model_of(one["experiment"], experiment):
+                return float(one["images_per_second"]["median"]), device
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no results of flowbench throughput run ({type(error).__name__})") from error
-    if not speeds:
-        raise InputError(
-            f"{path}: no training pass of {experiment} in it: flowbench throughput run {experiment} --passes train"
-        )
-    return max(speeds), device
+    return None
+
+
+def _is_model_of(words: str, experiment: Experiment[Any, Any]) -> bool:
+    """Say whether `NAME KEY=VALUE …` is an experiment's name with the model and the data that it has."""
+    name, *overrides = words.split()
+    if name != experiment.name:
+        return False
+    try:
+        other = load_experiment(name, overrides)
+    except InputError:  # of another version
+        return False
+    return bool(other.model == experiment.model and other.data.name == experiment.data.name)
 
 
 def needed_memory(experiment: Experiment[Any, Any]) -> int:

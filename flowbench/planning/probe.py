@@ -64,7 +64,7 @@ def measure(experiment: Experiment[Any, Any], seconds: float) -> dict[str, Any]:
     evaluation()
     on_gpu = device.type == "cuda"
     # What a CUDA graph computes with is held, but not allocated anew when it is replayed.
-    peak = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_reserved() if on_gpu else _resident_bytes()
     return {
         "step_seconds": median(times),
         "step_cpu_seconds": median(computed),
@@ -111,6 +111,12 @@ def _steps(
             break
     # The first steps find their algorithms and fill the allocator's pools.
     return times[WARM_UP:], computed[WARM_UP:]
+
+
+def _resident_bytes() -> int:
+    """Return the most memory that this process has held: macOS counts it in bytes, Linux in KiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:

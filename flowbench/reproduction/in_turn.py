@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError
+from flowbench.errors import FlowbenchError, InputError, WorkFailedError, in_words
 from flowbench.reproduction.agenda import Ended, Pair, finished
 from flowbench.reproduction.sharing import claim
 from flowbench.system.progress import numbered
@@ -58,3 +58,5 @@ class InTurn:
                 return mine, None
         except (InputError, WorkFailedError) as error:
             return True, error
+        except Exception as error:  # whatever it is, the other runs go on
+            return True, WorkFailedError(in_words(error))

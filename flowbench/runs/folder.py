@@ -16,6 +16,7 @@ import torch
 
 from flowbench.config.experiments import config_sha256, dump_experiment, experiment_of, load_experiment
 from flowbench.config.extensions import missing_imports
+from flowbench.config.result_notes import UNDRAWN
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
 from flowbench.errors import InputError, did_you_mean, in_words, why
@@ -23,12 +24,10 @@ from flowbench.runs import bundle
 from flowbench.runs.kept import KeptRun, kept_figures, kept_run
 from flowbench.system import atomic
 
-__all__ = ["RUNS", "UNDRAWN", "RunFolder", "find_run", "find_runs", "new_run_path", "newest_unfinished", "run_path_of"]
+__all__ = ["RUNS", "RunFolder", "find_run", "find_runs", "new_run_path", "run_path_of"]
 
 RUNS = Path("runs")
 """Where runs are kept unless a command says otherwise."""
-UNDRAWN = "the pictures of the run's end are not drawn yet: flowbench figures RUN draws them"
-"""The note of a result between its writing and the drawing."""
 
 
 class RunFolder:
@@ -219,6 +218,10 @@ class RunFolder:
         else:
             spare.replace(self._previous)
 
+    def set_aside_checkpoint(self) -> None:
+        """Rename a damaged `checkpoint.pt`: the next save would keep it in the place of the good one before."""
+        self._checkpoint.replace(self._checkpoint.with_suffix(".damaged"))
+
     def load_checkpoint(self) -> tuple[dict[str, Any], str | None] | None:
         """Return the newest sound checkpoint (on the CPU) and a note if it is not the newest one; None: there is none.
 
@@ -296,8 +299,16 @@ def new_run_path(experiment: Experiment[Any, Any]) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def run_path_of(experiment: Experiment[Any, Any], run_dir: Path | None, *, resume: bool) -> Path:
+def run_path_of(
+    experiment: Experiment[Any, Any], run_dir: Path | None, *, resume: bool, one_of_many: bool = False
+) -> Path:
     """Return the run folder that is meant: the given one, the newest unfinished one to resume, or a new one.
+
+    Args:
+        experiment: of the run.
+        run_dir: where it was asked for.
+        resume: go on with one.
+        one_of_many: it is one of several seeds: the newest finished one will do, and a new one where there is none.
 
     Raises:
         InputError: there is no unfinished run to resume.
@@ -306,19 +317,21 @@ def run_path_of(experiment: Experiment[Any, Any], run_dir: Path | None, *, resum
         return run_dir
     if not resume:
         return new_run_path(experiment)
-    unfinished = newest_unfinished(experiment)
-    if unfinished is None:
-        raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
-    return unfinished.path
+    mine = [run for run in _runs_of(RUNS / experiment.name) if _is_of(run, experiment)]
+    found = [run for run in mine if not run.finished] or (mine if one_of_many else [])
+    if found:
+        return found[0].path
+    if one_of_many:
+        return new_run_path(experiment)
+    raise InputError(f"{experiment.name}: no unfinished run of this config under runs/: train without --resume")
 
 
-def newest_unfinished(experiment: Experiment[Any, Any]) -> RunFolder | None:
-    """Return the newest run of this very config that did not come to its end."""
-    wanted = config_sha256(experiment)
-    for run in _runs_of(RUNS / experiment.name):
-        if not run.finished and config_sha256(run.experiment) == wanted:
-            return run
-    return None
+def _is_of(run: RunFolder, experiment: Experiment[Any, Any]) -> bool:
+    """Say whether a run has this very config, paths included; one that cannot be read today is another one."""
+    try:
+        return run.experiment == experiment
+    except InputError:
+        return False
 
 
 def find_run(run: str) -> RunFolder:

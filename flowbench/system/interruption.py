@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: finish the step, save, then leave with the signal's exit code."""
+"""Ctrl-C, SIGTERM and a lost terminal during a training: finish the step, save, leave with the signal's exit code."""
 
 import os
 import signal
@@ -23,7 +23,9 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP only sets `signal`; a second one acts as usual.
+
+    A SIGHUP that is ignored (`nohup`) stays so.
 
     After `at_once`, the first one ends the work where it stands. Blocks nest: what stops the inner work (a training) is
     known to the outer one (a study), too.
@@ -37,8 +39,9 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,11 +2,12 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flowbench.errors import FlowbenchError
-from flowbench.tracking.places import artifact_location, tracking_uri
+from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.store import explain, is_installed, open_client, patience
 
 __all__ = ["track"]
@@ -36,14 +37,24 @@ def track(content: dict[str, Any], path: Path) -> str | None:
 
 def _copy(content: dict[str, Any], path: Path, uri: str) -> str:
     client = open_client(uri)
-    experiment = client.get_experiment_by_name(_EXPERIMENT)
-    if experiment is None:
-        identifier = client.create_experiment(_EXPERIMENT, artifact_location=artifact_location(uri, _EXPERIMENT))
-    else:
-        identifier = experiment.experiment_id
-    environment = content["environment"]
-    run = client.create_run(identifier, run_name=f"{environment['device_name']} {environment['commit'] or ''}".strip())
+    # Here, where MLflow is imported anyhow: it takes seconds.
+    from flowbench.tracking.copying import experiment_called
+
+    experiment, environment = experiment_called(_EXPERIMENT, client, uri), content["environment"]
+    run = client.create_run(experiment, run_name=f"{environment['device_name']} {environment['commit'] or ''}".strip())
     run_id: str = run.info.run_id
+    try:
+        _fill(content, path, client, run_id)
+    except BaseException:
+        with suppress(Exception):  # the store may be gone: what happened before is what there is to tell
+            client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _fill(content: dict[str, Any], path: Path, client: Any, run_id: str) -> None:
+    environment = content["environment"]
     for key in ("device", "device_name", "threads", "commit", "flowbench"):
         client.log_param(run_id, key, environment[key])
     for result in content["results"]:
@@ -57,5 +68,3 @@ def _copy(content: dict[str, Any], path: Path, uri: str) -> str:
         if result["peak_memory_bytes"] is not None:
             client.log_metric(run_id, f"{name}/peak_memory_bytes", result["peak_memory_bytes"])
     client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id)
-    return run_id

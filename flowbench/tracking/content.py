@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowbench.config.metric_words import known_values, remarks
+from flowbench.config.result_notes import UNDRAWN
 from flowbench.config.yaml_files import refuse_odd_numbers
 from flowbench.errors import InputError
 
@@ -23,12 +24,14 @@ __all__ = [
     "RowsCutError",
     "artifacts",
     "began",
+    "beside_curve",
     "end",
     "ended",
     "entity_name",
     "experiment_name",
     "final_values",
     "finite",
+    "has_ended",
     "last_value",
     "origin",
     "parameters",
@@ -155,6 +158,14 @@ def end(folder: Path) -> str:
     return "FAILED" if _is_plain(folder / "failure.json") else "KILLED"
 
 
+def has_ended(folder: Path) -> bool:
+    """Say whether a training has come to its end, pictures included, or has failed."""
+    if _is_plain(folder / "failure.json"):
+        return True
+    result = read_object(folder / "result.json")
+    return result is not None and UNDRAWN not in (result.get("notes") or ())
+
+
 def began(folder: Path) -> int:
     """Return when a run began, in ms since 1970: at its first row, or when its config was written."""
     written = int((folder / "config.yaml").stat().st_mtime * 1000)
@@ -249,6 +260,19 @@ def final_values(result: Mapping[str, Any]) -> dict[str, float]:
                 values[f"{split}/{name}_n"] = metric.get("n")
     values |= {f"throughput/{name}": value for name, value in _section(result, "throughput").items()}
     return finite(values)
+
+
+def beside_curve(values: Mapping[str, float], folder: Path) -> dict[str, float]:
+    """Return a result's values by names that no curve of the run has: those of a split that has one as `final/<name>`.
+
+    A training may end on a validation: MLflow would take its last figure for the reported one, or both for one curve.
+    """
+    tail = MetricsTail(folder / "metrics.jsonl")
+    drawn: set[str] = set()
+    while rows := tail.read():
+        drawn.update(name for row in rows for name in row.values)
+    splits = {name.partition("/")[0] for name in values if name in drawn}
+    return {f"final/{name}" if name.partition("/")[0] in splits else name: value for name, value in values.items()}
 
 
 def artifacts(folder: Path) -> Iterator[tuple[Path, str | None]]:

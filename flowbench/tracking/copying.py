@@ -196,7 +196,7 @@ class RunCopy:
         steps = result.get("steps")
         step = steps if type(steps) is int and 0 <= steps < 2**53 else 0
         written = int((self._folder / "result.json").stat().st_mtime * 1000)
-        self._log([(content.final_values(result), step, written)])
+        self._log([(content.beside_curve(content.final_values(result), self._folder), step, written)])
 
     def _copy_values(self) -> None:
         """Log what a trial was chosen by, under one name whether it came to its end or was pruned."""

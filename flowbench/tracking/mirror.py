@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from flowbench.errors import FlowbenchError
+from flowbench.tracking import content
 from flowbench.tracking.events import EventCopy
 from flowbench.tracking.places import tracking_uri
 from flowbench.tracking.store import explain, open_client, patience
@@ -56,9 +57,8 @@ class Follower:
         self._sampler = SystemSampler()
 
     def follow(self, folder: Path) -> None:
-        """Mirror one more run; those before it that have a result, or failed, have ended."""
-        ends = ("result.json", "failure.json")
-        self._ended.update(other for other in self._copies if any((other / name).is_file() for name in ends))
+        """Mirror one more run; those before it that have a result and their pictures, or failed, have ended."""
+        self._ended.update(other for other in self._copies if content.has_ended(other))
         self._copies.setdefault(folder, None)
 
     def done(self, folder: Path) -> None:

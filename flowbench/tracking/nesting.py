@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from mlflow.entities import Metric, RunTag
 
 from flowbench.tracking.content import began, ended, finite, last_value, read_object, text
+from flowbench.tracking.store import log_new
 
 __all__ = ["parent_of", "tell_parent", "trial_status", "trial_tags", "trial_values"]
 
@@ -86,9 +86,10 @@ def tell_parent(folder: Path, client: Any, parent: str) -> None:
         best, known = min(complete, key=lambda pair: sign * trial_values(pair[0])[f"objective/{name}"])
         told["flowbench.best_trial"] = text(known.get("number"), 50)
         told |= {f"flowbench.best.{key}": text(value, 500) for key, value in (known.get("chosen") or {}).items()}
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, len(complete)) for key, value in trial_values(best).items()]
-        client.log_batch(parent, metrics=metrics, synchronous=True)
+        # At the trial's own time: whoever tells the same again adds nothing.
+        moment = ended(best)
+        metrics = [Metric(key, value, moment, len(complete)) for key, value in trial_values(best).items()]
+        log_new(metrics, client, parent)
     client.log_batch(parent, tags=[RunTag(key, value) for key, value in told.items()], synchronous=True)
     with redirect_stdout(sys.stderr):
         client.set_terminated(parent, "FINISHED", max(ended(one) for one in trials))

@@ -11,6 +11,7 @@ VIEW = "flowbench"
 _KNOWN_BY: tuple[str, ...] = (
     "objective/",
     "test/bits_per_dim",
+    "final/validation/bits_per_dim",
     "validation/bits_per_dim",
     "test/mae",
     "holdout/bits_per_dim",

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from flowbench.system.credentials import scrubbed, without_credentials
 from flowbench.tracking.pages import address_of_runs
 from flowbench.tracking.places import sqlite_path, tracking_uri
 
-__all__ = ["StoreError", "explain", "is_installed", "open_client", "patience", "ui"]
+__all__ = ["StoreError", "explain", "is_installed", "log_new", "open_client", "patience", "ui"]
 
 _CREATION_SECONDS = 120
 _SQL = ("sqlite", "postgresql", "mysql", "mssql")
@@ -190,3 +190,15 @@ def _check_tables(uri: str) -> None:
     if tables in problems:
         what, remedy = problems[tables]
         raise StoreError(f"{shown}: {what}", remedy)
+
+
+def log_new(metrics: Sequence[Any], client: Any, run_id: str) -> None:
+    """Log those metrics that a run does not have at that time and step."""
+    there = {
+        (metric.key, metric.timestamp, metric.step)
+        for name in {metric.key for metric in metrics}
+        for metric in client.get_metric_history(run_id, name)
+    }
+    new = [metric for metric in metrics if (metric.key, metric.timestamp, metric.step) not in there]
+    if new:
+        client.log_batch(run_id, metrics=new, synchronous=True)

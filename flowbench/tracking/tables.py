@@ -1,7 +1,6 @@
 """A table in MLflow: one run with its figures and its files, which the runs of its rows name as their parent."""
 
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,6 +13,7 @@ from flowbench.system.credentials import without_credentials
 from flowbench.tracking.content import entity_name, finite, read_object, text
 from flowbench.tracking.copying import UID_TAG, RunCopy, experiment_called
 from flowbench.tracking.state import MirrorState, new_uid, read_state, recorded_bytes, write_state
+from flowbench.tracking.store import log_new
 
 __all__ = ["Copy", "TableCopy", "copy_of"]
 
@@ -85,7 +85,9 @@ class TableCopy:
             known[0] if known else self._client.create_run(experiment, tags={UID_TAG: uid}, run_name=name)
         ).info.run_id
         rows = [row for row in results["rows"] if isinstance(row, dict)]
-        self._client.log_batch(run_id, metrics=_metrics(rows), tags=_tags(results, rows), synchronous=True)
+        written = int((self._folder / "results.json").stat().st_mtime * 1000)
+        log_new(_metrics(rows, written), self._client, run_id)
+        self._client.log_batch(run_id, tags=_tags(results, rows), synchronous=True)
         for file in FILES:
             if (self._folder / file).is_file():
                 self._client.log_artifact(run_id, str(self._folder / file))
@@ -99,14 +101,13 @@ class TableCopy:
         return str(run_id)
 
 
-def _metrics(rows: list[dict[str, Any]]) -> list[Metric]:
-    """Return each row's figure as `<row>/<experiment>`, with its `_stderr` and `_seed_std`."""
+def _metrics(rows: list[dict[str, Any]], moment: int) -> list[Metric]:
+    """Return each row's figure as `<row>/<experiment>`, with its `_stderr` and `_seed_std`, at a time in ms."""
     values: dict[str, Any] = {}
     for row in rows:
         name = f"{row.get('row')}/{row.get('experiment')}"
         values |= {name: row.get("value"), f"{name}_stderr": row.get("stderr"), f"{name}_seed_std": row.get("seed_std")}
-    now = int(time.time() * 1000)
-    return [Metric(entity_name(name), value, now, 0) for name, value in finite(values).items()]
+    return [Metric(entity_name(name), value, moment, 0) for name, value in finite(values).items()]
 
 
 def _tags(results: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[RunTag]:

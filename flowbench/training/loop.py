@@ -3,10 +3,10 @@
 The loop knows nothing of what is modelled: a `Task` gives losses and figures.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from flowbench.config.experiments import config_sha256, load_experiment, shipped_folder
 from flowbench.config.extensions import changed_imports
 from flowbench.config.registry import image_sets
+from flowbench.config.result_notes import UNDRAWN
 from flowbench.config.schema import COMPILED_NUMERICS, Experiment
 from flowbench.densities.noise import step_seed
 from flowbench.errors import FlowbenchError, InputError, WorkFailedError, fitting_in_memory, in_words
 from flowbench.figures.drawing import draw_at_end
-from flowbench.runs.folder import UNDRAWN, RunFolder
+from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import check_same_data
 from flowbench.system.device import bfloat16_units
 from flowbench.system.interruption import Interrupted, StopRequest
@@ -33,6 +34,7 @@ from flowbench.tracking import Mirror, read_mlflow_run_id
 from flowbench.training.optimization import learning_rate, take_step
 from flowbench.training.session import Session
 from flowbench.training.warm_up import compile_steps
+from flowbench.training.window import Window
 
 __all__ = ["train"]
 
@@ -120,32 +122,6 @@ def _finished(run: RunFolder, experiment: Experiment[Any, Any], resume: bool) ->
     return None
 
 
-@dataclass
-class _Window:
-    """Sums over the steps since the last logged row, kept on the device so that no step waits for it."""
-
-    keys: list[str] = field(default_factory=list)
-    sums: Tensor | None = None
-    """Of the values of the steps that were taken, by key, and the number of these steps at last, (keys + 1,)."""
-    steps: int = 0
-    seconds: float = 0.0
-
-    def add(self, values: Mapping[str, Tensor], finite: Tensor) -> None:
-        self.keys = list(values)
-        row = torch.stack([*(value.float() for value in values.values()), finite])
-        if not finite.is_cpu or not finite:
-            # 0 · NaN is NaN: a skipped step's values are replaced, not multiplied away.
-            row = torch.where(finite > 0, row, 0.0)
-        self.sums = row if self.sums is None else self.sums.add_(row)
-        self.steps += 1
-
-    def means(self) -> dict[str, float]:
-        if self.sums is None:
-            return {}
-        *values, good = self.sums.tolist()
-        return {f"train/{key}": value / good for key, value in zip(self.keys, values, strict=True)} if good else {}
-
-
 def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     """The loop: every step is a function of the state, so that a resumed training is the uninterrupted one."""
     config, task = session.experiment.train, session.task
@@ -153,7 +129,6 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
         return
     objective = distribute(task.objective, session.device)
     validate_every = task.steps_per_epoch if config.validate_every == "epoch" else config.validate_every
-    window = _Window()
     task.model.train()
     if config.compile:
         bar.note("compiling")
@@ -162,26 +137,23 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
     while not session.done:
         started = time.perf_counter()
         session.checkpoints.check()
-        window.add(*_step(session, objective))
+        session.window.add(*_step(session, objective))
         session.step += 1
         bar.advance(session.progress)
         if session.average:
             session.average.update(session.step)
+        session.window.seconds += time.perf_counter() - started
         last = session.step == session.total_steps
         if session.step % config.log_every == 0 or last:
-            row = window.means()
-            window.seconds += time.perf_counter() - started
-            started = time.perf_counter()
-            session.log(row | _speed(window, task) | {"lr": session.optimizer.param_groups[0]["lr"], **_skips(session)})
-            bar.show(session.progress, row | _speed(window, task))
-            window = _Window()
-        window.seconds += time.perf_counter() - started
+            _log(session, bar)
         if session.step % validate_every == 0 or (last and config.keep == "best"):
             _validate(session)
         now = time.perf_counter()
         # The processes get a signal, and read the clock, at moments of their own.
         session.seconds, stopped = agree(session.seconds + now - clock, stop.signal or 0)
         clock, session.processor_seconds = now, time.process_time() - worked
+        if not last:
+            _end(session, bar, validate_every)
         if session.step % config.checkpoint_every == 0 or session.done or stopped:
             session.save()
         if stopped and not session.done:
@@ -189,6 +161,26 @@ def _fit(session: Session, stop: StopRequest, bar: TrainingBar) -> None:
             raise Interrupted(
                 f"{session.run.path}: stopped at step {session.step} and saved: go on with --resume", int(stopped)
             )
+
+
+def _end(session: Session, bar: TrainingBar, validate_every: int) -> None:
+    """Log and validate what the clock or patience has ended between two rows or two validations."""
+    if not session.done:
+        return
+    if session.window.steps:
+        _log(session, bar)
+    if session.experiment.train.keep == "best" and session.step % validate_every:
+        _validate(session)
+
+
+def _log(session: Session, bar: TrainingBar) -> None:
+    """Append the row of the steps since the last one."""
+    assert session.optimizer is not None
+    window, session.window = session.window, Window()
+    session.step_seconds += window.seconds
+    row = window.means() | _speed(window, session.task)
+    session.log(row | {"lr": session.optimizer.param_groups[0]["lr"], **_skips(session)})
+    bar.show(session.progress, row)
 
 
 def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
@@ -240,7 +232,7 @@ def _validate(session: Session) -> None:
     if session.watch is not None:
         session.watch(session.step, figures)
     value, best = figures[session.task.monitor], session.best
-    if best["value"] is not None and not value < best["value"]:
+    if not math.isfinite(value) or (best["value"] is not None and value >= best["value"]):
         best["stale"] += 1
         return
     session.best = {"value": value, "step": session.step, "stale": 0, "model": {}, "ema": {}}
@@ -254,15 +246,15 @@ def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in state.items()}
 
 
-def _speed(window: _Window, task: Task) -> dict[str, float]:
+def _speed(window: Window, task: Task) -> dict[str, float]:
     return {f"{task.unit}_per_second": window.steps * task.batch_size / window.seconds} if window.seconds else {}
 
 
 def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
     """Write and return the result: from here on the run is finished."""
     experiment, task = session.experiment, session.task
-    seconds = session.seconds
-    speed = session.step * task.batch_size / seconds if session.step and seconds else None
+    # Of the steps alone: a training that validates more often is not slower.
+    speed = session.step * task.batch_size / session.step_seconds if session.step_seconds else None
     result = {
         "schema": 1,
         "experiment": experiment.name,
@@ -276,7 +268,7 @@ def _result(session: Session, metrics: dict[str, dict[str, Any]], notes: list[st
         "parameters": sum(parameter.numel() for parameter in session.parameters),
         "steps": session.step,
         "epochs": session.step / task.steps_per_epoch,
-        "train_seconds": seconds,
+        "train_seconds": session.seconds,
         "time_budget": session.budget,
         "device": session.device.type,
         "precision": experiment.train.precision,

@@ -19,6 +19,7 @@ from flowbench.tasks.task import Task, Watch
 from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.saving import CheckpointWriter
+from flowbench.training.window import Window
 
 __all__ = ["Session"]
 
@@ -49,6 +50,8 @@ class Session:
         self.seconds = 0.0
         self.processor_seconds = 0.0
         self.compile_seconds = 0.0
+        self.step_seconds = 0.0
+        self.window = Window()
         self.best: dict[str, Any] = {"value": None, "step": 0, "stale": 0, "model": {}, "ema": {}}
         self.population: dict[str, Tensor] = {}
         self.skipped = torch.zeros((), device=device)
@@ -105,6 +108,8 @@ class Session:
                     "processor_seconds": self.processor_seconds,
                     "budget": self.budget,
                     "compile_seconds": self.compile_seconds,
+                    "step_seconds": self.step_seconds,
+                    "window": self.window.state_dict(),
                 },
                 "step": self.step,
                 "epoch": self.epoch,
@@ -135,6 +140,9 @@ class Session:
             # Checkpoints made before did not tell them apart.
             self.compile_seconds = state["schedule"].get("compile_seconds", 0.0)
             self.processor_seconds = state["schedule"].get("processor_seconds", 0.0)
+            self.step_seconds = state["schedule"].get("step_seconds", self.seconds)
+            if "window" in state["schedule"]:
+                self.window = Window.of(state["schedule"]["window"], self.device)
             # A run begun under a time budget stays one: its rates have followed the clock.
             self.budget = self.budget or state["schedule"]["budget"]
             self.step, self.best = state["step"], state["best"]
@@ -151,6 +159,7 @@ class Session:
         state, note = self.run.load_checkpoint() or (None, None)
         if note:
             warn(note)
+            self.run.set_aside_checkpoint()
         with self.run.reading_checkpoint():
             step = -1 if state is None else int(state["step"])
         self.run.cut_metrics(step)

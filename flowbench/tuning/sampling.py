@@ -106,7 +106,11 @@ def validations(experiment: Experiment[Any, Any]) -> int | str:
     train = experiment.train
     if train.validate_every == "epoch":
         return train.epochs or "auto"
-    return max(1, train.steps // train.validate_every) if train.steps else "auto"
+    if not train.steps:
+        return "auto"
+    # Under `keep: best` the last step is validated whatever its number.
+    one_more = train.keep == "best" and train.steps % train.validate_every != 0
+    return max(1, train.steps // train.validate_every + one_more)
 
 
 def _tpe(seed: int, conditional: bool) -> BaseSampler:

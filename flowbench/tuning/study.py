@@ -237,10 +237,12 @@ def _resolve(base: str | Path, overrides: list[str]) -> tuple[Experiment[Any, An
     """Return the experiment that every trial varies, and the overrides that make it from the base."""
     experiment = load_experiment(base, overrides)
     changes = list(overrides)
+    fixed = {override.partition("=")[0] for override in overrides}
     budget = experiment.study
-    if budget.steps is not None:
+    # What the caller says of a trial's length comes before what the file does.
+    if budget.steps is not None and not fixed & {"train.steps", "train.epochs"}:
         changes.append(f"train.steps={budget.steps}")
-        if budget.validations is not None:
+        if budget.validations is not None and "train.validate_every" not in fixed:
             changes.append(f"train.validate_every={max(1, budget.steps // budget.validations)}")
     # Data that have a part of their own to choose by put no training images aside.
     if (
@@ -251,7 +253,6 @@ def _resolve(base: str | Path, overrides: list[str]) -> tuple[Experiment[Any, An
         from flowbench.data import open_images
 
         changes.append(f"data.holdout={min(HOLDOUT, len(open_images(experiment.data, 'train')) // 5)}")
-    fixed = {override.partition("=")[0] for override in overrides}
     resolved = load_experiment(base, changes)
     # A key that the caller sets is not searched.
     space = {key: one for key, one in resolved.tune.items() if key not in fixed}

@@ -7,11 +7,12 @@ from PIL import Image
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.registry import figure_kinds
+from flowbench.config.result_notes import UNDRAWN
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.figures.drawing import draw_at_end, draw_run, kinds_of
 from flowbench.figures.kinds import FigureKind, NotDrawableError
 from flowbench.figures.theme import description_of
-from flowbench.runs.folder import UNDRAWN, RunFolder
+from flowbench.runs.folder import RunFolder
 from flowbench.tasks.density import DensityTask
 from flowbench.tasks.loading import reported_step
 from flowbench.training import loop as training

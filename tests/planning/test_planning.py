@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -115,14 +116,38 @@ def test_a_step_that_would_take_minutes_is_computed_and_stored_speed_gives_the_h
     assert one.memory_how.startswith("computed")
     assert one.memory_bytes > one.counted.activation_bytes > 2**30
     path = tmp_path / "speed.json"
-    entry = {"experiment": "real_nvp/celeba", "pass": "train", "images_per_second": {"median": 500.0}}
-    path.write_text(json.dumps({"environment": {"device_name": "A GPU"}, "results": [entry]}))
-    fast = plan(huge, stored_speed(path, "real_nvp/celeba"))
+    path.write_text(json.dumps(speeds(("real_nvp/celeba model.residual_blocks=1", 4096, 500.0))))
+    fast = plan(huge, stored_speed(path, huge))
     assert fast.seconds is not None
     assert fast.seconds > one.counted.steps * 4096 / 500
     assert "500 items/s on A GPU" in fast.time_how
-    with pytest.raises(InputError, match="no training pass of glow/celeba"):
-        stored_speed(path, "glow/celeba")
+
+
+def speeds(*entries: tuple[str, int, float], **changes: Any) -> dict[str, Any]:
+    known = {"pass": "train", "precision": 32, "compiled": False, **changes}
+    results = [
+        {**known, "experiment": name, "batch": batch, "images_per_second": {"median": speed}}
+        for name, batch, speed in entries
+    ]
+    return {"environment": {"device_name": "A GPU"}, "results": results}
+
+
+def test_a_stored_speed_is_that_of_the_very_model_batch_and_precision(tmp_path: Path) -> None:
+    path, digits = tmp_path / "speed.json", load_experiment("real_nvp/digits")
+    stored = speeds(
+        ("real_nvp/digits", 256, 4000.0),
+        ("real_nvp/digits", 64, 100.0),
+        ("real_nvp/digits model.features=8", 64, 900.0),
+    )
+    fast = speeds(("real_nvp/digits", 64, 5000.0), precision="bf16", compiled=True)
+    path.write_text(json.dumps({**stored, "results": [*fast["results"], *stored["results"]]}))
+    assert stored_speed(path, digits) == (100.0, "A GPU")
+    assert stored_speed(path, load_experiment("real_nvp/digits", ["model.features=8", "seed=3"])) == (900.0, "A GPU")
+    assert stored_speed(path, load_experiment("real_nvp/digits", ["model.features=16"])) is None
+    assert stored_speed(path, load_experiment("glow/digits")) is None
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no results of flowbench throughput run"):
+        stored_speed(path, digits)
 
 
 def test_a_forecaster_is_planned_from_its_file(tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def test_a_failed_and_a_skipped_line_leave_the_others(tmp_path: Path) -> None:
     assert "diverged" in str(error)
 
 
+def test_an_unexpected_error_is_its_own_rows(tmp_path: Path) -> None:
+    trainer = FakeTrainer({(BASELINE, 0): RuntimeError("could not create a primitive")})
+    rows = rows_of(reproduce("quick", only=["digits"], out=tmp_path, trainer=trainer))
+    assert (rows[BASELINE]["status"], rows[FLOW]["status"]) == ("failed", "done")
+    assert rows[BASELINE]["reason"] == "RuntimeError: could not create a primitive"
+
+
 def test_a_table_of_which_nothing_could_be_run_is_bad_input(tmp_path: Path) -> None:
     missing = InputError("digits: run `flowbench data prepare`")
     results = reproduce("quick", out=tmp_path, trainer=FakeTrainer({(name, 0): missing for name in EXPERIMENTS}))

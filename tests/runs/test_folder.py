@@ -7,7 +7,7 @@ import torch
 
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
-from flowbench.runs.folder import RunFolder, find_run, new_run_path, newest_unfinished
+from flowbench.runs.folder import RunFolder, find_run, new_run_path, run_path_of
 
 
 @pytest.fixture
@@ -94,12 +94,33 @@ def test_a_run_beside_the_named_ones_is_suggested(run: RunFolder) -> None:
 def test_runs_are_found_by_folder_by_id_and_by_experiment(run: RunFolder) -> None:
     assert find_run(str(run.path)).path == run.path
     assert find_run(f"real_nvp/digits/{run.path.name}").path == Path("runs/real_nvp/digits") / run.path.name
-    assert newest_unfinished(run.experiment) is not None
+    assert run_path_of(run.experiment, None, resume=True) == Path("runs/real_nvp/digits") / run.path.name
     with pytest.raises(InputError, match="no run 'real_nvp/digits'"):
         find_run("real_nvp/digits")
     run.write_result({"schema": 1})
     assert find_run("real_nvp/digits").result == {"schema": 1}
-    assert newest_unfinished(run.experiment) is None
+    with pytest.raises(InputError, match="no unfinished run of this config"):
+        run_path_of(run.experiment, None, resume=True)
+    # One of several seeds is at its end, another one not begun: the others go on.
+    assert run_path_of(run.experiment, None, resume=True, one_of_many=True).name == run.path.name
+    other = load_experiment("real_nvp/digits", ["seed=5"])
+    assert not run_path_of(other, None, resume=True, one_of_many=True).exists()
+
+
+def test_the_run_that_goes_on_is_of_the_same_file_and_nobody_elses_config_is_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = {}
+    for name in ("b", "a"):
+        experiment = load_experiment("etth/nlinear", [f"data.csv={name}.csv"])
+        begun[name] = RunFolder(new_run_path(experiment))
+        begun[name].begin(experiment, {})
+    foreign = begun["a"].path.with_name("foreign") / "config.yaml"
+    foreign.parent.mkdir()
+    foreign.write_text("zzz: 1\n")
+    for name, run in begun.items():
+        assert run_path_of(load_experiment("etth/nlinear", [f"data.csv={name}.csv"]), None, resume=True) == run.path
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="root may write everywhere here")
@@ -124,3 +145,18 @@ def test_a_broken_config_is_told_of_where_nothing_says_what_it_imported(tmp_path
     (tmp_path / "config.yaml").write_text("kind: nothing")
     with pytest.raises(InputError, match="kind: 'nothing' is none of density, forecast"):
         _ = RunFolder(tmp_path).experiment
+
+
+def test_the_good_checkpoint_survives_the_next_save_after_a_damaged_one(run: RunFolder) -> None:
+    for value in (1.0, 2.0):
+        run.save_checkpoint(state(value))
+    checkpoint = run.path / "checkpoint.pt"
+    checkpoint.unlink()
+    checkpoint.write_bytes(b"torn")
+    run.set_aside_checkpoint()
+    run.save_checkpoint(state(3.0))
+    checkpoint.unlink()
+    checkpoint.write_bytes(b"torn again")
+    loaded = run.load_checkpoint()
+    assert loaded is not None
+    assert loaded[0]["step"] == 1

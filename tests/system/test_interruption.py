@@ -46,3 +46,17 @@ def test_other_dropped_exceptions_are_told_as_before() -> None:
     finally:
         sys.unraisablehook = hook
     assert [lost.exc_type for lost in told] == [ValueError]
+
+
+def test_a_lost_terminal_stops_the_work_as_ctrl_c_does_unless_it_is_ignored() -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert stop.signal == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

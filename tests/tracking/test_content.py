@@ -7,7 +7,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric
 
-from flowbench.tracking.content import MetricsTail, RowsCutError, entity_name, final_values, tags, text
+from flowbench.config.result_notes import UNDRAWN
+from flowbench.tracking.content import (
+    MetricsTail,
+    RowsCutError,
+    beside_curve,
+    entity_name,
+    final_values,
+    has_ended,
+    tags,
+    text,
+)
 
 # A busy machine makes any timing of generated examples meaningless.
 ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -80,3 +90,24 @@ def test_errors_in_original_units_are_kept_by_column_and_stored_means_say_what_t
         assert final_values(result) == {**values, "test/mae_original_n": 9.0}
         (tmp_path / "result.json").write_text(json.dumps(result))
         assert tags(tmp_path, {}).get("flowbench.mae_original") == tag
+
+
+def test_what_a_split_reports_is_no_point_of_its_curve(tmp_path: Path) -> None:
+    rows = [{"step": 10, "time": 1.0, "validation/mae": 0.4}, {"step": 20, "time": 2.0, "validation/mae": 0.55}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"validation/mae": 0.4, "validation/mae_n": 100.0, "test/mae": 0.5, "train_seconds": 3.0}
+    assert beside_curve(values, tmp_path) == {
+        "final/validation/mae": 0.4, "final/validation/mae_n": 100.0, "test/mae": 0.5, "train_seconds": 3.0
+    }  # fmt: skip
+    assert beside_curve(values, tmp_path / "nothing") == values
+
+
+def test_a_training_has_ended_with_its_pictures_or_by_its_failure(tmp_path: Path) -> None:
+    assert not has_ended(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"notes": [UNDRAWN]}))
+    assert not has_ended(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"notes": []}))
+    assert has_ended(tmp_path)
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "failure.json").write_text("{}")
+    assert has_ended(tmp_path)

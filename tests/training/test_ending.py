@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from flowbench.config.experiments import load_experiment
+from flowbench.config.result_notes import UNDRAWN
 from flowbench.config.schema import Experiment
 from flowbench.reproduction.agenda import finished
-from flowbench.runs.folder import UNDRAWN, RunFolder
+from flowbench.runs.folder import RunFolder
 from flowbench.system.interruption import Interrupted
 from flowbench.training import loop
 from flowbench.training.loop import train

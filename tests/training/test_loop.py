@@ -118,8 +118,7 @@ def test_resumed_equals_uninterrupted(
     assert_equal(weights(run), weights(undisturbed))
     rows = [{k: v for k, v in row.items() if k not in ("time", "images_per_second")} for row in run.metrics()]
     known = [{k: v for k, v in row.items() if k not in ("time", "images_per_second")} for row in undisturbed.metrics()]
-    assert [row for row in rows if "lr" not in row] == [row for row in known if "lr" not in row]
-    assert [row["step"] for row in rows] == [row["step"] for row in known]
+    assert rows == known
 
 
 def launch(run: Path, *more: str) -> Process:
@@ -266,6 +265,53 @@ def test_a_time_budget_ends_the_steps_and_is_custom(tmp_path: Path) -> None:
     result = train(tiny("train.steps=100000"), tmp_path / "run", time_budget=1.0)
     assert 0 < result["steps"] < 100_000
     assert (result["budget"], result["time_budget"]) == ("custom", 1.0)
+
+
+def test_what_the_clock_ends_is_logged_validated_and_kept_as_what_the_steps_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowbench.training.loop.time.perf_counter", iter(range(10**6)).__next__)
+    run = RunFolder(tmp_path / "run")
+    keep = ["train.steps=100000", "train.log_every=7", "train.validate_every=1000", "train.keep=best"]
+    result = train(tiny(*keep), run.path, time_budget=50.0)
+    assert result["steps"] % 7
+    rows = run.metrics()
+    assert max(row["step"] for row in rows if "lr" in row) == result["steps"]
+    assert [row["step"] for row in rows if "validation/bits_per_dim" in row] == [result["steps"]]
+
+
+def test_a_training_that_the_clock_ends_may_have_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbench.training.loop.time.perf_counter", iter(range(10**6)).__next__)
+    monkeypatch.setattr(NegativeLogLikelihood, "forward", lambda *_: (torch.tensor(torch.nan, requires_grad=True), {}))
+    with pytest.raises(WorkFailedError, match="diverged: loss or gradient not finite in the last"):
+        train(tiny("train.steps=100000", "train.log_every=1000"), tmp_path / "run", time_budget=100.0)
+    assert not RunFolder(tmp_path / "run").finished
+
+
+def test_a_training_that_validates_often_is_not_called_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr("flowbench.training.loop.time.perf_counter", clock.__next__)
+    validate = density_task.DensityTask.validate
+
+    def slow(self: Any, *arguments: Any) -> Any:
+        for _ in range(500):
+            next(clock)
+        return validate(self, *arguments)
+
+    monkeypatch.setattr(density_task.DensityTask, "validate", slow)
+    result = train(tiny("train.validate_every=2"), tmp_path / "run")
+    # A step begins and ends one tick apart.
+    assert result["throughput"]["train_images_per_second"] == 64.0
+    assert result["train_seconds"] > 6 * 500
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([float("nan"), 3.0, float("inf"), 2.5, 2.7, 2.6])
+    monkeypatch.setattr(density_task.DensityTask, "validate", lambda *_: {"bits_per_dim": next(figures)})
+    train(tiny("train.validate_every=2", "train.keep=best"), tmp_path / "run")
+    loaded = RunFolder(tmp_path / "run").load_checkpoint()
+    assert loaded is not None
+    assert (loaded[0]["best"]["value"], loaded[0]["best"]["step"], loaded[0]["best"]["stale"]) == (2.5, 8, 2)
 
 
 def dying_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

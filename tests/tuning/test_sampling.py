@@ -14,7 +14,7 @@ from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
 from flowbench.tuning.grid import GridExhaustedError
 from flowbench.tuning.objectives import objectives_of
-from flowbench.tuning.sampling import make_pruner, make_sampler
+from flowbench.tuning.sampling import make_pruner, make_sampler, validations
 from flowbench.tuning.space import suggest
 from tests.studies import SPACE
 
@@ -112,6 +112,19 @@ def test_distributions_are_judged_by_their_likelihood_where_they_have_one() -> N
     for name in ("etth/empirical", "etth/nlinear"):
         with pytest.raises(InputError, match="unknown 'nll'"):
             objectives_of(load_experiment(name, ["study.objectives=[nll]"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "number"),
+    [
+        ("steps: 100, validate_every: 33, keep: best", 4),
+        ("steps: 99, validate_every: 33, keep: best", 3),
+        ("steps: 100, validate_every: 33", 3),
+        ("epochs: 7, validate_every: epoch", 7),
+    ],
+)
+def test_the_last_validation_is_counted_where_there_is_one_more(tmp_path: Path, keys: str, number: int) -> None:
+    assert validations(experiment(tmp_path, f"train={{{keys}}}")) == number
 
 
 def test_objectives_are_checked(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ def test_a_study_gives_runs_the_best_and_the_command_that_trains_it_in_full(lab:
     assert outcome.command == f"flowbench train {outcome.experiment_file}"
 
 
+def test_what_the_caller_says_of_a_trials_length_comes_before_the_files_budget(lab: Lab, formula: Formula) -> None:
+    lab.tune(1, "study.steps=40", "study.validations=4", "train.steps=30", "train.validate_every=7", study="short")
+    lab.tune(1, "study.steps=40", "study.validations=4", "train.validate_every=7", study="half")
+    found = {
+        name: load_experiment(study_folder(lab.study(name)) / "trial-0000" / "config.yaml").train
+        for name in ("short", "half")
+    }
+    assert [(one.steps, one.validate_every) for one in found.values()] == [(30, 7), (40, 7)]
+
+
 def test_a_study_goes_on_where_it_was_and_repeats_nothing(lab: Lab, formula: Formula) -> None:
     lab.tune(5, "study.sampler=random", "study.pruner=none")
     assert len(formula.seen) == 5
