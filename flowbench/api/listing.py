@@ -140,12 +140,12 @@ def _published() -> dict[str, float]:
 
 def _parameters(experiment: Experiment[Any, Any]) -> int | None:
     """Count a density model's parameters without memory for them."""
-    from flowbench.throughput.passes import image_shape
+    from flowbench.data.images import image_format
 
     if experiment.kind != "density":
         return None
     try:
-        return _counted(experiment.model, image_shape(experiment.data), image_sets[experiment.data.name].levels)
+        return _counted(experiment.model, *image_format(experiment.data))
     except (FlowbenchError, RuntimeError, NotImplementedError):
         return None  # images of no known size; a model that looks at values while it is built
 

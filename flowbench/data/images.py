@@ -20,6 +20,7 @@ __all__ = [
     "Images",
     "VariedPixels",
     "check_split",
+    "image_format",
     "load_array",
     "open_images",
     "open_split",
@@ -269,13 +270,41 @@ def reduce_levels(images: Images, data: DensityData) -> Images:
 
     `data.levels` only says how many levels there are; it must agree with the set.
     """
-    if data.levels is not None and data.levels != images.levels:
-        raise InputError(f"data.levels: {data.levels}, but {images.name} has {images.levels} grey levels")
+    _check_levels(data, images.name, images.levels)
     if data.bits == 8:
         return images
-    if images.levels != 256:
-        raise InputError(f"data.bits: {data.bits} reduces images of 256 levels; {images.name} has {images.levels}")
     return replace(images, levels=2**data.bits, divisor=2 ** (8 - data.bits))
+
+
+def _check_levels(data: DensityData, name: str, levels: int) -> None:
+    if data.levels is not None and data.levels != levels:
+        raise InputError(f"data.levels: {data.levels}, but {name} has {levels} grey levels")
+    if data.bits != 8 and levels != 256:
+        raise InputError(f"data.bits: {data.bits} reduces images of 256 levels; {name} has {levels}")
+
+
+def image_format(
+    data: DensityData, shape: tuple[int, int, int] | None = None
+) -> tuple[tuple[int, int, int], int]:  # fmt: skip
+    """Return (channels, height, width) and the grey levels of the images that a model will see, without opening any.
+
+    Args:
+        data: of an experiment.
+        shape: asked for instead of the set's own.
+
+    Raises:
+        InputError: only the files of this set could tell; levels that it does not have.
+    """
+    known = image_sets[data.name]
+    if shape is None and data.crop is not None:
+        shape = (3 if known.shape is None else known.shape[0], data.crop, data.crop)
+    shape = shape or known.shape
+    if shape is None:
+        raise InputError(f"data.crop: the images of {data.name} have no size of their own: give one, as data.crop=64")
+    # Where the files decide, an experiment may know what they say.
+    levels: int = known.levels if known.shape is not None else data.levels or known.levels
+    _check_levels(data, data.name, levels)
+    return shape, levels if data.bits == 8 else 2**data.bits
 
 
 def load_array(path: Path) -> NDArray[np.generic]:

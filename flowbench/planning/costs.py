@@ -12,6 +12,7 @@ from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import Experiment
 from flowbench.data.feed import held, streaming_bytes
 from flowbench.data.image_set import data_root
+from flowbench.data.images import image_format
 from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.errors import InputError
 from flowbench.evaluation.flops import MOST_COUNTED, flops_per_item
@@ -21,7 +22,7 @@ from flowbench.tasks.density import TRAIN_FIGURE_IMAGES, build_density
 from flowbench.tasks.objectives import density_objective
 from flowbench.tasks.task import make_task
 
-__all__ = ["Counted", "count", "data_here", "image_format"]
+__all__ = ["Counted", "count", "data_here"]
 
 FEW = 2
 """Images of the batch on which activations are counted."""
@@ -57,17 +58,6 @@ class Counted:
     """Of the two that are kept, and of the figures' values."""
 
 
-def image_format(experiment: Experiment[Any, Any]) -> tuple[tuple[int, int, int], int]:
-    """Return (channels, height, width) and the grey levels of the images that a model will see."""
-    data = experiment.data
-    known = image_sets[data.name]
-    if known.shape is None:
-        raise InputError(f"--dry-run: the size of the images of {data.name} is known only when they are prepared")
-    channels, height, width = known.shape
-    levels = data.levels or (known.levels if data.bits == 8 else 2**data.bits)
-    return ((channels, data.crop, data.crop) if data.crop else (channels, height, width)), levels
-
-
 def count(experiment: Experiment[Any, Any]) -> Counted:
     """Count what an experiment costs; a density model needs no data for it, a forecaster its file."""
     torch.manual_seed(experiment.seed)
@@ -76,9 +66,12 @@ def count(experiment: Experiment[Any, Any]) -> Counted:
 
 
 def _density(experiment: Experiment[Any, Any]) -> Counted:
-    shape, levels = image_format(experiment)
+    known = image_sets[experiment.data.name]
+    if "train" not in known.counts:
+        raise InputError(f"--dry-run: how many images {experiment.data.name} has is known only when they are prepared")
+    shape, levels = image_format(experiment.data)
     model = build_density(experiment, {"shape": list(shape), "levels": levels})
-    known, data, config = image_sets[experiment.data.name], experiment.data, experiment.train
+    data, config = experiment.data, experiment.train
     images = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8)
     noise = torch.rand(MOST_COUNTED, *model.noise_shape)
     closed_form = bool(model.fit([images]))

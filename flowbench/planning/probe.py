@@ -20,13 +20,12 @@ from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import Experiment
 from flowbench.data import Images
 from flowbench.data.feed import channels_first
-from flowbench.data.images import FixedPixels
+from flowbench.data.images import FixedPixels, image_format
 from flowbench.densities.model import DensityModel
 from flowbench.densities.noise import training_noise
 from flowbench.evaluation.likelihood import evaluate
 from flowbench.evaluation.reported import Setting
 from flowbench.evaluation.weights import WeightAverage
-from flowbench.planning.costs import image_format
 from flowbench.system.device import default_device
 from flowbench.system.environment import device_name
 from flowbench.tasks.density import build_density
@@ -120,7 +119,7 @@ def _resident_bytes() -> int:
 
 
 def _density(experiment: Experiment[Any, Any], device: torch.device) -> Any:
-    (channels, height, width), levels = image_format(experiment)
+    (channels, height, width), levels = image_format(experiment.data)
     model: DensityModel = build_density(experiment, {"shape": [channels, height, width], "levels": levels}).to(device)
     size = experiment.data.batch_size
     values = np.random.default_rng(0).integers(

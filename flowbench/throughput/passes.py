@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData, Experiment
 from flowbench.data.feed import channels_first
+from flowbench.data.images import image_format
 from flowbench.densities.flow_density import FlowDensity
 from flowbench.densities.flows.normalization import population_statistics
 from flowbench.densities.model import DensityConfig, DensityModel
@@ -23,7 +23,7 @@ from flowbench.tasks.objectives import density_objective
 from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
 
-__all__ = ["PASSES", "Subject", "can_be_compiled", "image_shape", "make_subject", "passes_of", "subject_of"]
+__all__ = ["PASSES", "Subject", "can_be_compiled", "make_subject", "passes_of", "subject_of"]
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,6 @@ class Subject:
         return training_noise(self.experiment.seed, step, shape, self.images.device, distribution=self.model.noise)
 
 
-def image_shape(data: DensityData) -> tuple[int, int, int]:
-    """Return (channels, height, width) of an experiment's images without opening any.
-
-    Raises:
-        InputError: only the files of this set could tell.
-    """
-    shape: tuple[int, int, int] | None = image_sets[data.name].shape
-    if data.crop is not None:
-        return (3 if shape is None else shape[0], data.crop, data.crop)
-    if shape is None:
-        raise InputError(f"data.crop: the images of {data.name} have no size of their own: give one, as data.crop=64")
-    return shape
-
-
 def make_subject(
     experiment: Experiment[Any, Any], batch: int, device: torch.device, shape: tuple[int, int, int] | None = None
 ) -> Subject:
@@ -95,8 +81,7 @@ def subject_of(
     """Return what `make_subject` does, arguments as there, of a model without parameters too: fitted to the images."""
     if experiment.kind != "density":
         raise InputError(f"{experiment.name}: throughput times density models; forecasters are timed in benchmarks/")
-    shape = shape or image_shape(experiment.data)
-    levels = experiment.data.levels or min(image_sets[experiment.data.name].levels, 2**experiment.data.bits)
+    shape, levels = image_format(experiment.data, shape)
     torch.manual_seed(experiment.seed)
     model = build_density(experiment, {"shape": shape, "levels": levels}).to(device)
     generator = torch.Generator().manual_seed(experiment.seed)

@@ -10,14 +10,14 @@ from torch import nn
 from flowbench.config.experiments import load_experiment
 from flowbench.data import Images
 from flowbench.data.feed import Feed, batches_in_order
-from flowbench.data.images import FixedPixels
+from flowbench.data.images import FixedPixels, image_format
 from flowbench.densities.model import DensityModel, Terms
 from flowbench.errors import InputError
 from flowbench.throughput import passes
 from flowbench.throughput.device import Device
 from flowbench.throughput.files import default_path, read_results
 from flowbench.throughput.measurement import measure, prepare_pass
-from flowbench.throughput.passes import PASSES, image_shape, make_subject
+from flowbench.throughput.passes import PASSES, make_subject
 
 CPU = torch.device("cpu")
 TINY = ["model.features=2", "model.residual_blocks=1", "model.scales=1"]
@@ -171,9 +171,16 @@ def test_images_lie_in_memory_as_training_is_fed(name):
 
 
 def test_sizes_of_images_come_from_the_set_or_from_the_crop():
-    assert image_shape(load_experiment("real_nvp/cifar10").data) == (3, 32, 32)
-    assert image_shape(load_experiment("real_nvp/cifar10", ["data.crop=16"]).data) == (3, 16, 16)
-    assert image_shape(load_experiment("real_nvp/lsun-tower").data) == (3, 64, 64)
+    assert image_format(load_experiment("real_nvp/cifar10").data) == ((3, 32, 32), 256)
+    assert image_format(load_experiment("real_nvp/cifar10", ["data.crop=16", "data.bits=5"]).data) == ((3, 16, 16), 32)
+    assert image_format(load_experiment("real_nvp/lsun-tower").data) == ((3, 64, 64), 256)
+    folder = ["data.name=folder", "data.levels=17"]
+    assert image_format(load_experiment("real_nvp/cifar10", [*folder, "data.crop=8"]).data) == ((3, 8, 8), 17)
+    assert image_format(load_experiment("real_nvp/cifar10", folder).data, (1, 9, 9)) == ((1, 9, 9), 17)
+    with pytest.raises(InputError, match="the images of folder have no size of their own"):
+        image_format(load_experiment("real_nvp/cifar10", folder).data)
+    with pytest.raises(InputError, match="reduces images of 256 levels; digits has 17"):
+        image_format(load_experiment("real_nvp/digits", ["data.bits=5"]).data)
 
 
 @pytest.mark.parametrize(
