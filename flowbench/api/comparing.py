@@ -23,7 +23,7 @@ def compare(
 
     Args:
         a, b: a run, its path or name, an exported folder, or an experiment's name (all seeds of its newest config).
-        split: of the data; None: the set's report split.
+        split: of the data; None: the set's report split, of trials what they were chosen by.
         metric: `bits_per_dim`, `mae`, `mse`, or of forecasts that are distributions `nll`, `crps`, `mae_median`; None:
             bits_per_dim or mae.
         out: where the page goes.

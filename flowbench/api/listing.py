@@ -9,7 +9,7 @@ from flowbench.config.experiments import experiment_names, load_experiment
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import Experiment
 from flowbench.errors import FlowbenchError
-from flowbench.tables.table import load_table, table_names
+from flowbench.tables.table import readable_tables
 
 __all__ = ["list_datasets", "list_experiments", "list_tables"]
 
@@ -59,7 +59,6 @@ def list_tables() -> pd.DataFrame:
         >>> "quick" in set(fb.list_tables()["name"])
         True
     """
-    tables = [load_table(name) for name in table_names()]
     return pd.DataFrame(
         {
             "name": table.table,
@@ -68,7 +67,7 @@ def list_tables() -> pd.DataFrame:
             "rows": len(table.rows),
             "experiments": tuple(dict.fromkeys(entry.name for row in table.rows for entry in row.experiments)),
         }
-        for table in tables
+        for table in readable_tables()
     )
 
 
@@ -129,8 +128,8 @@ def _here() -> set[str]:
 def _published() -> dict[str, float]:
     """Return the published figure that each experiment reproduces, unchanged."""
     found: dict[str, float] = {}
-    for name in table_names():
-        for row in load_table(name).rows:
+    for table in readable_tables():
+        for row in table.rows:
             figures = {figure.model: figure.value for figure in row.published}
             for entry in row.experiments:
                 if entry.reproduces is not None and not entry.overrides:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flowbench.config.schema import DensityData, Experiment, ForecastData
 from flowbench.data.sets.own import own_images, own_series
-from flowbench.errors import InputError, did_you_mean
+from flowbench.errors import InputError, did_you_mean, one_line
 
 __all__ = ["arrays_of", "series_of", "with_data"]
 
@@ -60,7 +60,10 @@ def arrays_of(data: Any, part: str = "test") -> dict[str, NDArray[np.uint8]]:
     layout = given.pop("layout", "NHWC")
     if layout not in LAYOUTS:
         raise InputError(f"data: layout: {layout!r}{did_you_mean(str(layout), LAYOUTS)}")
-    arrays = {str(name): np.asarray(array) for name, array in given.items()}
+    try:
+        arrays = {str(name): np.asarray(array) for name, array in given.items()}
+    except ValueError as error:  # lists of unequal lengths
+        raise InputError(f"data: no array of images: {one_line(error)}") from error
     if layout == "NCHW":
         arrays = {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in arrays.items()}
     return arrays

@@ -56,9 +56,9 @@ def _experiments() -> Entries:
 
 
 def _tables() -> Entries:
-    from flowbench.tables.table import load_table, table_names
+    from flowbench.tables.table import readable_tables
 
-    return {name: {"title": load_table(name).title} for name in table_names()}
+    return {table.table: {"title": table.title} for table in readable_tables()}
 
 
 def _models() -> Entries:

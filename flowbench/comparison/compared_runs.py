@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flowbench.comparison.comparable import check_same_forecasts
 from flowbench.comparison.kept_values import common_split, dataset_of, on_the_same_items
 from flowbench.config.experiments import config_id
 from flowbench.config.metric_words import BOUNDS, bound_of_all
 from flowbench.errors import InputError
 from flowbench.evaluation.paired import LEVEL, Paired, compare_values
 from flowbench.runs.bundle import is_bundle
+from flowbench.runs.comparable import check_same_forecasts
 from flowbench.runs.folder import RunFolder, find_run, find_runs
 from flowbench.runs.same_data import check_same_data
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbench.comparison.comparable import check_same_forecasts
 from flowbench.comparison.cost import flops_of
 from flowbench.errors import InputError, did_you_mean
 from flowbench.report.verdict import flat_settings
+from flowbench.runs.comparable import check_same_forecasts
 from flowbench.runs.folder import RUNS, RunFolder, find_run
 from flowbench.runs.same_data import check_same_data
 

@@ -11,6 +11,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from flowbench.data.manifest import content_sha256, image_digests
 from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError
 
@@ -87,6 +88,10 @@ class ImageSet(ABC):
     def load(self, split: Split) -> NDArray[np.uint8]:
         """Return the images of an embedded set, uint8 (n, height, width, channels)."""
         raise NotImplementedError(f"{self.name} is not embedded")
+
+    def fingerprint(self, array: NDArray[np.uint8], split: Split) -> str:
+        """Return the `content_sha256` of the images of an embedded set's split."""
+        return content_sha256(image_digests(array))
 
     def choices(self, preprocessing: Mapping[str, Any]) -> dict[str, str]:
         """Return what was chosen when images were prepared, from their manifest: labels of every figure made of them.

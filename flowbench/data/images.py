@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import DensityData
 from flowbench.data.image_set import ImageSet, Split, Status, data_root
-from flowbench.data.manifest import MANIFEST, Manifest, SplitRecord, content_sha256, image_digests, read_manifest
+from flowbench.data.manifest import MANIFEST, Manifest, SplitRecord, read_manifest
 from flowbench.errors import InputError
 
 __all__ = [
@@ -202,7 +202,7 @@ def open_split(name: str, split: Split) -> Images:
     if known.embedded:
         _check_split(name, split, known.counts)
         array = known.load(split)
-        fingerprint = content_sha256(image_digests(array))
+        fingerprint = known.fingerprint(array, split)
         status = known.status(split, len(array), fingerprint)
         return Images(name, split, known.levels, fingerprint, status, FixedPixels(array))
     folder, manifest, record = _recorded(known, split)

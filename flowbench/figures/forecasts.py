@@ -52,8 +52,9 @@ def draw_loss_per_epoch(subject: Subject) -> Path:
         axes = figure.subplots()
         color = color_of(subject.experiment.model.name)
         axes.plot(loss.index + 1, loss.to_numpy(), marker="o", markersize=4, color=color, label="training")
-        validated = "validation/nll" if "validation/nll" in rows else "validation/mse"
-        what = "NLL, nats a value" if validated == "validation/nll" else "MSE on normalized values"
+        loss_name = "nll" if "validation/nll" in rows else getattr(subject.experiment.model, "loss", "mse")
+        what = "NLL, nats a value" if loss_name == "nll" else f"{loss_name.upper()} on normalized values"
+        validated = f"validation/{loss_name}"
         if validated in rows:
             seen = rows.dropna(subset=[validated])
             axes.plot(

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowbench.figures.kinds import NotDrawableError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -27,8 +29,13 @@ def image_grid(images: Tensor, columns: int, levels: int, gap: int = 1) -> NDArr
 
     Returns:
         uint8 RGB, (height, width, 3).
+
+    Raises:
+        NotDrawableError: another number of channels.
     """
     n, channels, height, width = images.shape
+    if channels not in (1, 3):
+        raise NotDrawableError(f"pictures are of 1 or 3 channels: these images have {channels}")
     scale = -(-MIN_SIDE // min(height, width)) if min(height, width) < MIN_SIDE else 1
     shown = np.rint(images.permute(0, 2, 3, 1).numpy() * (255 / (levels - 1))).astype(np.uint8)
     shown = np.broadcast_to(shown, (n, height, width, 3)) if channels == 1 else shown

@@ -21,7 +21,7 @@ def outsiders(shape: tuple[int, int, int], levels: int, *, besides: str, n: int)
     enlarged, where they fit.
 
     Args:
-        shape: (channels, height, width) of the model's images; 1 or 3 channels.
+        shape: (channels, height, width) of the model's images; of other than 1 or 3 channels there are none.
         levels: its grey levels.
         besides: the model's own data set.
         n: images of each set, or all that there are.
@@ -29,6 +29,8 @@ def outsiders(shape: tuple[int, int, int], levels: int, *, besides: str, n: int)
     Returns:
         uint8 (≤ n, height, width, channels), values below `levels`.
     """
+    if shape[0] not in (1, 3):
+        return {}
     found = {
         name: images
         for name in image_sets

@@ -67,12 +67,12 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
 
 def cost_plots(results: Mapping[str, Any], place: Place, name: str) -> list[Plot]:
     """Return the picture of bits/dim against the time of a sample, and write its files; none without costs."""
-    rows = costed(results)
+    rows = [row for row in costed(results) if "inverse" in row["costs"]["passes"]]
     if not rows:
         return []
     title = (
         f"{unit(rows[0]['metric'])} against the processor time of a sample: circles are exact, triangles upper bounds, "
-        "a caret lies far above the axis"
+        "a caret lies far above the axis, hollow is a second line of one model"
     )
     words = "; ".join(
         f"{row['row']}, {row['experiment']}: {row['value']:.3f} ({row['labels'].get('bound', 'unnamed bound')}) at "

@@ -16,8 +16,11 @@ Metrics = Sequence[Mapping[str, Any]]
 
 
 def curve_keys(runs: Sequence[Metrics], metric: str) -> list[str]:
-    """Return what `training_curves` draws of runs' metrics: of training and of validation; nothing: no curve."""
-    for name in (metric, "loss"):
+    """Return what `training_curves` draws of runs' metrics: of training and of validation; nothing: no curve.
+
+    The metric itself, or what a training logs in its place: a density its likelihood, another forecaster its MAE.
+    """
+    for name in (metric, "nll", "mae", "loss"):
         if any(row.get(f"train/{name}") is not None for run in runs for row in run):
             return [f"train/{name}", f"validation/{name}"]
     return []
@@ -51,7 +54,7 @@ def training_curves(runs: Sequence[Metrics], metric: str, model: str) -> "Figure
         if len(late) > 20 and late[-1] > late[0]:
             margin = 0.05 * (late[-1] - late[0])
             axes.set_ylim(late[0] - margin, late[-1] + margin)
-        axes.set(xlabel="training step", ylabel=unit(key) if key == metric else "loss")
+        axes.set(xlabel="training step", ylabel=unit(key))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         # Above the curves, never over them.

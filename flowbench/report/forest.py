@@ -11,6 +11,7 @@ from typing import Any
 
 from flowbench.evaluation.error_bars import ErrorBar
 from flowbench.report.formats import unit
+from flowbench.tables.results import OTHER_IMAGES
 
 __all__ = ["Forest", "Point", "forests"]
 
@@ -46,6 +47,10 @@ class Forest:
     """The values at both ends of the lines."""
 
 
+_ALONE = frozenset({"limited", OTHER_IMAGES})
+"""Badges of figures that no published one is compared with."""
+
+
 def forests(rows: Sequence[tuple[Mapping[str, Any], str | None]]) -> list[Forest]:
     """Return a picture for each row of a table, best figures first; rows without any figure of ours have none.
 
@@ -55,6 +60,9 @@ def forests(rows: Sequence[tuple[Mapping[str, Any], str | None]]) -> list[Forest
     found = []
     for (title, split, metric), group in groupby(rows, lambda one: (one[0]["row"], one[0]["split"], one[0]["metric"])):
         lines = [(row, anchor) for row, anchor in group if row["status"] == "done" and _finite(row["value"])]
+        if any(row["published"] for row, _ in lines):
+            # As in the table: what is measured otherwise is compared with nothing that is published.
+            lines = [(row, anchor) for row, anchor in lines if not _ALONE & set(row["badges"])]
         if lines:
             found.append(_forest(f"{title}, {split}", metric, lines))
     return found
@@ -83,7 +91,7 @@ def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], st
         (
             row["value"],
             Point(
-                row["experiment"],
+                row["experiment"] + "".join(f" ({badge})" for badge in row["badges"] if badge in _ALONE | {"stale"}),
                 _figure(row["value"], row.get("labels", {}).get("bound") not in (None, "exact")),
                 place(row["value"]),
                 part(images),

@@ -11,7 +11,7 @@ from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.report.curves import curve_keys
 from flowbench.report.raster import webp_of
-from flowbench.report.stored import is_known, runs_table
+from flowbench.report.stored import DAMAGED, is_known, runs_table
 from flowbench.report.vector import compact_svg
 from flowbench.report.verdict import flat_settings
 from flowbench.runs.folder import RunFolder
@@ -55,7 +55,13 @@ def keep(sources: Sequence[str], out: Path) -> list[Path]:
             f"{out}: has run folders, in {out / 'runs'}, which would hide what is kept: give another --out"
         )
     written = [_copy_measured(file, source, out) for source in measured for file in _json_files(source)]
-    written += [_keep_table(read_results(table / "results.json"), table, out) for table in tables]
+    for table in tables:
+        file = table / "results.json"
+        content = read_results(file)
+        try:
+            written.append(_keep_table(content, table, out))
+        except DAMAGED as error:
+            raise InputError(f"{file}: not a results file of flowbench reproduce ({type(error).__name__})") from error
     if runs:
         written.append(_keep_runs(runs_table(runs), out))
     return written

@@ -1,6 +1,6 @@
 """The report again, from whatever lies on disk: results of tables, single runs, throughput, comparisons."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from flowbench.runs.folder import RunFolder, find_run
 from flowbench.tables.result_files import SCHEMA, read_results
 from flowbench.tables.results import done_row, rechecked_row
 from flowbench.tables.shipped import rows_as_shipped
-from flowbench.tables.table import Entry, Metric, Row, load_table, table_names
+from flowbench.tables.table import Entry, Metric, Row, readable_tables
 
-__all__ = ["READERS", "build_from", "is_known", "runs_table", "train_command"]
+__all__ = ["DAMAGED", "build_from", "is_known", "runs_table", "train_command"]
 
 PAGE_BYTES = 2_300_000
 """Of a page that is written alone, such as the one that this project commits: each version of it stays for ever."""
@@ -31,7 +31,7 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
     """Write one page of several stored results, and their tables as files beside it; return the page's path.
 
     Args:
-        sources: folders or files that one of `READERS` knows, or runs as `find_run` knows them.
+        sources: results folders, throughput files or folders of them, or runs as `find_run` knows them.
         out: the page's folder (the page is report.html in it, its plots are in `plots/`, too), or the page itself, a
             path that ends in .html, which holds its plots alone and stays small. The files of the tables are `table.*`
             beside the page for a single source in a folder, `tables/<name>.*` otherwise.
@@ -44,7 +44,15 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
     single = len(sources) == 1 and out != page
     tables = page.parent if single else page.parent / "tables"
     runs = [source for source in sources if not is_known(Path(source))]
-    sections = [_section(Path(source), place, "table" if single else "") for source in sources if source not in runs]
+    _check_distinct([Path(source) for source in sources if _has_results(Path(source))])
+    timed = [Path(source) for source in sources if source not in runs and not _has_results(Path(source))]
+    sections = []
+    for source in sources:
+        if _has_results(Path(source)):
+            sections.append(_of_table(Path(source), place, "table" if single else ""))
+        elif timed and Path(source) == timed[0]:
+            # All of them together, by device: one history, one picture.
+            sections.append(throughput_section(timed, place, "table" if single else "throughput"))
     if runs:
         sections.append(_of_runs(runs, place, "table" if single else "runs"))
     return write_report(page, sections, tables, place.page_bytes)
@@ -52,11 +60,17 @@ def build_from(sources: Sequence[str], out: Path) -> Path:
 
 def is_known(path: Path) -> bool:
     """Say whether a path is something that a page can show and that is not a single run."""
-    return any(probe(path) for probe, _ in READERS)
+    return _has_results(path) or is_throughput(path)
 
 
-def _section(path: Path, place: Place, name: str) -> Section:
-    return next(read(path, place, name) for probe, read in READERS if probe(path))
+def _check_distinct(tables: Sequence[Path]) -> None:
+    """Refuse two results of one table: their files and their links would be the same."""
+    found: dict[str, Path] = {}
+    for path in tables:
+        name = str(read_results(_file(path)).get("table"))
+        if name in found:
+            raise InputError(f"{path}: a second result of table {name}, beside {found[name]}: one of a page at a time")
+        found[name] = path
 
 
 def _has_results(path: Path) -> bool:
@@ -129,7 +143,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
 
 
 def _known_row(experiment: Experiment[Any, Any], result: Mapping[str, Any]) -> tuple[Row, Entry] | None:
-    for row in (row for table in table_names() for row in load_table(table).rows):
+    for row in (row for table in readable_tables() for row in table.rows):
         for entry in row.experiments:
             # A forecast's published figure belongs to its horizon, which the entry's overrides set.
             if entry.name == experiment.name and row.dataset == result["dataset"] and experiment.kind == "density":
@@ -141,15 +155,10 @@ def _row_of_its_own(experiment: Experiment[Any, Any], result: Mapping[str, Any])
     metric: Metric = "bits_per_dim" if experiment.kind == "density" else "mae"
     split: Any = next((name for name, metrics in result["metrics"].items() if metric in metrics), "test")
     entry = Entry(name=experiment.name)
-    return Row(row=result["dataset"], dataset=result["dataset"], metric=metric, split=split, experiments=[entry]), entry
-
-
-def _of_throughput(path: Path, place: Place, name: str) -> Section:
-    return throughput_section(path, place, name or "throughput")
-
-
-READERS: list[tuple[Callable[[Path], bool], Callable[[Path, Place, str], Section]]] = [
-    (_has_results, _of_table),
-    (is_throughput, _of_throughput),
-]
-"""What a source may be: (does this path look like one?, read it)."""
+    title = result["dataset"]
+    if experiment.kind == "forecast":
+        # Figures of other horizons or protocols are no figures of the same thing.
+        title += f" {experiment.data.horizon}, {experiment.data.protocol}"
+    elif experiment.data.bits != 8:
+        title += f", {experiment.data.bits} bits"
+    return Row(row=title, dataset=result["dataset"], metric=metric, split=split, experiments=[entry]), entry

@@ -244,19 +244,25 @@ def _line(row: Mapping[str, Any], anchor: str, base: Path, place: Place) -> _Lin
 
 
 def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], place: Place) -> Plot | None:
-    from flowbench.report.curves import training_curves
+    from flowbench.report.curves import curve_keys, training_curves
 
+    metrics = [run.metrics() for run in runs]
+    keys = curve_keys(metrics, row["metric"])
+    if not keys:
+        return None
+    drawn = keys[0].removeprefix("train/")
     stem = place.plots and place.plots / f"{anchor}-training"
-    title = "Training" + (", bits/dim of the noisy batches" if row["metric"] == "bits_per_dim" else "")
-    validated = any(key.startswith("validation/") for run in runs for one in run.metrics() for key in one)
+    title = "Training" + (", bits/dim of the noisy batches" if drawn == "bits_per_dim" else "")
+    title += "" if drawn == row["metric"] or drawn == "bits_per_dim" else f", {unit(drawn)}"
+    validated = any(one.get(keys[1]) is not None for rows in metrics for one in rows)
     title += ", and validation" if validated else "; nothing was held out to validate on"
-    alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(row['metric'])} over the training steps"
+    alt = f"Training curves of {row['experiment']} on {row['row']}: {unit(drawn)} over the training steps"
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".pdf")] if stem else []
     data = [run.path / "metrics.jsonl" for run in runs]
     if not place.redraw and files and _newer(files, data):
         links = {path.suffix[1:].upper(): path.relative_to(place.folder).as_posix() for path in files}
         return Plot(title, alt, embed(files[0]), links, drawn=True)
-    drawing = training_curves([run.metrics() for run in runs], row["metric"], row["model"])
+    drawing = training_curves(metrics, row["metric"], row["model"])
     return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
 
 

@@ -67,16 +67,16 @@ def read_throughput(path: Path) -> list[Measured]:
     return [Measured(file, content["environment"], content["results"]) for file, content in contents.items()]
 
 
-def throughput_section(path: Path, place: Place, name: str = "throughput") -> Section:
+def throughput_section(paths: Sequence[Path], place: Place, name: str = "throughput") -> Section:
     """Return the part of a page that shows stored throughput, and write its plots.
 
     Args:
-        path: a file, a folder of one device, or a folder of such folders.
+        paths: files, folders of one device, or folders of such folders.
         place: the page.
         name: stem of the tables' files.
     """
     devices: dict[str, list[Measured]] = {}
-    for measured in read_throughput(path):
+    for measured in (one for path in paths for one in read_throughput(path)):
         devices.setdefault(measured.device, []).append(measured)
     parts, sheets = [], []
     for device, stored in devices.items():

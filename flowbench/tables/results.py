@@ -18,7 +18,7 @@ from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import fingerprints_here
 from flowbench.tables.table import Entry, Row
 
-__all__ = ["done_row", "empty_row", "rechecked_row", "stale_reasons"]
+__all__ = ["OTHER_IMAGES", "done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
 LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "samples", "limited")
 OTHER_IMAGES = "other resampling"

@@ -1,13 +1,13 @@
 """Table files: which experiments fill which rows, beside the published figures and their sources."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -29,10 +29,14 @@ SplitName = Literal["train", "validation", "test"]
 Title = Annotated[str, Field(pattern=r"^[ -~]+$")]
 
 
+Figure = Annotated[float, Field(allow_inf_nan=False)]
+"""A negative log-likelihood of a density may lie below 0."""
+
+
 class Rerun(Section):
     """What the authors' own program gives today."""
 
-    value: NonNegativeFloat
+    value: Figure
     version: str
     """Of the library that it ran on, and what had to be changed for it to run."""
     seed: NonNegativeInt
@@ -44,7 +48,7 @@ class Published(Section):
     """A figure from the literature."""
 
     model: str
-    value: NonNegativeFloat
+    value: Figure
     bound: Literal["=", "<"] = "="
     """`<`: the authors report an upper bound."""
     split: SplitName
@@ -178,6 +182,15 @@ def load_table(table: str) -> Table:
 def table_names() -> list[str]:
     """Return the names of all tables in `./experiments/tables` and in the package, sorted."""
     return sorted({file.stem for folder in experiment_folders() for file in (folder / "tables").glob("*.yaml")})
+
+
+def readable_tables() -> list[Table]:
+    """Return all tables but those that cannot be read, such as somebody's file in the making."""
+    found = []
+    for name in table_names():
+        with suppress(InputError):
+            found.append(load_table(name))
+    return found
 
 
 def table_path(table: str) -> Path:

@@ -94,8 +94,17 @@ def subject_of(
 
 
 def passes_of(subject: Subject) -> list[str]:
-    """Return which of `PASSES` a model has: one without parameters is not trained step by step."""
-    return [name for name in PASSES if name != "train" or subject.parameters]
+    """Return which of `PASSES` a model has: without parameters it is not trained step by step; some have no samples."""
+    has = {"train": subject.parameters > 0, "inverse": _can_be_sampled(subject.model)}
+    return [name for name in PASSES if has.get(name, True)]
+
+
+def _can_be_sampled(model: DensityModel) -> bool:
+    try:
+        model.sample(0)
+    except InputError:
+        return False
+    return True
 
 
 def can_be_compiled(subject: Subject, name: str) -> bool:

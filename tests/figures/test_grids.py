@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from flowbench.figures.grids import image_grid, show_rows
+from flowbench.figures.kinds import NotDrawableError
 from flowbench.figures.theme import new_figure, themed
 
 
@@ -44,3 +45,8 @@ def test_labels_stand_at_the_middle_of_their_rows(side, rows):
         first = int((grid[:, 0, 0] == row).argmax())
         height = int((grid[:, 0, 0] == row).sum())
         assert abs(place - (first + height / 2)) < height / 4
+
+
+def test_images_of_other_than_one_or_three_channels_cannot_be_drawn():
+    with pytest.raises(NotDrawableError, match="pictures are of 1 or 3 channels: these images have 4"):
+        image_grid(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), 2, 256)

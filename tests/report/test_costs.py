@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from flowbench import report
-from flowbench.report.costs import ABOVE_MARK, cost_sheet, sample_costs
+from flowbench.report.costs import ABOVE_MARK, cost_plots, cost_sheet, sample_costs
+from flowbench.report.section import Place
 from flowbench.reproduction.reproduce import reproduce
 from tests.faked_runs import FakeTrainer
 from tests.report.test_report import results, row
@@ -32,10 +33,16 @@ def costs(flops: float, samples: float, passes: tuple[str, ...] = ("train", "for
     return {**found, "passes": dict.fromkeys(passes, one)}
 
 
-def costly(flops: float, samples: float, bound: str, **changes: Any) -> dict[str, Any]:
+def costly(
+    flops: float, samples: float, bound: str, passes: tuple[str, ...] = ("train", "forward", "inverse"), **changes: Any
+) -> dict[str, Any]:
     size = {"parameters": 1234567, "train_processor_seconds": 601.2}
     return row(
-        costs={**costs(flops, samples), **size}, labels={"bound": bound}, published=[], reproduces=None, **changes
+        costs={**costs(flops, samples, passes), **size},
+        labels={"bound": bound},
+        published=[],
+        reproduces=None,
+        **changes,
     )
 
 
@@ -112,3 +119,11 @@ def test_a_table_that_wants_costs_measures_each_once_and_shows_them(
     assert [one["costs"] for one in again["rows"]] == [one["costs"] for one in content["rows"]]
     assert measured == ["independent/digits", "real_nvp/digits"]
     assert report.keep([str(tmp_path / "out")], kept) == [kept / "results.json"]
+
+
+def test_a_model_without_samples_stands_in_the_sheet_and_not_in_the_picture(tmp_path: Path) -> None:
+    silent = costly(1, 250.0, "exact", passes=("train", "forward"))
+    sheet = cost_sheet(results(silent), "t")
+    assert sheet is not None
+    assert [cell.text for cell in sheet.rows[0]][-1] == "–"
+    assert cost_plots(results(silent), Place(tmp_path), "t") == []

@@ -40,3 +40,14 @@ def test_every_row_has_its_own_picture_and_one_without_a_figure_none(tmp_path: P
     assert text.index('<figure class="forests"') < text.index("<table")
     assert text.count('<div class="forest">') == 2
     assert "forests" not in page(tmp_path, row(status="failed", value=None, reason="x")).split("</style>")[1]
+
+
+def test_what_is_measured_otherwise_stands_beside_no_published_figure() -> None:
+    rows = [row(badges=["limited"]), row(badges=["other resampling", "stale"]), row(badges=["stale"], value=3.7)]
+    (found,) = forests([(one, None) for one in rows])
+    assert [point.name for point in found.points if not point.published] == ["real_nvp/cifar10 (stale)"]
+    alone = [{**one, "published": []} for one in rows]
+    (found,) = forests([(one, None) for one in alone])
+    assert [point.name for point in found.points] == [
+        "real_nvp/cifar10 (limited)", "real_nvp/cifar10 (other resampling) (stale)", "real_nvp/cifar10 (stale)"
+    ]  # fmt: skip

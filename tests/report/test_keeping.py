@@ -193,3 +193,10 @@ def test_a_table_goes_on_from_what_is_kept(table: Path, tmp_path: Path) -> None:
     results = reproduce("quick", only=["digits"], seeds=[3, 1], out=kept, trainer=trainer)
     assert trainer.calls == []
     assert [row["value"] for row in results["rows"]] == [row["value"] for row in rows(table)]
+
+
+def test_a_damaged_table_is_kept_nowhere_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "results.json").write_text('{"schema": 1, "table": "x", "rows": [{"row": "a"}]}')
+    with pytest.raises(InputError, match=r"results\.json: not a results file of flowbench reproduce \(KeyError\)"):
+        keep([str(tmp_path / "bad")], tmp_path / "kept")

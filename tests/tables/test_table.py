@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.registry import image_sets
 from flowbench.config.schema import ForecastData
 from flowbench.errors import InputError
-from flowbench.tables.table import Table, load_table, table_names
+from flowbench.tables.table import Published, Table, load_table, readable_tables, table_names
 
 MINE = {
     "table": "mine",
@@ -132,3 +133,18 @@ def test_tables_are_frozen() -> None:
     assert isinstance(table, Table)
     with pytest.raises(ValueError, match="frozen"):
         table.title = "other"  # type: ignore[misc]
+
+
+def test_a_table_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = [table.table for table in readable_tables()]
+    (tmp_path / "experiments" / "tables").mkdir(parents=True)
+    (tmp_path / "experiments" / "tables" / "broken.yaml").write_text("table: broken\n")
+    assert "broken" in table_names()
+    assert [table.table for table in readable_tables()] == known
+
+
+def test_a_published_likelihood_may_lie_below_zero() -> None:
+    assert Published(model="a", value=-0.245, split="test", source="b").value == -0.245
+    with pytest.raises(ValidationError):
+        Published(model="a", value=float("nan"), split="test", source="b")

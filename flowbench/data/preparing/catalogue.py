@@ -119,6 +119,7 @@ def prepare(
     """
     if source is not None and download:
         raise InputError("give either --source or --download, one of the two")
+    source = None if source is None else source.expanduser()
     if name in series_sets:
         series: SeriesSet = series_sets[name]
         if own_name is not None:
@@ -130,6 +131,8 @@ def prepare(
     known = _image_set(name) if own_name is None else _image_set(name).called(own_name)
     options = _options(known, resample, size, skip_broken=skip_broken)
     if known.embedded:
+        if source is not None or download:
+            raise InputError(f"{known.name}: comes with an installed package: leave out --source and --download")
         return [_state(known, split, open_split(known.name, split).fingerprint) for split in known.counts]
     if download and known.download is None:
         raise InputError(f"{known.name} is not downloaded by flowbench: {known.how_to_get()}")
@@ -139,7 +142,7 @@ def prepare(
     if known.download is not None and source is None:
         archive = source = fetch(known.download, data_root() / DOWNLOADS, timeout)
     assert source is not None
-    found = known.find(source.expanduser(), options)
+    found = known.find(source, options)
     before = _fingerprints(known.name)
     manifest = build(known, found, skip_broken=skip_broken, progress=progress, processes=processes)
     shutil.rmtree(unpacked_folder(known.name), ignore_errors=True)
@@ -154,7 +157,8 @@ def verify(name: str) -> list[SplitState]:
     """Recompute all hashes and fingerprints of a set.
 
     Raises:
-        CheckFailedError: the files differ from the manifest, or from the published ones.
+        CheckFailedError: the files differ from the manifest; those of a series or of an embedded set from the published
+            ones. Other images than the published ones are no failure: their status says so, here and in every table.
         InputError: not prepared, or files that cannot be read.
     """
     if name in series_sets:

@@ -269,7 +269,7 @@ def _finish(
             not_taken=dict(source.not_taken),
             also_in_train=0 if split == "train" else int(np.isin(values, trained).sum()),
         )
-    named = {path.name: digest for path, digest in hashes.items()}
+    named = _named(hashes)
     if not named:
         named = {f"{sum(map(len, originals))} images": content_sha256(np.concatenate(originals))}
     first = next(iter(sources.values()))
@@ -285,6 +285,15 @@ def _finish(
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
     return manifest
+
+
+def _named(hashes: Mapping[Path, str]) -> dict[str, str]:
+    """Return the digests of source files by name, with their folder's where several have one (LMDBs: data.mdb)."""
+    names = [path.name for path in hashes]
+    return {
+        path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": digest
+        for path, digest in hashes.items()
+    }
 
 
 def _hashes(paths: Sequence[Path], threads: int) -> list[str]:

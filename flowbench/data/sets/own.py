@@ -44,6 +44,10 @@ class OwnImages(ImageSet):
         """Return the array that was given for a split."""
         return self.arrays[split]
 
+    def fingerprint(self, array: NDArray[np.uint8], split: Split) -> str:
+        """Return what was found when they were given."""
+        return self.digests[split]
+
     def status(self, split: Split, count: int, fingerprint: str) -> Status:
         """Say that nobody has published these."""
         return "own data"

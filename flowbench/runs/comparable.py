@@ -6,7 +6,7 @@ from typing import Any
 from flowbench.errors import InputError
 from flowbench.runs.folder import RunFolder
 
-__all__ = ["check_same_forecasts"]
+__all__ = ["check_same_forecasts", "forecasts_of"]
 
 
 def check_same_forecasts(runs: Sequence[RunFolder], said: str) -> None:
@@ -22,6 +22,11 @@ def check_same_forecasts(runs: Sequence[RunFolder], said: str) -> None:
         different = list(dict.fromkeys(of(run) for run in runs))
         if len(different) > 1:
             raise InputError(f"{said}: forecasts of different {what}, {' and '.join(different)}: not comparable")
+
+
+def forecasts_of(run: RunFolder) -> tuple[str, ...]:
+    """Return what a forecast is of, as words: its horizon, its columns, its protocol; nothing of another model."""
+    return () if run.experiment.kind != "forecast" else tuple(of(run) for of in _TOLD.values())
 
 
 def _columns(run: RunFolder) -> str:
