@@ -40,11 +40,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from flowbench.config.experiments import load_experiment
+from flowbench.data.images import image_format
 from flowbench.errors import InputError
 from flowbench.tasks.compilation import as_compiled
 from flowbench.tasks.density import build_density
 from flowbench.tasks.objectives import NegativeLogLikelihood
-from flowbench.throughput.passes import image_shape
 
 GPU = torch.device("cuda", 0)
 CARD = SimpleNamespace(
@@ -129,7 +129,7 @@ def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step
     config = load_experiment(experiment, [*overrides, "train.compile=true"])
     if config.kind != "density":
         raise InputError(f"{config.name}: only density models are compiled")
-    shape = image_shape(config.data)
+    shape, _ = image_format(config.data)
     model = build_density(config, {"shape": shape, "levels": 256}).train()
     images = torch.zeros((batch, *shape), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     step = Step()

@@ -120,7 +120,7 @@ def test_distributions_are_judged_by_their_likelihood_where_they_have_one() -> N
         ("steps: 100, validate_every: 33, keep: best", 4),
         ("steps: 99, validate_every: 33, keep: best", 3),
         ("steps: 100, validate_every: 33", 3),
-        ("epochs: 7, validate_every: epoch", 7),
+        ("epochs: 7, steps: null, validate_every: epoch", 7),
     ],
 )
 def test_the_last_validation_is_counted_where_there_is_one_more(tmp_path: Path, keys: str, number: int) -> None:
