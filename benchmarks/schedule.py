@@ -127,8 +127,6 @@ class Step:
 def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step:
     """Return what Inductor schedules for the loss of an experiment's training step and its gradients."""
     config = load_experiment(experiment, [*overrides, "train.compile=true"])
-    if config.kind != "density":
-        raise InputError(f"{config.name}: only density models are compiled")
     shape, _ = image_format(config.data)
     model = build_density(config, {"shape": shape, "levels": 256}).train()
     images = torch.zeros((batch, *shape), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)

@@ -5,8 +5,8 @@
 # What it does to a user: the score depends on where zero is, and is negative for negative data (a proper score of
 # this kind never is); of two forecasts the one that lies too low is rewarded for it and can win; two people who run
 # one script get two tables, by what else they have installed. `interval_score` and `crps_quantile` are right.
-# Way out: install numba and see `scoringrules.backends.active`, or score by `crps_quantile`. flowbench computes the
-# CRPS of its forecasts itself and uses none of this.
+# Way out: install numba, see `scoringrules.backends.active` and pass floats (whole numbers are rounded there), or score
+# by `crps_quantile`, of floats as well. flowbench computes the CRPS of its forecasts itself and uses none of this.
 # Source: scoringrules/core/interval/_score.py (`WIS += w_median * median`), against _gufunc.py beside it, read
 # 2026-11-29.
 set -euo pipefail

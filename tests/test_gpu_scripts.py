@@ -209,5 +209,5 @@ def test_the_json_of_a_schedule_is_its_table() -> None:
 
 
 def test_only_what_is_compiled_has_a_schedule() -> None:
-    with pytest.raises(InputError, match="only density models"):
+    with pytest.raises(InputError, match="is for models of images"):
         script("schedule").schedule("etth/dlinear", 256)

@@ -12,6 +12,9 @@ from flowbench.forecasting.transformer import TransformerConfig
 
 __all__ = ["ResidualAttentionEncoder"]
 
+MOMENTUM = 0.1
+"""Weight of a batch in the moving averages, torch's default."""
+
 
 class ResidualAttentionEncoder(nn.Module):
     """Layers of attention and feed-forward with GELU, each sum normalized over batch and tokens, feature by feature."""
@@ -67,9 +70,11 @@ class _BatchNorm(nn.BatchNorm1d):
     """torch's, whose moving averages forget a batch with numbers that are not finite: the trainer skips its step."""
 
     def forward(self, x: Tensor) -> Tensor:
-        averages = [average for average in (self.running_mean, self.running_var) if average is not None]
-        before = [average.clone() for average in averages] if self.training else []
-        normalized = super().forward(x)
-        for average, earlier in zip(averages, before, strict=False):
-            average.copy_(torch.where(torch.isfinite(average), average, earlier))
-        return normalized
+        if not self.training:
+            return super().forward(x)
+        with torch.no_grad():
+            var, mean = torch.var_mean(x, dim=0)
+            for average, moment in ((self.running_mean, mean), (self.running_var, var)):
+                assert average is not None
+                average.lerp_(torch.where(torch.isfinite(moment), moment, average), MOMENTUM)
+        return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)

@@ -39,11 +39,13 @@ def cost_sheet(results: Mapping[str, Any], name: str) -> Sheet | None:
     columns += [Column("Parameters", True), Column("Trained", True, "processor seconds")]
     columns += [Column(f"MFLOP, {word}", True, "an image") for word in PASSES.values()]
     columns += [Column(f"Images/s, {word}", True, "of processor time") for word in PASSES.values()]
+    bounds = dict.fromkeys(str(row["labels"].get("bound", "")) for row in rows)
+    told = "; ".join(f"{bound.replace('_', ' ')}: {BOUNDS[bound]}" for bound in BOUNDS if bound in bounds)
     machines = sorted({str(row["costs"]["environment"].get("device_name") or "an unnamed machine") for row in rows})
     caption = (
         f"{results.get('title') or results['table']}: what a figure costs. Operations are those of convolutions and "
         f"matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at the "
-        "training batch size, the median of passes in alternation."
+        f"training batch size, the median of passes in alternation. {told}."
     )
     return Sheet(name, caption, columns, [_cells(row) for row in rows])
 
@@ -57,11 +59,11 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         Cell(row["row"]),
         Cell(row["experiment"]),
         Cell(mean(row), row["value"], strong=True),
-        Cell(bound.replace("_", " "), note=BOUNDS.get(bound, "")),
+        Cell(bound.replace("_", " ")),
         number_cell(costs["parameters"], ",d"),
         number_cell(costs["train_processor_seconds"], ",.0f"),
-        *(number_cell(value, ",.2f") for value in flops),
-        *(number_cell(value, ",.1f") for value in speeds),
+        *(number_cell(value, ",.1f") for value in flops),
+        *(number_cell(value, ",.1f" if value is None or value < 100 else ",.0f") for value in speeds),
     ]
 
 

@@ -31,7 +31,7 @@ def _as_shipped(row: Mapping[str, Any], config: str | None, preset: str | None) 
 
 @cache
 def _shipped(table: str) -> dict[Key, tuple[str, str | None]]:
-    """Return, for the entries of a shipped table that have no preset, their config's id and the table's badge."""
+    """Return, for the entries of a shipped table that are no whole presets, their config's id and the table's badge."""
     path = shipped_folder() / "tables" / f"{table}.yaml"
     if not path.is_file():
         return {}
@@ -48,6 +48,7 @@ def _shipped(table: str) -> dict[Key, tuple[str, str | None]]:
             experiment = load_experiment(str(file), line["overrides"])
         except InputError:
             continue
-        if experiment.preset is None:
+        # A preset that the table itself changes is no preset any more, and nobody's own either.
+        if experiment.preset is None or line["overrides"]:
             found[key] = (config_id(experiment), loaded.preset)
     return found

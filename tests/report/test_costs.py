@@ -52,7 +52,7 @@ def test_a_sheet_shows_size_operations_speeds_and_what_each_figure_is() -> None:
     assert sheet.name == "t"
     texts = [[cell.text for cell in line] for line in sheet.rows]
     assert texts[0] == [
-        "CIFAR-10", "real_nvp/cifar10", "3.610 ± 0.010", "exact", "1,234,567", "601", *["2.50"] * 3, *["250.0"] * 3,
+        "CIFAR-10", "real_nvp/cifar10", "3.610 ± 0.010", "exact", "1,234,567", "601", *["2.5"] * 3, *["250"] * 3,
     ]  # fmt: skip
     assert texts[1][3:5] == ["uniform", "1,234,567"]
     assert len(texts) == 2
@@ -63,7 +63,7 @@ def test_a_model_that_is_not_trained_has_dashes_for_its_training() -> None:
     untrained = costs(1e6, 10.0, ("forward", "inverse")) | {"parameters": 0, "train_processor_seconds": None}
     sheet = cost_sheet(results(row(costs=untrained, labels={"bound": "exact"})), "t")
     assert sheet is not None
-    assert [cell.text for cell in sheet.rows[0]][4:] == ["0", "–", "–", "1.00", "1.00", "–", "10.0", "10.0"]
+    assert [cell.text for cell in sheet.rows[0]][4:] == ["0", "–", "–", "1.0", "1.0", "–", "10.0", "10.0"]
 
 
 def test_the_picture_tells_bounds_from_exact_values_and_leaves_what_is_far_above_at_its_edge() -> None:
