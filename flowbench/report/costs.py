@@ -37,14 +37,14 @@ def cost_sheet(results: Mapping[str, Any], name: str) -> Sheet | None:
         return None
     columns = [Column("Row"), Column("Experiment"), Column("Ours", True, unit(rows[0]["metric"])), Column("Bound")]
     columns += [Column("Parameters", True), Column("Trained", True, "processor seconds")]
-    columns += [Column(f"MFLOP, {word}", True, "an image") for word in PASSES.values()]
-    columns += [Column(f"Images/s, {word}", True, "of processor time") for word in PASSES.values()]
+    columns += [Column(f"MFLOP, {word}", True) for word in PASSES.values()]
+    columns += [Column(f"Images/s, {word}", True) for word in PASSES.values()]
     bounds = dict.fromkeys(str(row["labels"].get("bound", "")) for row in rows)
     told = "; ".join(f"{bound.replace('_', ' ')}: {BOUNDS[bound]}" for bound in BOUNDS if bound in bounds)
     machines = sorted({str(row["costs"]["environment"].get("device_name") or "an unnamed machine") for row in rows})
     caption = (
-        f"{results.get('title') or results['table']}: what a figure costs. Operations are those of convolutions and "
-        f"matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at the "
+        f"{results.get('title') or results['table']}: what a figure costs. Operations are an image's in convolutions "
+        f"and matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at the "
         f"training batch size, the median of passes in alternation. {told}."
     )
     return Sheet(name, caption, columns, [_cells(row) for row in rows])
