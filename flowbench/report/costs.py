@@ -44,8 +44,8 @@ def cost_sheet(results: Mapping[str, Any], name: str) -> Sheet | None:
     machines = sorted({str(row["costs"]["environment"].get("device_name") or "an unnamed machine") for row in rows})
     caption = (
         f"{results.get('title') or results['table']}: what a figure costs. Operations are an image's in convolutions "
-        f"and matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at the "
-        f"training batch size, the median of passes in alternation. {told}."
+        f"and matrix products, 2 for a multiply-add; times are of one thread's own work on {', '.join(machines)}, at "
+        f"the training batch size, the median of passes in alternation. {told}."
     )
     return Sheet(name, caption, columns, [_cells(row) for row in rows])
 
