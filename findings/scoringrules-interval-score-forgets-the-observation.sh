@@ -13,8 +13,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-pip() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip scoringrules==0.10.0 numpy==2.4.6 scipy==1.17.1
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check scoringrules==0.10.0 numpy==2.4.6 scipy==1.17.1
 cat > "$work/score.py" <<'PYTHON'
 import sys
 
@@ -51,7 +50,7 @@ run() { code=0; "$work/venv/bin/python" "$work/score.py" || code=$?; }  # 10: ri
 echo "scoringrules 0.10.0 as pip installs it:"
 run
 without=$code
-pip numba==0.68.1
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check numba==0.68.1
 echo "the same program after installing numba 0.68.1:"
 run
 if [ "$without" = 20 ] && [ "$code" = 10 ]; then

@@ -13,8 +13,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-pip() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip scoringrules==0.10.0 numba==0.68.1 numpy==2.4.6 scipy==1.17.1
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check scoringrules==0.10.0 numba==0.68.1 numpy==2.4.6 scipy==1.17.1
 cd "$work"
 venv/bin/python - <<'PYTHON'
 from importlib.metadata import version

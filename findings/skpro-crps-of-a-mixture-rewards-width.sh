@@ -14,8 +14,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-pip() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip skpro==2.16.0 scikit-base==1.2.0 scikit-learn==1.9.1 numpy==2.4.6 pandas==3.0.6 scipy==1.17.1
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check skpro==2.16.0 scikit-base==1.2.0 scikit-learn==1.9.1 numpy==2.4.6 pandas==3.0.6 scipy==1.17.1
 cd "$work"
 venv/bin/python -W ignore - <<'PYTHON'
 from importlib.metadata import version

@@ -14,8 +14,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-pip() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip utilsforecast==0.2.17 narwhals==2.29.0 numpy==2.4.6 pandas==3.1.1
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check utilsforecast==0.2.17 narwhals==2.29.0 numpy==2.4.6 pandas==3.1.1
 cd "$work"
 venv/bin/python - <<'PYTHON'
 from importlib.metadata import version
