@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowbench.system.device import prepare_to_compute
+from flowbench.system.environment import describe_environment
 from flowbench.throughput.formats import result_table
 
 RESULTS = pytest.StashKey[list]()
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    # A machine that was taken away in the middle goes on where it was.
+    # A machine that was taken away in the middle goes on where it was; another device or commit is measured anew.
     measured = _measured(config.getoption("--lines"))
     config.hook.pytest_deselected(items=[item for item in items if item.name in measured])
     items[:] = [item for item in items if item.name not in measured]
@@ -53,7 +54,16 @@ def _measured(lines):
     whole = written[: written.rfind("\n") + 1]
     if whole != written:
         lines.write_text(whole, encoding="utf-8")
-    return {json.loads(line)["case"] for line in whole.splitlines()}
+    here = where_it_runs().values()
+    found = [json.loads(line) for line in whole.splitlines()]
+    return {one["case"] for one in found if any(one.items() >= place.items() for place in here)}
+
+
+def where_it_runs():
+    """What a line says of its device, by the device's kind."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    found = {kind: describe_environment(torch.device(kind)) for kind in kinds}
+    return {kind: {key: one[key] for key in ("device_name", "commit")} for kind, one in found.items()}
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -77,8 +87,12 @@ def results(request):
     before = len(entries)
     yield entries
     if lines is not None:
+        place = where_it_runs()["cuda" if request.node.get_closest_marker("cuda") else "cpu"]
         with lines.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"case": request.node.name, **entry}) + "\n" for entry in entries[before:])
+            file.writelines(
+                json.dumps({"case": request.node.name, **place, "torch": torch.__version__, **entry}) + "\n"
+                for entry in entries[before:]
+            )
 
 
 @pytest.fixture

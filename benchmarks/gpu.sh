@@ -13,6 +13,7 @@
 # FLOWBENCH_GPU_EXPERIMENT  what is trained (real_nvp/cifar10-fast), FLOWBENCH_GPU_KEYS its KEY=VALUE overrides
 # FLOWBENCH_GPU_BUDGET      time for its steps (12m); FLOWBENCH_GPU_BATCHES  of check and profile (256,512)
 # FLOWBENCH_GPU_CASES       passes to time, as pytest's -k takes them ("chosen"; "cuda" for all 138)
+# FLOWBENCH_COMMIT          the commit of this tree, where it came without .git: whoever sends it says so, changes committed
 # FLOWBENCH_GPU_DEVICE=cpu and small overrides rehearse all of it: tests/test_gpu_scripts.py.
 set -euo pipefail
 step=${1:-}
@@ -23,7 +24,7 @@ batches=${FLOWBENCH_GPU_BATCHES:-256,512}
 read -ra keys <<<"${FLOWBENCH_GPU_KEYS:-}"
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-export FLOWBENCH_TRACKING=off FLOWBENCH_OFFLINE=1
+export FLOWBENCH_TRACKING=off FLOWBENCH_OFFLINE=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export FLOWBENCH_DATA=${FLOWBENCH_DATA:-$dir/data}
 # What the training compiles, the benchmarks find.
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$dir/inductor}
@@ -32,6 +33,10 @@ training() { [ -e "$dir/train.pid" ] && [ ! -e "$dir/train.exit" ] && kill -0 "$
 
 case $step in
 check)
+  if [ ! -e .git ] && [ -z "${FLOWBENCH_COMMIT:-}" ]; then
+    echo "gpu.sh check: no .git here: give FLOWBENCH_COMMIT, or no figure knows its commit" >&2
+    exit 2
+  fi
   python3 benchmarks/gpu_profile.py "$experiment" "${keys[@]}" --device "$device" --batches "${batches%%,*}" \
     --parts environment,eager --out "$dir/check.json"
   ;;

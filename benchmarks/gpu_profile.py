@@ -1,8 +1,9 @@
 """Where a training step's time goes: `python benchmarks/gpu_profile.py EXPERIMENT [KEY=VALUE …] --out profile.json`.
 
-A step at each batch size and the host's part of it, three steps by kind of kernel, each shape of convolution alone, the
-widest normalizations by their throughput. Each part is written as it ends, and one that the file holds is not measured
-again. On a CPU it runs at toy size, as a rehearsal.
+A step at the first batch size and the host's part of it, three steps by kind of kernel, each shape of convolution
+alone, the widest normalizations by their throughput, and, last since each is compiled anew, steps at the other sizes.
+Each part is written as it ends, and one that the file holds is not measured again. On a CPU it runs at toy size, as a
+rehearsal.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from flowbench.throughput.device import Device
 from flowbench.throughput.jobs import pick_device
 from flowbench.throughput.passes import PASSES, make_subject
 
-PARTS = ("environment", "eager", "steps", "kinds", "convolutions", "normalizations")
+PARTS = ("environment", "eager", "steps", "kinds", "convolutions", "normalizations", "other_batches")
 WARM_UP, REPEATS, REPLAYS, WIDEST = 3, 10, 3, 3
 SHORT_US = 5.0
 # By the first pattern that a kernel's name has, or on a CPU an operator's. Inductor's names tell what was fused into a
@@ -86,8 +87,10 @@ class Profiling:
         return [self._timed(self.batches[0], compiled=False)]
 
     def steps(self) -> list[dict[str, float]]:
-        # The first batch size last: it is the one that `kinds` looks into.
-        return [self._timed(batch, self.experiment.train.compile) for batch in reversed(self.batches)]
+        return [self._timed(self.batches[0], self.experiment.train.compile)]
+
+    def other_batches(self) -> list[dict[str, float]]:
+        return [self._timed(batch, self.experiment.train.compile) for batch in self.batches[1:]]
 
     def _timed(self, batch: int, compiled: bool) -> dict[str, Any]:
         run = self.step(batch, compiled)
@@ -230,7 +233,9 @@ def main() -> None:
         parser.error(str(error))
     profiling = Profiling(experiment, device, [int(batch) for batch in options.batches.split(",")])
     content = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    where = describe_environment(device)
     of = {"experiment": options.experiment, "keys": options.keys, "batches": options.batches, "device": str(device)}
+    of |= {"device_name": where["device_name"], "commit": where["commit"]}
     if content.setdefault("of", of) != of:
         parser.error(f"{options.out}: holds a profile of {json.dumps(content['of'])}: give another --out")
     for part in options.parts.split(","):

@@ -8,10 +8,11 @@ its own,
     peer/bin/python benchmarks/peer_deepar.py etth/gaussian data.name=etth1 --seed 0 --out deepar.json
 
 Where GluonTS is not installed it says so and does nothing. The columns are seven series of one model, told apart by a
-category; the values are those that flowbench's models see (normalized on the training rows); the best epoch by GluonTS'
-own loss on the validation part is kept. Beside the window DeepAR is given what its defaults ask for: lags of up to four
-weeks, the hour, the day of the week. Its likelihood is of one step given the true ones before it, not of a window given
-the past alone: there is no NLL to compare, but CRPS, coverage and the median's MAE of 99 sampled paths.
+category; the values are those that flowbench's models see (normalized on the training rows); the best epoch is kept by
+GluonTS' own loss on what its defaults look at, the last window of each column of the validation part. Beside the window
+DeepAR is given what its defaults ask for: lags of up to four weeks, the hour, the day of the week. Its likelihood is of
+one step given the true ones before it, not of a window given the past alone: there is no NLL to compare, but CRPS,
+coverage and the median's MAE of 99 sampled paths.
 """
 
 import argparse
@@ -53,7 +54,13 @@ def main() -> None:
         print("skipped: gluonts is not installed (see the head of this file)", file=sys.stderr)
         return
     config = load_experiment(asked.experiment, asked.overrides).data
+    if config.test_on is not None:
+        parser.error("data.test_on: give the file that is tested on as data.name")
     opened = open_windows(open_series(config), config)
+    if opened.series.step != pd.tseries.offsets.Hour():
+        parser.error(
+            f"{opened.series.path}: rows are {opened.series.step} apart: GluonTS' lags are given for hours here"
+        )
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:  # of Lightning's checkpoints
         predictor = trained(opened, config.lookback, config.horizon, asked, folder)
@@ -83,12 +90,13 @@ def versions() -> dict[str, str]:
 
 
 def normalized(opened: ForecastWindows) -> np.ndarray:
-    """Return the values that models see, (rows, columns), float32."""
-    return opened.scaler.scale(opened.series.values).astype(np.float32)
+    """Return the values that are forecast, as models see them, (rows, targets), float32."""
+    values = opened.scaler.scale(opened.series.values).astype(np.float32)
+    return values[:, values.shape[1] - len(opened.targets) :]
 
 
 def entry(opened: ForecastWindows, values: np.ndarray, column: int, first: int, stop: int) -> dict[str, Any]:
-    """Return rows first … stop − 1 of a column as GluonTS takes them."""
+    """Return rows first … stop − 1 of a target as GluonTS takes them."""
     return {
         "start": pd.Period(opened.series.dates[first].tz_localize(None), freq="h"),
         "target": values[first:stop, column],
@@ -97,7 +105,7 @@ def entry(opened: ForecastWindows, values: np.ndarray, column: int, first: int, 
 
 
 def trained(opened: ForecastWindows, lookback: int, horizon: int, asked: argparse.Namespace, folder: str) -> Any:
-    """Train on the training rows; the validation part, history included, chooses the epoch."""
+    """Train on the training rows; the last window of each column of the validation part chooses the epoch."""
     import lightning.pytorch as pl
     from gluonts.torch import DeepAREstimator
 

@@ -127,8 +127,8 @@ class Step:
 def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step:
     """Return what Inductor schedules for the loss of an experiment's training step and its gradients."""
     config = load_experiment(experiment, [*overrides, "train.compile=true"])
-    shape, _ = image_format(config.data)
-    model = build_density(config, {"shape": shape, "levels": 256}).train()
+    shape, levels = image_format(config.data)
+    model = build_density(config, {"shape": shape, "levels": levels}).train()
     images = torch.zeros((batch, *shape), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     step = Step()
     compiler = torch._inductor.compile_fx
@@ -170,7 +170,7 @@ def schedule(experiment: str, batch: int, overrides: Sequence[str] = ()) -> Step
         torch.compiler.reset()
         objective = NegativeLogLikelihood(model, config.optim.scale_l2, compiled=True)
         try:
-            objective(images, torch.zeros(images.shape))
+            objective(images, torch.zeros(batch, *model.noise_shape))
         except torch._dynamo.exc.BackendCompilerFailed as error:
             if not isinstance(error.inner_exception, _DoneError):
                 raise

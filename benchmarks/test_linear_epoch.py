@@ -24,9 +24,10 @@ from flowbench.config.schema import Optim
 from flowbench.data.series import series_path
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.task import make_task
-from flowbench.training.loop import _step, _Window
+from flowbench.training.loop import _step
 from flowbench.training.optimization import make_optimizer
 from flowbench.training.session import Session
+from flowbench.training.window import Window
 
 LOOKBACK, LABEL, COLUMNS, BATCH = 336, 48, 7, 32
 TRAINING_ROWS = 12 * 30 * 24
@@ -44,13 +45,13 @@ def ours(model: str, horizon: int) -> tuple[Pass, int]:
     task.prepare()
 
     def steps() -> None:
-        window = _Window()
+        window = Window()
         for _ in range(STEPS):
             window.add(*_step(session, task.objective))
             session.step += 1
             if session.step % experiment.train.log_every == 0:
                 window.means()
-                window = _Window()
+                window = Window()
 
     return steps, sum(parameter.numel() for parameter in task.model.parameters())
 

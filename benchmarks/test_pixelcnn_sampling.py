@@ -5,7 +5,7 @@ import time
 import torch
 
 from flowbench.config.experiments import load_experiment
-from flowbench.densities.model import evaluating
+from flowbench.densities.modes import evaluating
 
 IMAGES = 16
 AT_LEAST = 20

@@ -27,7 +27,8 @@ MEASURED: dict[str, dict[str, list]] = {}
 
 def measured(name, batch, size):
     experiment, keys = MODELS[name]
-    return measure_pass(load_experiment(experiment, keys), "train", batch, CPU, REPEATS, shape=(3, size, size))
+    changed = load_experiment(experiment, keys).model_copy(update={"name": " ".join([experiment, *keys])})
+    return measure_pass(changed, "train", batch, CPU, REPEATS, shape=(3, size, size))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -523,7 +523,8 @@ def test_pixelcnn_gradients(golden):
     errors = {}
     for name, value in golden.under("grad_mean/").items():
         expected = authors_layout(name, value)
-        errors[name] = float((gradients[name] - expected).norm() / expected.norm())
+        # A variable behind ReLUs that are all closed has no gradient, in either program.
+        errors[name] = float((gradients[name] - expected).norm() / expected.norm().clamp(min=1e-12))
     assert errors.keys() == set(golden.json("selected"))
     assert max(errors.values()) < 5e-3
     assert np.median(list(errors.values())) < 5e-4
@@ -1001,7 +1002,8 @@ def test_tarflow_initial_values(golden):
             close(value, torch.full_like(value, low), 0)
         elif name.endswith(("pos_embed", "class_embed")):
             assert float(value.abs().max()) < 0.06
-            assert float(value.std()) == pytest.approx(0.01, rel=0.3)
+            # 4.5 standard errors of a deviation: a few classes of narrow vectors are few values.
+            assert float(value.std()) == pytest.approx(0.01, rel=max(0.3, 4.5 / math.sqrt(2 * value.numel())))
         else:
             # Uniform within ±1/√fan_in on both sides; a bias has its weight's.
             limit = 1 / math.sqrt(ours[name.removesuffix("bias").removesuffix("weight") + "weight"].shape[1])

@@ -19,6 +19,7 @@ from flowbench.runs.folder import RunFolder
 from tests.data.make import random_images
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks").glob("*.py"))
 TOY = (
     "model.scales=1 model.residual_blocks=1 model.features=2 data.batch_size=8 train.compile=false train.log_every=1 "
     "train.precision=32"
@@ -73,26 +74,29 @@ def test_what_there_is_can_be_taken_home_at_any_moment(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="setsid, timeout and tail --pid are Linux's")
 def test_the_half_hour_on_a_cpu_at_toy_size(tmp_path: Path) -> None:
+    conftest = script("conftest")
     (tmp_path / "source").mkdir()
     for split, count in (("train", 24), ("test", 8)):
         np.save(tmp_path / "source" / f"{split}.npy", random_images(count))
     folder = tmp_path / "gpu"
     assert gpu(tmp_path, "watch").returncode == 2
     # As if the machine had been taken away after one pass.
-    measured = {"case": "test_pass[nice/digits-64-32-eager-cpu-forward]"}
+    measured = {"case": "test_pass[nice/digits-64-32-eager-cpu-forward]", **conftest.where_it_runs()["cpu"]}
+    earlier = {**measured, "case": "test_pass[nice/digits-64-32-eager-cpu-inverse]", "commit": "of-another-commit"}
     # In the middle of the next one's line.
-    (folder / "passes.jsonl").write_text(json.dumps(measured) + '\n{"case": "test_pa')
+    (folder / "passes.jsonl").write_text(f'{json.dumps(measured)}\n{json.dumps(earlier)}\n{{"case": "test_pa')
     steps = ("check", "data", "train", "watch", "bench", "profile", "pack")
     done = {step: gpu(tmp_path, step) for step in steps}
     assert {step: one.returncode for step, one in done.items()} == dict.fromkeys(steps, 0), done
     assert json.loads((folder / "run" / "result.json").read_text())["metrics"]["test"]["bits_per_dim"]["n"] == 8
     assert '"train/bits_per_dim"' in done["watch"].stdout
-    first, line = map(json.loads, (folder / "passes.jsonl").read_text().splitlines())
-    assert first == measured
+    first, second, line = map(json.loads, (folder / "passes.jsonl").read_text().splitlines())
+    assert [first, second] == [measured, earlier]
+    assert line["commit"] == measured["commit"]
     assert line["case"] == "test_pass[nice/digits-64-32-eager-cpu-inverse]"
     assert line["images_per_second"]["median"] > 0
     profile = json.loads((folder / "profile.json").read_text())
-    assert [row["batch"] for row in profile["steps"]] == [8, 4]
+    assert [row["batch"] for part in ("steps", "other_batches") for row in profile[part]] == [4, 8]
     assert sum(row["part"] for row in profile["kinds"]) == pytest.approx(1, abs=0.05)
     assert all(row["teraflops_per_second"] > 0 for row in profile["convolutions"])
     assert all(row["gigabytes_per_second"] > 0 for row in profile["normalizations"])
@@ -211,3 +215,12 @@ def test_the_json_of_a_schedule_is_its_table() -> None:
 def test_only_what_is_compiled_has_a_schedule() -> None:
     with pytest.raises(InputError, match="is for models of images"):
         script("schedule").schedule("etth/dlinear", 256)
+
+
+def test_every_benchmark_can_be_read_in() -> None:
+    """None of them is run by the tests: what they import may have moved."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "benchmarks", *SCRIPTS]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 5), done.stdout  # 5: a file without tests alone
+    assert "error" not in done.stdout.lower()

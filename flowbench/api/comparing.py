@@ -49,7 +49,8 @@ def compare(
     names = [str(one.path) if isinstance(one, StoredRun) else str(one) for one in (a, b)]
     with quietly():
         compared = compare_runs(names[0], names[1], split=split, metric=metric)
-        page, _ = compare_many([str(find_run(name).path) for name in names], Path(out), " and ".join(names))
+        paths = [str(find_run(name).path) for name in names]
+        page, _ = compare_many(paths, Path(out), " and ".join(names), metric=metric, split=split)
     paired = compared.paired
     verdict = compared.as_json()["verdict"]
     rows: list[dict[str, Any]] = [
@@ -58,12 +59,13 @@ def compare(
             "metric": compared.metric,
             "split": compared.split,
             "value": value,
+            "bound": bound,
             "n": paired.n,
             "difference": value - paired.values[0],
             "stderr": paired.stderr,
             "p_value": paired.p_value,
             "verdict": verdict,
         }
-        for name, value in zip(names, paired.values, strict=True)
+        for name, value, bound in zip(names, paired.values, compared.bounds, strict=True)
     ]
     return Frame.of(rows, page, tuple(compared.lines))

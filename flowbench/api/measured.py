@@ -13,7 +13,7 @@ from flowbench.api.own_data import arrays_of, series_of
 from flowbench.api.shown import metric_of
 from flowbench.api.stored import StoredRun, check_own_data
 from flowbench.data import Images, open_split
-from flowbench.data.sets.own import images_of, split_called
+from flowbench.data.sets.own import OWN, images_of, split_called
 from flowbench.densities.flows.normalization import BatchStatistics
 from flowbench.densities.model import DensityModel
 from flowbench.errors import InputError
@@ -121,7 +121,9 @@ def _of_run(folder: RunFolder, data: Any, split: str | None, draws: int | None, 
         if kind == "density":
             raise InputError(f"{folder.path}: data: a frame is a series; a density model takes images")
         data = series_of(data)
-    part = None if split is None else split_called(split)
+    # Of a known set of images the part that chooses is cut from the training part; elsewhere it is a split of its own.
+    cut = kind == "density" and data is None and not folder.experiment.data.name.startswith(OWN)
+    part = split if split is None or cut else split_called(split)
     content, path = evaluate_run(
         folder, Request(split=part, data=None if data is None else str(data), draws=draws, importance=importance)
     )

@@ -60,7 +60,7 @@ def reproduce(
             jobs=jobs,
             progress=progress,
         )
-    error = failure(results)
+    error = failure(results, [only] if isinstance(only, str) else only)
     # Rows that failed beside others that are done say so in the frame.
     if error is not None and not any(row["status"] == "done" for row in results["rows"]):
         raise error

@@ -15,6 +15,7 @@ from flowbench.api.shown import run_html
 from flowbench.api.stored import StoredRun, check_own_data
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError
+from flowbench.forecasting.distribution import DistributionForecaster
 from flowbench.runs.folder import find_run, run_path_of
 from flowbench.system.progress import quietly
 
@@ -39,16 +40,19 @@ class Run(StoredRun):
         360
     """
 
-    def sample(self, n: int, **options: Any) -> Any:
-        """Return n images, uint8 (n, channels, height, width); options as in `DensityModel.sample`.
+    def sample(self, *args: Any, **options: Any) -> Any:
+        """Return n images, uint8 (n, channels, height, width): `sample(n)`, options as in `DensityModel.sample`.
+
+        Of a forecaster of distributions paths of the future, (n, batch, horizon, outputs): `sample(past, n)`, as in
+        `DistributionForecaster.sample`.
 
         Raises:
-            InputError: a forecaster, which has no samples.
+            InputError: a forecaster of points, which has no samples.
         """
-        if self.experiment.kind != "density":
-            raise InputError(f"{self.path}: a forecast run has no samples: take forecast()")
+        if self.experiment.kind != "density" and not isinstance(self.model, DistributionForecaster):
+            raise InputError(f"{self.path}: a forecaster of points has no samples: take forecast()")
         sample: Any = self.model.sample
-        return sample(n, **options)
+        return sample(*args, **options)
 
     def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
         """Measure the model exactly: see `flowbench.evaluate`."""

@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 from flowbench.api.experiments import as_experiment
 from flowbench.api.frames import Frame
+from flowbench.config.experiments import load_experiment
 from flowbench.config.schema import Experiment
+from flowbench.errors import InputError
 from flowbench.report import build_from
+from flowbench.report.verdict import flat_settings
 from flowbench.system.progress import quietly
 from flowbench.throughput.jobs import check_passes, run_and_store
 
@@ -55,7 +58,7 @@ def measure_throughput(
     """
     with quietly(not progress):
         content, path = run_and_store(
-            [as_experiment(one) for one in experiments],
+            [_named(as_experiment(one)) for one in experiments],
             passes=check_passes(",".join(passes)),
             batches=[batch] if isinstance(batch, int) else list(batch),
             threads=threads,
@@ -66,6 +69,17 @@ def measure_throughput(
         )
         page = build_from([str(path if out else path.parent)], PAGE)
     return Frame.of([_row(result) for result in content["results"]], page)
+
+
+def _named(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """Return it under a name that says what was changed of the file that it is called after: no preset's figures."""
+    try:
+        shipped = flat_settings(load_experiment(experiment.name))
+    except InputError:
+        return experiment  # of one's own
+    settings = flat_settings(experiment).items()
+    changed = [f"{key}={value}" for key, value in settings if key != "seed" and shipped.get(key) != value]
+    return experiment.model_copy(update={"name": " ".join([experiment.name, *changed])})
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ _RUNS = "A run, an exported folder, a folder of runs, or an experiment (all seed
 def compare(
     models: Annotated[list[str] | None, typer.Argument(metavar="A B", help=_RUNS)] = None,
     split: Annotated[
-        str | None, typer.Option(help="A B: which part [default: the report split, or what chose them].")
+        str | None, typer.Option(help="Which part of the data [default: the report split, or what chose them].")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="A B: bits_per_dim; mae, mse, nll, crps or mae_median.")] = None,
+    metric: Annotated[str | None, typer.Option(help="bits_per_dim; mae, mse, nll, crps or mae_median.")] = None,
     experiment: Annotated[str | None, typer.Option(help="All finished runs of such experiments: 'real_nvp/*'.")] = None,
     runs: Annotated[list[str] | None, typer.Option(help="These runs: --runs RUN RUN ….")] = None,
     study: Annotated[str | None, typer.Option(help="The trials of a study of flowbench tune.")] = None,
@@ -42,7 +42,10 @@ def compare(
         _paired(models[0], models[1], split, metric, as_json=as_json)
         return
     folder = out or Path("comparison")
-    page, words = _many(experiment, [*(runs or []), *(models or [])], study, storage, folder)
+    if study is not None and (metric or split):
+        raise InputError("compare --study: trials are compared by what chose them: leave --metric and --split out")
+    chosen = {"metric": metric, "split": split}
+    page, words = _many(experiment, [*(runs or []), *(models or [])], study, storage, folder, chosen)
     if as_json:
         typer.echo(json.dumps({"page": str(page), "words": words}))
         return
@@ -63,8 +66,8 @@ def _paired(a: str, b: str, split: str | None, metric: str | None, *, as_json: b
 
 
 def _many(
-    experiment: str | None, runs: list[str], study: str | None, storage: str, out: Path
-) -> tuple[Path, list[str]]:  # fmt: skip
+    experiment: str | None, runs: list[str], study: str | None, storage: str, out: Path, chosen: dict[str, str | None]
+) -> tuple[Path, list[str]]:
     from flowbench.comparison import compare_many, compare_study
 
     if study is not None:
@@ -78,4 +81,4 @@ def _many(
     from flowbench.comparison.entries import runs_like
 
     found = runs_like(experiment) if experiment is not None else []
-    return compare_many([*found, *runs], out, experiment or "Runs")
+    return compare_many([*found, *runs], out, experiment or "Runs", **chosen)

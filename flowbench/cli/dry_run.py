@@ -14,7 +14,12 @@ __all__ = ["print_plans"]
 
 
 def print_plans(
-    experiments: "Sequence[Experiment[Any, Any]]", *, throughput: Path | None, as_json: bool, configs: bool
+    experiments: "Sequence[Experiment[Any, Any]]",
+    *,
+    throughput: Path | None,
+    as_json: bool,
+    configs: bool,
+    at_a_time: int | None = None,
 ) -> None:
     """Plan the experiments and print it, with their resolved configs where asked for.
 
@@ -23,6 +28,7 @@ def print_plans(
         throughput: a file of `flowbench throughput run` to take the speed from; None: measured here.
         as_json: as JSON, configs included.
         configs: print the resolved config of each above its plan.
+        at_a_time: so many are trained side by side, each with one thread; None: one after the other.
     """
     from flowbench.config.experiments import dump_experiment
     from flowbench.errors import InputError
@@ -35,7 +41,7 @@ def print_plans(
             missing = "no training pass of this model, batch size and precision: as without the file"
             typer.echo(f"{experiment.name}: {throughput}: {missing}")
         try:
-            one = plan(experiment, speed)
+            one = plan(experiment, speed, one_thread=at_a_time is not None)
         except InputError as error:
             if not as_json:
                 typer.echo(f"{experiment.name}, seed {experiment.seed}: cannot be planned: {error}")
@@ -46,10 +52,10 @@ def print_plans(
     if as_json:
         typer.echo(json.dumps(plans))
     elif len(experiments) != 1:
-        typer.echo(_in_all(plans, len(experiments)))
+        typer.echo(_in_all(plans, len(experiments), at_a_time or 1))
 
 
-def _in_all(plans: "Sequence[dict[str, Any]]", runs: int) -> str:
+def _in_all(plans: "Sequence[dict[str, Any]]", runs: int, at_a_time: int) -> str:
     """Return the last line: how long all runs take."""
     from flowbench.system.durations import in_words
 
@@ -59,4 +65,7 @@ def _in_all(plans: "Sequence[dict[str, Any]]", runs: int) -> str:
     at_most = "at most " if any(one["busy"] for one in plans) else ""
     unknown = runs - len(known)
     beyond = f", and {unknown} whose time is unknown" if unknown else ""
-    return f"in all: {runs} runs, {at_most}{in_words(sum(known))} one after the other{beyond}"
+    how = "one after the other" if at_a_time == 1 else f"{at_a_time} at a time"
+    # Whatever runs beside it, nothing ends before its longest run.
+    seconds = max(max(known), sum(known) / at_a_time)
+    return f"in all: {runs} runs, {at_most}{in_words(seconds)} {how}{beyond}"

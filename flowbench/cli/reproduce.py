@@ -62,9 +62,11 @@ def reproduce(
     selected: dict[str, Any] = {"only": only or (), "seeds": parse_seeds(seeds), "overrides": overrides or ()}
     if dry_run:
         from flowbench.cli.dry_run import print_plans
+        from flowbench.system.threads import processes_at_a_time
 
-        waiting = reproduction.unfinished(table, out=out, **selected)
-        print_plans([one for one, _ in waiting], throughput=throughput, as_json=as_json, configs=False)
+        waiting = [one for one, _ in reproduction.unfinished(table, out=out, **selected)]
+        number = max(min(jobs or processes_at_a_time(), len(waiting)), 1)
+        print_plans(waiting, throughput=throughput, as_json=as_json, configs=False, at_a_time=number)
         return
     if watch and submit is None:
         reproduction.watch(table, out=out, say=typer.echo, **selected)
@@ -90,7 +92,7 @@ def reproduce(
     else:
         _print_table(results)
         typer.echo(f"\nreport: {folder / 'report.html'}")
-    error = reproduction.failure(results)
+    error = reproduction.failure(results, selected["only"])
     if error is not None:
         raise error
     if gate:

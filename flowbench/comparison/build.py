@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["compare_many", "compare_study", "recommendation"]
 
 
-def compare_many(runs: Sequence[str], out: Path, title: str = "Runs") -> tuple[Path, list[str]]:
+def compare_many(
+    runs: Sequence[str], out: Path, title: str = "Runs", *, metric: str | None = None, split: str | None = None
+) -> tuple[Path, list[str]]:
     """Compare finished runs: write `compare.html`, the table and the plots into `out`; return the page and its words.
+
+    Arguments as of `field_of_runs`.
 
     Raises:
         InputError: fewer than two runs, an unknown or unfinished one, runs of different data.
     """
     if len(set(runs)) < 2:
         raise InputError(f"{title}: one run is nothing to compare: name at least two")
-    return _write(field_of_runs(runs, title), out)
+    return _write(field_of_runs(runs, title, metric=metric, split=split), out)
 
 
 def compare_study(study: "optuna.Study", out: Path) -> tuple[Path, list[str]]:

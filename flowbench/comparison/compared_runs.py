@@ -127,7 +127,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
     known = list(dict.fromkeys(dataset_of(run) for run in runs))
     if len(known) > 1:
         raise InputError(f"{a} and {b}: not of the same data set and kind: {known[0][1]}, {known[-1][1]}")
-    kind, dataset = known[0]
+    kind = known[0][0]
     what = metric or ("bits_per_dim" if kind == "density" else "mae")
     where = split or common_split(runs, what)
     check_same_forecasts(runs, f"{a} and {b}")
@@ -138,7 +138,7 @@ def compare_runs(a: str, b: str, *, split: str | None = None, metric: str | None
     ids = [{config_id(run.experiment) for run in group} for group in groups]
     return ComparedRuns(
         names=(a, b),
-        dataset=dataset,
+        dataset=kept[0].dataset,
         split=where,
         metric=what,
         unit="images" if kind == "density" else "windows",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowbench.comparison.cost import flops_of
+from flowbench.comparison.kept_values import KEPT
 from flowbench.errors import InputError, did_you_mean
 from flowbench.report.verdict import flat_settings
 from flowbench.runs.comparable import check_same_forecasts
@@ -18,8 +19,9 @@ from flowbench.runs.same_data import check_same_data
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
-__all__ = ["Entry", "Field", "differing", "field_of_runs", "field_of_study", "runs_like"]
+__all__ = ["Entry", "Field", "by_objectives", "differing", "field_of_runs", "field_of_study", "runs_like"]
 
 _UNTOLD = ("name", "preset", "seed", "data.holdout", "train.log_every", "train.checkpoint_every", "train.keep")
 
@@ -86,8 +88,16 @@ def runs_like(pattern: str) -> list[str]:
     return chosen
 
 
-def field_of_runs(names: Sequence[str], title: str) -> Field:
+def field_of_runs(
+    names: Sequence[str], title: str, *, metric: str | None = None, split: str | None = None
+) -> Field:  # fmt: skip
     """Return runs to compare.
+
+    Args:
+        names: of the runs.
+        title: of what is compared.
+        metric: as of `compare_runs` [default: bits_per_dim, mae].
+        split: of the data [default: the first one but `train` that all were measured on].
 
     Raises:
         InputError: a run is unknown or not finished; the runs are of different data or share no figure.
@@ -100,17 +110,25 @@ def field_of_runs(names: Sequence[str], title: str) -> Field:
         if len(different := {str(result.get(what)) for result in results}) > 1:
             raise InputError(f"the runs are of different {what.replace('_', ' ')}s: {', '.join(sorted(different))}")
     check_same_forecasts(runs, "the runs")
-    metric = "bits_per_dim" if results[0]["kind"] == "density" else "mae"
-    splits = [
-        split
-        for split in results[0]["metrics"]
-        if split != "train" and all(metric in result["metrics"].get(split, {}) for result in results)
+    known = KEPT[results[0]["kind"]]
+    if metric is not None and metric not in known:
+        raise InputError(f"--metric {metric}: give one of {', '.join(known)}")
+    what = metric or known[0]
+    shared = [
+        name
+        for name in results[0]["metrics"]
+        if all(result["metrics"].get(name, {}).get(what, {}).get("value") is not None for result in results)
     ]
-    if not splits:
-        raise InputError(f"the runs share no part of {results[0]['dataset']} on which all have {metric}")
-    entries = [_of_run(run, str(run.path), "complete", "", metric, splits[0]) for run in runs]
+    parts = [name for name in shared if name == split or (split is None and name != "train")]
+    if not parts:
+        where = f"no part of {results[0]['dataset']}" if split is None else f"no {split} part"
+        raise InputError(f"the runs share {where} on which all have {what}; all have it on: {', '.join(shared) or '–'}")
+    items = {str(result["metrics"][parts[0]][what].get("limited", "all")) for result in results}
+    if len(items) > 1:
+        raise InputError(f"the runs were measured on unlike numbers of items: {', '.join(sorted(items))}")
+    entries = [_of_run(run, str(run.path), "complete", "", what, parts[0]) for run in runs]
     unit = "images" if results[0]["kind"] == "density" else "windows"
-    return Field(title, metric, splits[0], unit, entries, _data_facts(runs[0]))
+    return Field(title, what, parts[0], unit, entries, _data_facts(runs[0]))
 
 
 def field_of_study(study: "optuna.Study") -> Field:
@@ -145,6 +163,12 @@ def field_of_study(study: "optuna.Study") -> Field:
     return Field(title, metric, split, item, entries, facts, _command(study, study_folder(study)))
 
 
+def by_objectives(trial: "FrozenTrial", study: "optuna.Study") -> tuple[list[float], int]:
+    """Return a key that puts trials in the order of the study's objectives, the first one's best first."""
+    maximized = [direction.name == "MAXIMIZE" for direction in study.directions]
+    return [-value if more else value for value, more in zip(trial.values, maximized, strict=True)], trial.number
+
+
 def _command(study: "optuna.Study", folder: Path) -> str | None:
     """Return the command that trains the best trial in full; None: no trial is complete."""
     best = folder / "best.yaml"
@@ -153,7 +177,7 @@ def _command(study: "optuna.Study", folder: Path) -> str | None:
     front = study.best_trials
     if not front:
         return None
-    chosen = min(front, key=lambda trial: (trial.values, trial.number)).params
+    chosen = min(front, key=lambda trial: by_objectives(trial, study)).params
     changes = [f"{key}={value}" for key, value in chosen.items()]
     return shlex.join(["flowbench", "train", str(study.user_attrs.get("experiment")), *changes])
 

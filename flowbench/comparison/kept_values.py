@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from flowbench.config.registry import image_sets
 from flowbench.errors import InputError
 from flowbench.runs.folder import RunFolder
 
-__all__ = ["Kept", "common_split", "dataset_of", "on_the_same_items"]
+__all__ = ["KEPT", "Kept", "common_split", "dataset_of", "on_the_same_items"]
 
 _PER_WINDOW = ("mae", "mse")
 """What is stored of each window, by column, where the file beside it does not say it."""
-_KEPT = {"density": ("bits_per_dim",), "forecast": ("mae", "mse", "nll", "crps", "mae_median")}
+KEPT = {"density": ("bits_per_dim",), "forecast": ("mae", "mse", "nll", "crps", "mae_median")}
 """Metrics that are kept for each item, by kind; lower is better."""
 
 
@@ -29,8 +29,13 @@ class Kept:
     figure: dict[str, Any]
     values: NDArray[np.float64]
     """Of each image or window in the split's order, (n,)."""
+    dataset: str
     fingerprint: str
     """Of the data."""
+    first: int
+    """Row of the file at which the future of window 0 starts, that of window i i rows later; 0 of images."""
+    arrays: Mapping[str, str]
+    """SHA-256 of the images' arrays, in their order; {}: not recorded, or a series, whose fingerprint is a file's."""
     step: int | None = None
     """Of the weights, where an unfinished run was measured by itself; None: the run's end, or its last validation."""
 
@@ -67,28 +72,62 @@ def common_split(runs: Sequence[RunFolder], metric: str) -> str:
 def on_the_same_items(runs: Sequence[RunFolder], split: str, metric: str) -> list[Kept]:
     """Return what each run keeps of a split, all of them of the same images or windows, as many as there are.
 
+    Their own data come first, then others that all were measured on. Windows of unlike lookbacks are paired by the row
+    at which their future starts.
+
     Raises:
         InputError: a run has nothing, or nothing of the same items; the message has the command that makes it.
     """
     found = [_kept(run, split, metric) for run in runs]
-    # A run's own figure comes first; a small evaluation beside it may be what the other run has, too.
-    shared = set.intersection(*({(len(one.values), one.fingerprint) for one in kept} for kept in found))
-    if not shared:
-        first = [kept[0] for kept in found]
-        prints = sorted({one.fingerprint for one in first})
-        if len(prints) > 1:
-            raise InputError(
-                f"{' and '.join(str(run.path) for run in runs)}: measured on different data: fingerprints "
-                f"{', '.join(prints)}"
-            )
-        sizes = [len(one.values) for one in first]
-        most, fewest = runs[sizes.index(max(sizes))], min(sizes)
+    where = _same_data(runs, found)
+    of_it = [[one for one in kept if one.fingerprint == where] for kept in found]
+    shared = set.intersection(*({_items(one) for one in kept} for kept in of_it))
+    if shared:
+        # A run's own figure comes first; a small evaluation beside it may be what the other run has, too.
+        most = max(shared, key=len)
+        chosen = [next(one for one in kept if _items(one) == most) for kept in of_it]
+    else:
+        chosen = _overlapping([kept[0] for kept in of_it])
+    if not chosen:
+        sizes = [len(kept[0].values) for kept in of_it]
+        longest, fewest = runs[sizes.index(max(sizes))], min(sizes)
         raise InputError(
             f"measured on {' and '.join(map(str, sorted(set(sizes))))} images or windows of {split}: measure them "
-            f"alike, for example {_way_out(most, split, limit=fewest)}"
+            f"alike, for example {_way_out(longest, split, limit=fewest)}"
         )
-    size = max(shared)
-    return [next(one for one in kept if (len(one.values), one.fingerprint) == size) for kept in found]
+    if len({tuple(sorted(one.arrays.items())) for one in chosen if one.arrays}) > 1:
+        raise InputError(
+            f"{' and '.join(str(run.path) for run in runs)}: measured on the same images in another order, and values "
+            f"are paired by their place: measure them again on one of the two, for example {_way_out(runs[0], split)}"
+        )
+    return chosen
+
+
+def _same_data(runs: Sequence[RunFolder], found: Sequence[Sequence[Kept]]) -> str:
+    """Return the fingerprint of the data to compare on: the runs' own, else the last that all were measured on."""
+    if len({kept[0].fingerprint for kept in found}) == 1:
+        return found[0][0].fingerprint
+    shared = set.intersection(*({one.fingerprint for one in kept} for kept in found))
+    if not shared:
+        prints = sorted({kept[0].fingerprint for kept in found})
+        raise InputError(
+            f"{' and '.join(str(run.path) for run in runs)}: measured on different data: fingerprints "
+            f"{', '.join(prints)}"
+        )
+    return next(one.fingerprint for one in found[0] if one.fingerprint in shared)
+
+
+def _items(kept: Kept) -> range:
+    """Return which images or windows these are, by their place."""
+    return range(kept.first, kept.first + len(kept.values))
+
+
+def _overlapping(kept: Sequence[Kept]) -> list[Kept]:
+    """Return the windows that all have, where they begin at different rows; [] where there are none."""
+    start, stop = max(one.first for one in kept), min(_items(one).stop for one in kept)
+    if len({one.first for one in kept}) == 1 or stop - start < 2:
+        return []
+    return [replace(one, values=one.values[start - one.first : stop - one.first], first=start) for one in kept]
 
 
 def _figures(run: RunFolder) -> list[tuple[str, str]]:
@@ -101,13 +140,11 @@ def _figures(run: RunFolder) -> list[tuple[str, str]]:
 
 def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
     """Return what a run keeps of a metric on a split: its own figure first, then what was measured last."""
-    if run.finished:
-        known = [f"{name} {key}" for name, metrics in run.result["metrics"].items() for key in metrics]
-        kept = _KEPT[dataset_of(run)[0]]
-        if metric not in kept and f"{split} {metric}" in known:
-            raise InputError(f"--metric {metric}: not kept for each item: give one of {', '.join(kept)}")
-        if run.kept is not None:
-            raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
+    kept = KEPT[dataset_of(run)[0]]
+    if metric not in kept and (not run.finished or metric in run.result["metrics"].get(split, {})):
+        raise InputError(f"--metric {metric}: not kept for each item: give one of {', '.join(kept)}")
+    if run.finished and run.kept is not None:
+        raise InputError(f"{run.path}: kept without its values for each item: compare --runs shows what is kept")
     mine = run.result["metrics"].get(split, {}).get(metric) if run.finished else None
     found: list[Kept] = []
     for path, content in _evaluations(run):
@@ -120,7 +157,12 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
         columns = content.get("per_window_columns", _PER_WINDOW)
         values = stored if stored.ndim == 1 else stored[:, columns.index(metric)]
         step = (content.get("stopped") or {}).get("step")
-        one = Kept(figure, values.astype(np.float64), content["data_fingerprint"], step)
+        arrays = content.get("data_arrays", {})
+        # Files from before it was recorded are of windows that began at one row.
+        first = content.get("first_origin", 0)
+        one = Kept(
+            figure, values.astype(np.float64), content["dataset"], content["data_fingerprint"], first, arrays, step
+        )
         found.insert(0 if figure == mine else len(found), one)
     if found:
         return found
@@ -132,7 +174,7 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
 def _can_have(run: RunFolder, metric: str) -> bool:
     """Say whether an evaluation gives this metric: a forecaster without a distribution has no CRPS."""
     given = {key for metrics in run.result["metrics"].values() for key in metrics} if run.finished else {metric}
-    return metric in _KEPT[dataset_of(run)[0]] and metric in given
+    return metric in KEPT[dataset_of(run)[0]] and metric in given
 
 
 def _evaluations(run: RunFolder) -> list[tuple[Path, dict[str, Any]]]:

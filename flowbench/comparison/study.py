@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flowbench.comparison.build import compare_study
+from flowbench.comparison.entries import by_objectives
 from flowbench.config.experiments import dump_experiment, load_experiment
 from flowbench.system import atomic
 from flowbench.tuning.space import experiment_with
@@ -58,7 +59,7 @@ def _outcome(study: optuna.Study, base: str | Path, overrides: Sequence[str], fo
     counts = (tally.complete, tally.pruned, tally.failed)
     if not tally.complete:
         return Outcome(study.study_name, folder, *counts, objectives, [], None, None, None, [])
-    front = sorted(study.best_trials, key=lambda trial: (trial.values, trial.number))
+    front = sorted(study.best_trials, key=lambda trial: by_objectives(trial, study))
     best = [{"number": one.number, "values": one.values, "chosen": _chosen_in(one, base)} for one in front]
     path = folder / "best.yaml"
     tuned = experiment_with(base, overrides, best[0]["chosen"])

@@ -59,6 +59,11 @@ class ModelConfig(Section):
 
     name: str
 
+    @property
+    def moves_with_raw_weights(self) -> bool:
+        """Whether it has state that is right for the raw weights alone and that nothing estimates anew for averages."""
+        return False
+
 
 class DensityData(Section):
     """The `data:` section of a density experiment."""
@@ -91,7 +96,9 @@ class ForecastData(Section):
     """The date column's name in the file; None: `date`, `datetime`, `timestamp` or `time`."""
     protocol: Literal["informer", "report", "ratio"] = "informer"
     lookback: PositiveInt = 336
+    """By default 64 under `report`."""
     horizon: PositiveInt = 96
+    """By default 24 under `report`."""
     features: Literal["M", "S", "MS"] = "M"
     target: str = "OT"
     batch_size: PositiveInt = 32
@@ -99,6 +106,13 @@ class ForecastData(Section):
     """Another known set with the same columns, whose test part is tested on instead, scaled as the training was."""
     unit: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     """The one unit of all columns that are forecast: errors in original units are then averaged over them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lengths_of_the_report(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("protocol") == "report":
+            return {"lookback": 64, "horizon": 24, **given}
+        return given
 
     @model_validator(mode="after")
     def _one_source(self) -> "ForecastData":
@@ -305,6 +319,11 @@ class Experiment(Section, Generic[DataT, ModelT]):
             self._refuse_of_images()
         if self.train.objective == "adversarial" and not self.model.learns_from_samples:
             raise ValueError(f"train.objective: adversarial is for flows, and {self.model.name} is none")
+        if self.train.ema > 0 and self.weights == "ema" and self.model.moves_with_raw_weights:
+            raise ValueError(
+                f"train.ema: {self.model.name} as it is set learns variances that follow the raw weights: set "
+                "evaluate.weights: raw, or train.ema: 0"
+            )
         if self.evaluate.weights == "ema" and self.train.ema == 0:
             raise ValueError("evaluate.weights: ema asks for moving averages, but train.ema is 0: set train.ema")
         if self.train.ema > 0 and self.weights == "ema" and self.evaluate.batch_norm == "running":

@@ -1,5 +1,6 @@
 """Prepared images, opened: memory maps checked against their manifest, subsets, crops and grey levels."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -132,6 +133,8 @@ class Images:
     """What the stored values are divided by, rounded down, to give `levels`."""
     choices: Mapping[str, str] = field(default_factory=dict)
     """What was chosen when they were prepared (`resample`): labels of every figure made of them."""
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each array of the whole split, by its file's name: the order, which `fingerprint` leaves out."""
 
     def __len__(self) -> int:
         return len(self.pixels) if self.rows is None else len(self.rows)
@@ -204,12 +207,15 @@ def open_split(name: str, split: Split) -> Images:
         array = known.load(split)
         fingerprint = known.fingerprint(array, split)
         status = known.status(split, len(array), fingerprint)
-        return Images(name, split, known.levels, fingerprint, status, FixedPixels(array))
+        arrays = {f"{split}.npy": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}
+        return Images(name, split, known.levels, fingerprint, status, FixedPixels(array), arrays=arrays)
     folder, manifest, record = _recorded(known, split)
     status = known.status(split, record.shape[0], record.content_sha256)
     pixels = _open_pixels(folder, split, record)
     choices = known.choices(manifest.preprocessing)
-    images = Images(name, split, manifest.levels, record.content_sha256, status, pixels, choices=choices)
+    images = Images(
+        name, split, manifest.levels, record.content_sha256, status, pixels, choices=choices, arrays=record.files
+    )
     # Varied images cannot be fed whole: crops have the side of the known shape, or of the smallest image.
     if isinstance(pixels, VariedPixels):
         return replace(images, window=known.shape[1] if known.shape else min(pixels.smallest))

@@ -57,6 +57,7 @@ def write_evaluation(
         "dataset": images.name,
         "split": part or images.split,
         "data_fingerprint": images.fingerprint,
+        "data_arrays": dict(images.arrays),
         "data_status": images.status,
         "seed": setting.seed,
         "metrics": {part or images.split: measured.metrics},

@@ -168,11 +168,13 @@ def _draw_window(subject: Subject, window: _Window, name: str, what: str, draw: 
 
 
 def _pit(subject: Subject) -> NDArray[np.float64]:
-    """Return the place of every value in its distribution, over windows of the test part that do not overlap."""
+    """Return the place of every value in its distribution, over windows of all the test part that do not overlap."""
     config, model = subject.experiment.data.tested, _model(subject)
     windows = _opened(subject).splits["test"]
     found = []
-    chosen = torch.arange(0, len(windows), config.horizon)[:MOST_WINDOWS]
+    apart = torch.arange(0, len(windows), config.horizon)
+    number = min(len(apart), MOST_WINDOWS)
+    chosen = apart[torch.arange(number) * len(apart) // number]
     for place, indices in enumerate(torch.split(chosen, AT_ONCE)):
         history, future = windows.batch(indices)
         generator = _generator(subject, 1 + place)

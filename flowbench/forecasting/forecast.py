@@ -43,7 +43,8 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.samples < 0:
             raise InputError(f"--samples {self.samples}: 1 or more")
-        if len(set(self.quantiles)) < len(self.quantiles):
+        # Columns are called by six digits of a level.
+        if len({f"{level:g}" for level in self.quantiles}) < len(self.quantiles):
             raise InputError(f"--quantiles {', '.join(f'{level:g}' for level in self.quantiles)}: one stands twice")
         for level in self.quantiles:
             if not 0 < level < 1:
@@ -200,6 +201,8 @@ def frame_of(
     Raises:
         InputError: one of these names is a column's own.
     """
+    if "date" in columns:
+        raise InputError("column date: holds numbers, and the forecast has its dates there: rename it and train again")
     named: dict[str, pd.DatetimeIndex | NDArray[np.float64]] = {"date": dates}
     named |= {column: truth[:, i] for i, column in enumerate(columns)}
     for name, values in {"forecast": future, **(beside or {})}.items():

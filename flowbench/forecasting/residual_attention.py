@@ -43,6 +43,8 @@ class _Layer(nn.Module):
             Dropout(config.dropout),
             nn.Linear(config.hidden, config.width),
         )
+        # The authors' attention ends in a mask of its own, and their layer masks that again: both are one mask here.
+        self.attention_dropout = Dropout(1 - (1 - config.dropout) ** 2)
         self.dropout = Dropout(config.dropout)
         self.norms = nn.ModuleList(_BatchNorm(config.width) for _ in range(2))
 
@@ -58,7 +60,7 @@ class _Layer(nn.Module):
             scores = torch.baddbmm(scores, query, key.transpose(1, 2), alpha=scale)
         mixed = torch.bmm(functional.softmax(scores, dim=-1), value)
         mixed = mixed.view(batch, self.heads, count, -1).transpose(1, 2).flatten(2)
-        tokens = self._normalized(0, tokens + self.dropout(self.out(mixed)))
+        tokens = self._normalized(0, tokens + self.attention_dropout(self.out(mixed)))
         return self._normalized(1, tokens + self.dropout(self.feed(tokens))), scores
 
     def _normalized(self, which: int, tokens: Tensor) -> Tensor:

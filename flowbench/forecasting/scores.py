@@ -115,7 +115,8 @@ def _crps(ordered: Tensor, places: Tensor, truth: Tensor) -> tuple[Tensor, Tenso
 def pit_of_samples(samples: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
     """Return the place of the truth among samples, uniform in (0, 1) if the truth is drawn as they are.
 
-    (rank + u) / (m + 1), u uniform: the randomized probability integral transform (Czado, Gneiting & Held 2009, eq. 1).
+    (rank + u (ties + 1)) / (m + 1), u uniform: the randomized probability integral transform (Czado, Gneiting & Held
+    2009, eq. 1); samples may be equal to the truth, of a sensor that is stuck for example.
 
     Args:
         samples: (…, m).
@@ -124,7 +125,8 @@ def pit_of_samples(samples: Tensor, truth: Tensor, generator: torch.Generator) -
     """
     rank = (samples < truth.unsqueeze(-1)).sum(dim=-1)
     u = torch.rand(rank.shape, generator=generator, dtype=torch.float64).to(rank.device)
-    return (rank + u) / (samples.shape[-1] + 1)
+    ties = (samples == truth.unsqueeze(-1)).sum(dim=-1)
+    return (rank + u * (ties + 1)) / (samples.shape[-1] + 1)
 
 
 def quantiles_of_samples(samples: Tensor, levels: Sequence[float]) -> Tensor:

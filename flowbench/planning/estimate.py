@@ -1,9 +1,11 @@
 """The plan of one training: its costs counted, and measured on real steps where these are affordable."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from flowbench.errors import InputError
 from flowbench.planning.costs import Counted, count, data_here
 from flowbench.system.durations import in_words
 from flowbench.system.load import busy
+from flowbench.system.threads import ONE_THREAD
 
 __all__ = ["PROCESS_BYTES", "Plan", "needed_memory", "plan", "stored_speed"]
 
@@ -88,18 +91,21 @@ class Plan:
         return asdict(self)
 
 
-def plan(experiment: Experiment[Any, Any], speed: tuple[float, str] | None = None) -> Plan:
+def plan(
+    experiment: Experiment[Any, Any], speed: tuple[float, str] | None = None, *, one_thread: bool = False
+) -> Plan:  # fmt: skip
     """Count and, where affordable, measure what an experiment costs; nothing is written.
 
     Args:
         experiment: the resolved experiment.
         speed: images/s in training of a named device, from `stored_speed`; None: measured here.
+        one_thread: measure with one thread, as the runs of a table and of a study are trained.
     """
     counted = count(experiment)
     computed = _computed(counted)
     # Before it adds to the load itself.
-    crowd = busy(torch.get_num_threads())
-    probe = _probe(experiment) if _affordable(experiment, counted, computed) else None
+    crowd = busy(1 if one_thread else torch.get_num_threads())
+    probe = _probe(experiment, ONE_THREAD if one_thread else {}) if _affordable(experiment, counted, computed) else None
     if probe is None:
         memory, memory_how = computed, "computed: process, weights, optimizer, activations, training images"
     else:
@@ -182,12 +188,13 @@ def _affordable(experiment: Experiment[Any, Any], counted: Counted, computed: in
     return bool(step < PATIENCE and computed < 0.8 * psutil.virtual_memory().available)
 
 
-def _probe(experiment: Experiment[Any, Any]) -> dict[str, Any]:
+def _probe(experiment: Experiment[Any, Any], variables: Mapping[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(dump_experiment(experiment), encoding="utf-8")
         command = [sys.executable, "-m", "flowbench.planning.probe", str(config), str(PROBE_SECONDS)]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        environment = os.environ | variables
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["killed: out of memory?"]
         raise InputError(f"{experiment.name}: a real step failed: {last[0][:300]}")

@@ -29,6 +29,7 @@ from flowbench.evaluation.weights import WeightAverage
 from flowbench.system.device import default_device
 from flowbench.system.environment import device_name
 from flowbench.tasks.density import build_density
+from flowbench.tasks.hand_derived import descend
 from flowbench.tasks.objectives import density_objective
 from flowbench.tasks.task import make_task
 from flowbench.training.opposition import Opposition
@@ -96,8 +97,7 @@ def _steps(
         items = batch(step)
         if opposition:
             opposition.train(items)
-        loss, _ = objective(*items)
-        loss.backward()
+        loss, _ = descend(objective, items)
         take_step(optimizer, parameters, loss, experiment.optim.clip_norm)
         del loss  # as in a training: its graph does not lie beside the next one
         if average:

@@ -159,6 +159,8 @@ def _row_of_its_own(experiment: Experiment[Any, Any], result: Mapping[str, Any])
     if experiment.kind == "forecast":
         # Figures of other horizons or protocols are no figures of the same thing.
         title += f" {experiment.data.horizon}, {experiment.data.protocol}"
+        if experiment.data.test_on is not None:
+            title += f", tested on {experiment.data.test_on}"
     elif experiment.data.bits != 8:
         title += f", {experiment.data.bits} bits"
     return Row(row=title, dataset=result["dataset"], metric=metric, split=split, experiments=[entry]), entry

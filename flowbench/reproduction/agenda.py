@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,15 @@ class Agenda:
     def watched(self, told: Mapping[Path, Told] | None = None) -> list[Watched]:
         """What the selected runs are doing; `told` is what their processes say of it themselves."""
         return [watched for line in self.lines if line.selected for watched in self.looked_at(line, told)]
+
+    def watched_from_outside(self) -> list[Watched]:
+        """What the selected runs are doing that another process makes; what it leaves out, it says in results.json."""
+        rows = stored(self.out).get("rows", [])
+        left_out = {(row["row"], row["experiment"]) for row in rows if row.get("status") == "skipped"}
+        return [
+            replace(one, state="skipped") if one.state == "waiting" and (one.row, one.experiment) in left_out else one
+            for one in self.watched()
+        ]
 
     def looked_at(self, line: Line, told: Mapping[Path, Told] | None = None) -> list[Watched]:
         """What the runs of a line are doing."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 from flowbench.data.image_set import data_root
 from flowbench.errors import InputError
@@ -35,5 +36,6 @@ def quick_download(dataset: str) -> None:
         if done.returncode == 0:
             return
         problem = "could not be downloaded"
-    atomic.write_text(memory, problem + "\n")
+    with suppress(OSError):  # a root that cannot be written is asked again
+        atomic.write_text(memory, problem + "\n")
     raise InputError(f"{dataset} {problem}: {way_out}")

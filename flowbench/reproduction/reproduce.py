@@ -18,7 +18,7 @@ from flowbench.reproduction.training import trainer_with
 from flowbench.reproduction.watching import Told, Watch, watch_until_done
 from flowbench.runs.folder import RunFolder
 from flowbench.system.interruption import Interrupted
-from flowbench.tables.table import load_table
+from flowbench.tables.table import called, load_table
 from flowbench.tracking import Mirror
 
 __all__ = ["Maker", "failure", "reproduce", "unfinished", "watch"]
@@ -115,8 +115,9 @@ def watch(
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Show the runs that other processes make for a table, arguments as in `reproduce`, until all are done."""
-    watch_until_done(_looked_at(table, only, seeds, out, overrides).watched, say)
+    """Show the runs that other processes make for a table, arguments as in `reproduce`, until each has its end."""
+    agenda = _looked_at(table, only, seeds, out, overrides)
+    watch_until_done(agenda.watched_from_outside, say)
 
 
 def unfinished(
@@ -131,9 +132,14 @@ def unfinished(
     return _looked_at(table, only, seeds, out, overrides).unfinished
 
 
-def failure(results: Mapping[str, Any]) -> FlowbenchError | None:
-    """Return the error that a finished `reproduce` ends with: runs that failed, or nothing that could be run."""
-    rows = results["rows"]
+def failure(results: Mapping[str, Any], only: Sequence[str] = ()) -> FlowbenchError | None:
+    """Return the error that a finished `reproduce` ends with: runs that failed, or nothing that could be run.
+
+    Args:
+        results: what it returned.
+        only: what it was asked for; an earlier call's rows are not its business.
+    """
+    rows = [row for row in results["rows"] if not only or any(called(row, word) for word in only)]
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         first = failed[0]

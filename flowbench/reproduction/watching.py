@@ -21,6 +21,8 @@ __all__ = ["Told", "Watch", "Watched", "look", "watch_until_done"]
 QUIET_SECONDS = 120
 """A run that has logged nothing for so long is no longer called running."""
 BAR_WIDTH = 12
+ENDS = ("done", "failed", "skipped")
+"""States that nothing follows, unless somebody goes on with the table."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Watched:
     experiment: str
     seed: int
     state: str
-    """done, starting, running, evaluating and other words of its process, quiet or waiting."""
+    """done, failed, skipped, starting, running, evaluating and other words of its process, quiet or waiting."""
     progress: float
     """0 to 1, of its steps or epochs, or of what else it is doing."""
     seconds_left: float | None
@@ -79,6 +81,9 @@ def look(row: str, experiment: Experiment[Any, Any], run: Path, now: float, told
     if folder.finished:
         return Watched(row, experiment.name, experiment.seed, "done", 1.0, 0.0)
     rows = folder.metrics() if folder.exists else []
+    if folder.failed:
+        part = _part(experiment, rows[-1]) if rows else 0.0
+        return Watched(row, experiment.name, experiment.seed, "failed", part, None)
     if not rows:
         state = "running" if folder.exists else "waiting"
         return Watched(row, experiment.name, experiment.seed, state, 0.0, None)
@@ -137,14 +142,14 @@ class Watch:
         runs = self._runs()
         if not runs:
             return Text("")
-        under_way = [one for one in runs if one.state not in ("done", "waiting")]
+        under_way = [one for one in runs if one.state not in (*ENDS, "waiting")]
         done = sum(one.state == "done" for one in runs)
         told = Text(f"{done} of {len(runs)} done, {len(under_way)} under way")
         return Group(as_table(under_way), told) if under_way else Group(told)
 
 
 def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str], None], poll: float = 2.0) -> None:
-    """Show runs that other processes make, until all are done: live, or a line for each change where no terminal is."""
+    """Show runs that other processes make until each has its end: live, or, without a terminal, a line a change."""
     seen: dict[tuple[str, str, int], str] = {}
     with Watch(runs) as watch:
         while True:
@@ -155,7 +160,7 @@ def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str],
                     seen[key] = one.state
                     say(f"{one.row}, {one.experiment}, seed {one.seed}: {one.state}")
             watch.draw()
-            if all(one.state == "done" for one in now):
+            if all(one.state in ENDS for one in now):
                 return
             time.sleep(poll)
 

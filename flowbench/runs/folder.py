@@ -276,6 +276,11 @@ class RunFolder:
                     atomic.write_json(self._failure, {"schema": 1, "reason": in_words(error)})
             raise
 
+    @property
+    def failed(self) -> bool:
+        """Whether an error ended its last training."""
+        return self._failure.exists()
+
     def forget_failure(self) -> None:
         """Remove `failure.json`: the training goes on."""
         self._failure.unlink(missing_ok=True)
@@ -286,7 +291,8 @@ class RunFolder:
 
     def note_drawn(self, failed: list[str]) -> None:
         """Say in the result of an `undrawn` run, instead, which pictures failed: a line for each."""
-        if self.undrawn:
+        # An export's files are those that its manifest lists.
+        if self.undrawn and not bundle.is_bundle(self.path):
             result = self.result
             said = [note for note in result["notes"] if note != UNDRAWN]
             self.write_result({**result, "notes": [*said, *failed]})

@@ -106,10 +106,12 @@ def _head(experiment: Experiment[Any, Any], result: Mapping[str, Any], licence: 
         if forecast
         else {"type": "unconditional-image-generation", "name": "Density estimation"}
     )
+    tested_on = (experiment.data.test_on if forecast else None) or result["dataset"]
+    measured_on = {split: tested_on if split == "test" else result["dataset"] for split in result["metrics"]}
     results = [
         {
             "task": dict(task),  # an anchor for each that is the same would stand in the file
-            "dataset": {"type": result["dataset"], "name": result["dataset"], "split": split},
+            "dataset": {"type": measured_on[split], "name": measured_on[split], "split": split},
             "metrics": [
                 {"type": name, "value": value, "name": UNITS.get(key, key)}
                 for name, metric in metrics.items()

@@ -1,6 +1,7 @@
 """Whether the data that lie here are those of a run: a name or a path says nothing about the bytes behind it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +14,18 @@ from flowbench.data.series import series_path
 from flowbench.errors import FlowbenchError, InputError
 from flowbench.runs.folder import RunFolder
 
-__all__ = ["Change", "change_of_data", "check_same_data", "fingerprints_here"]
+__all__ = ["Change", "arrays_here", "change_of_data", "check_same_data", "fingerprints_here"]
 
 
 class Change(NamedTuple):
     """Data that are not a run's any more."""
 
     part: str
+    """A split or a file; where only the order of images is another, the file of them."""
     then: str
     """Its fingerprint in the run's `environment.json`."""
     now: str
+    kind: str = "fingerprint"
 
 
 def check_same_data(run: RunFolder) -> None:
@@ -36,14 +39,18 @@ def check_same_data(run: RunFolder) -> None:
     data = run.experiment.data
     name = data.csv if data.name is None else data.name
     raise InputError(
-        f"{run.path}: was begun on other data than lie here now: {name}, {change.part}: fingerprint {change.then} in "
+        f"{run.path}: was begun on other data than lie here now: {name}, {change.part}: {change.kind} {change.then} in "
         f"environment.json, now {change.now}: put the earlier data back, train on these in another --run-dir, or "
         f"measure this run on them (evaluate --data {name})"
     )
 
 
 def change_of_data(run: RunFolder) -> Change | None:
-    """Return the first part of a run's data that lies here with another content; None: all that is here is the same."""
+    """Return the first part of a run's data that lies here with another content, or with its images in another order.
+
+    Batches, what is held out, noise and all that is kept for each image go by an image's place. None: all that is here
+    is the same.
+    """
     recorded = run.environment.get("data", {})
     # Runs from before the parts were recorded know what they were trained on.
     trained = "file" if run.experiment.kind == "forecast" else "train"
@@ -51,6 +58,10 @@ def change_of_data(run: RunFolder) -> Change | None:
     for part, now in fingerprints_here(run.experiment).items():
         if then.get(part) not in (None, now):
             return Change(part, then[part], now)
+    in_order = recorded.get("arrays", {})
+    for file, now in arrays_here(run.experiment).items():
+        if in_order.get(file) not in (None, now):
+            return Change(file, in_order[file], now, "the same images in another order, SHA-256")
     return None
 
 
@@ -63,15 +74,32 @@ def fingerprints_here(experiment: Experiment[Any, Any]) -> dict[str, str]:
     if isinstance(data, ForecastData):
         files = {"file": data, **({} if data.test_on is None else {"test_on": data.tested})}
         return {part: digest for part, file in files.items() if (digest := _digest(file)) is not None}
+    return {split: fingerprint for split, (fingerprint, _) in _images_here(data.name).items()}
+
+
+def arrays_here(experiment: Experiment[Any, Any]) -> dict[str, str]:
+    """Return the SHA-256 of the arrays of an experiment's images, in their order, by file; {} for series.
+
+    A fingerprint of images is the same in any order, that of a series is its file's.
+    """
+    if isinstance(experiment.data, ForecastData):
+        return {}
+    parts = _images_here(experiment.data.name).values()
+    return {file: digest for _, arrays in parts for file, digest in arrays.items()}
+
+
+def _images_here(name: str) -> dict[str, tuple[str, Mapping[str, str]]]:
+    """Return the fingerprint and the digests of the arrays of each split of an image set that lies here."""
     try:
-        known = image_sets[data.name]
+        known = image_sets[name]
         if known.embedded:
-            return {split: open_split(data.name, split).fingerprint for split in known.counts}
-        folder = data_root() / data.name
+            opened = [open_split(name, split) for split in known.counts]
+            return {images.split: (images.fingerprint, images.arrays) for images in opened}
+        folder = data_root() / name
         splits = read_manifest(folder).splits if (folder / MANIFEST).is_file() else {}
     except FlowbenchError:
         return {}
-    return {split: record.content_sha256 for split, record in splits.items()}
+    return {split: (record.content_sha256, record.files) for split, record in splits.items()}
 
 
 def _digest(data: ForecastData) -> str | None:

@@ -1,6 +1,6 @@
 """Table files: which experiments fill which rows, beside the published figures and their sources."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -115,10 +115,6 @@ class Row(Section):
             raise ValueError("an experiment stands twice with the same overrides")
         return self
 
-    def called(self, word: str) -> bool:
-        """Say whether `word` names this row: its title or its data set, in any case."""
-        return word.casefold() in (self.row.casefold(), self.dataset.casefold())
-
     def check_split(self, experiment: Experiment[Any, Any]) -> None:
         """Raise InputError if no run of these images could fill the row: before hours of training, not after."""
         name = experiment.data.name
@@ -156,10 +152,15 @@ class Table(Section):
             InputError: a word names no row; the nearest is given.
         """
         for word in only:
-            if not any(row.called(word) for row in self.rows):
+            if not any(called(dict(row), word) for row in self.rows):
                 names = {row.row for row in self.rows} | {row.dataset for row in self.rows}
                 raise InputError(f"--only {word!r}: table {self.table} has no such row{did_you_mean(word, names)}")
-        return [row for row in self.rows if not only or any(row.called(word) for word in only)]
+        return [row for row in self.rows if not only or any(called(dict(row), word) for word in only)]
+
+
+def called(row: Mapping[str, Any], word: str) -> bool:
+    """Say whether `word` names a row, of a table or of its results: its title or its data set, in any case."""
+    return word.casefold() in (row["row"].casefold(), row["dataset"].casefold())
 
 
 def load_table(table: str) -> Table:

@@ -25,7 +25,7 @@ from flowbench.evaluation.sample_quality import inception, sample_quality
 from flowbench.evaluation.stored import write_evaluation
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.runs.folder import RunFolder
-from flowbench.runs.same_data import change_of_data, fingerprints_here
+from flowbench.runs.same_data import arrays_here, change_of_data, fingerprints_here
 from flowbench.system.processes import gather, leads, place
 from flowbench.tasks.objectives import density_objective
 
@@ -91,6 +91,7 @@ class DensityTask:
             "numerics": image_sets[config.name].numerics,
             **self._train.choices,
             "fingerprints": fingerprints_here(experiment),
+            "arrays": arrays_here(experiment),
         }
         self.model = build_density(experiment, trained or self.data).to(device)
         self.batch_size = config.batch_size

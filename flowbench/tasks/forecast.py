@@ -287,6 +287,7 @@ class ForecastTask:
             "data_fingerprint": windows.series.sha256,
             "horizon": self._experiment.data.horizon,
             "lookback": self._experiment.data.lookback,
+            "first_origin": whole.first_origin,
             "metrics": {split: limited(found, len(some), len(whole))},
             "notes": measured.notes,
             "per_window": path.with_suffix(".npy").name,

@@ -100,7 +100,8 @@ def reported_step(run: RunFolder) -> int:
         InputError: no sound checkpoint.
     """
     state = _load_checkpoint(run)
-    best: dict[str, Any] = state["best"]
+    # An exported model has the reported weights alone.
+    best: dict[str, Any] = state.get("best", {"model": {}})
     # Until its end such a run goes on from its last weights; then the best ones take their place.
     in_place = best["model"] and all(torch.equal(value, state["model"][name]) for name, value in best["model"].items())
     return int(best["step"] if in_place else state["step"])

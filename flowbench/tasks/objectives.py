@@ -39,14 +39,15 @@ def density_objective(
         model: built for it.
         compiled: compile the likelihood.
     """
-    likelihood = NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=compiled)
     if experiment.train.objective == "likelihood":
-        return likelihood, None
+        return NegativeLogLikelihood(model, experiment.optim.scale_l2, compiled=compiled), None
     device = next(model.parameters()).device
     network = Critic(model.image_shape, experiment.critic.width).to(device).to(memory_format=torch.channels_last)
     loss = CriticLoss(network, cast(FlowDensity, model), experiment.critic.penalty)
+    # The penalty on scales is neither the likelihood's nor weighed by λ.
+    likelihood = NegativeLogLikelihood(model, 0.0, compiled=compiled)
     return (
-        Adversarial(likelihood, network, experiment.train.likelihood),
+        Adversarial(likelihood, network, experiment.train.likelihood, experiment.optim.scale_l2),
         Opponent(network, loss, experiment.critic),
     )
 
@@ -76,7 +77,7 @@ class NegativeLogLikelihood(nn.Module):
 
 
 class Adversarial(nn.Module):
-    """Flow-GAN's loss of the flow (Grover et al. 2018): −mean D(G(z)) + λ · (its loss by likelihood).
+    """Flow-GAN's loss of the flow (Grover et al. 2018): −mean D(G(z)) − λ · mean log p + coefficient · ‖g‖².
 
     G is the flow's own sampler, so in evaluation mode; z, a latent for each image of the batch, comes from torch's
     global generator, as dropout does. Under λ = 0 the likelihood is logged, and moves the averages of batch
@@ -86,13 +87,15 @@ class Adversarial(nn.Module):
         likelihood: of a model that is a `FlowDensity`.
         critic: D, held fixed here; no part of this module.
         weight: λ.
+        coefficient: of the sum of squared weight-norm scales, as of the loss by likelihood.
     """
 
-    def __init__(self, likelihood: NegativeLogLikelihood, critic: nn.Module, weight: float) -> None:
+    def __init__(self, likelihood: NegativeLogLikelihood, critic: nn.Module, weight: float, coefficient: float) -> None:
         super().__init__()
         self.likelihood = likelihood
         self._critic = (critic,)  # inside a tuple: its parameters are its own optimizer's
         self._weight = weight
+        self._coefficient = coefficient
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and bits/dim beside the critic's mean verdict on samples; images, noise as in `terms`."""
@@ -102,6 +105,8 @@ class Adversarial(nn.Module):
         with held_fixed(critic):
             verdict = critic(cast(FlowDensity, self.likelihood.model).generated(torch.randn_like(noise))).mean()
         loss = -verdict if not self._weight else self._weight * nats - verdict
+        if self._coefficient:
+            loss = loss + self._coefficient * self.likelihood.model.regularization()
         return loss, {**logged, "verdict": verdict}
 
 

@@ -78,10 +78,14 @@ def _check_writable(out: Path) -> None:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """Return the device of a name, by default CUDA where there is one; InputError if it is not there."""
+    """Return the device of a name, by default CUDA where there is one; InputError if it is not there.
+
+    The process is prepared for it, as by `default_device`.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here: use --device cpu")
-    return torch.device(name) if name else default_device()
+    chosen = default_device()
+    return torch.device(name) if name else chosen
 
 
 def check_passes(text: str) -> list[str]:

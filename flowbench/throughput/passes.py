@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from flowbench.errors import InputError
 from flowbench.evaluation.weights import WeightAverage
 from flowbench.tasks.compilation import as_compiled
 from flowbench.tasks.density import build_density
+from flowbench.tasks.hand_derived import descend
 from flowbench.tasks.objectives import density_objective
 from flowbench.training.opposition import Opposition
 from flowbench.training.optimization import learning_rate, make_optimizer, take_step
@@ -129,13 +130,12 @@ def _train(subject: Subject, *, compiled: bool) -> Callable[[], object]:
         batch = subject.images, subject.noise(step)
         if opposition:
             opposition.train(batch)
-        loss, _ = objective(*batch)
-        torch.autograd.backward(loss)
+        loss, _ = descend(objective, batch)
         take_step(optimizer, parameters, loss, config.optim.clip_norm)
         step += 1
         if average:
             average.update(step)
-        return cast(Tensor, loss)
+        return loss
 
     return run
 

@@ -128,6 +128,8 @@ def forecast_run(
     unit = experiment.data.unit
     original = statistics.fmean(per_column.values()) if unit is not None and per_column else None
     notes = [*series.notes, *step_notes(trained, series), *scaler.notes]
+    if rolling and not foreign:
+        notes.append("most of these rows are those that it was trained on: its error on new ones is larger (evaluate)")
     return Forecasted(
         csv, plot, len(frame), mae, original, per_column, unit, notes, None if stopped is None else str(stopped)
     )

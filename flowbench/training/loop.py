@@ -28,7 +28,7 @@ from flowbench.system.interruption import Interrupted, StopRequest
 from flowbench.system.processes import agree, distribute, from_leader, join, leads, mean_of_all, place, surviving
 from flowbench.system.progress import TrainingBar, warn
 from flowbench.tables.results import stale_reasons
-from flowbench.tasks.hand_derived import HandDerived
+from flowbench.tasks.hand_derived import descend
 from flowbench.tasks.task import Task, Watch, make_task
 from flowbench.tracking import Mirror, read_mlflow_run_id
 from flowbench.training.optimization import learning_rate, take_step
@@ -194,22 +194,12 @@ def _step(session: Session, objective: nn.Module) -> tuple[dict[str, Tensor], Te
         torch.manual_seed(step_seed("process", session.experiment.seed, session.step, place()[0]))
     batch = session.task.batch(session.step)
     opposed = session.opposition.train(batch) if session.opposition else {}
-    loss, terms = _descent(objective, batch)
+    loss, terms = descend(objective, batch)
     # Detached: what is kept of a step must not keep its graph beside the next one's.
     values = mean_of_all({key: value.detach() for key, value in {"loss": loss, **terms}.items()})
     norm, finite = take_step(optimizer, session.parameters, values["loss"], config.clip_norm)
     session.count(finite)
     return {**values, **opposed, "grad_norm": norm}, finite
-
-
-def _descent(objective: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and what is logged of it; the parameters have its gradients."""
-    # On a GPU there are no gradients to write over.
-    if isinstance(objective, HandDerived) and batch[0].is_cpu:
-        return objective.leave_gradients(*batch)
-    loss, terms = objective(*batch)
-    torch.autograd.backward(loss)
-    return loss, terms
 
 
 def _skips(session: Session) -> dict[str, int]:

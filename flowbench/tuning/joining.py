@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from flowbench.config.schema import Experiment, Section
 from flowbench.errors import InputError
-from flowbench.runs.same_data import fingerprints_here
+from flowbench.runs.same_data import arrays_here, fingerprints_here
 from flowbench.tuning.objectives import Objective
 from flowbench.tuning.sampling import make_pruner, make_sampler
 
@@ -37,7 +37,7 @@ def join_study(
     """
     sampler, pruner = make_sampler(experiment), make_pruner(experiment, list(objectives))
     digest, *earlier = _digests(experiment, list(objectives))
-    data = fingerprints_here(experiment)
+    data = {**fingerprints_here(experiment), **arrays_here(experiment)}
     try:
         study = optuna.create_study(
             study_name=name,

@@ -66,6 +66,13 @@ def test_holdout_is_what_validations_look_at(digits: fb.Run, arrays: dict[str, n
     assert digits.evaluate(split="holdout").value == measured.value
 
 
+def test_the_holdout_of_a_known_set_is_cut_from_its_training_part(tmp_path: Path) -> None:
+    run = fb.train(fb.experiment("real_nvp/digits", **TINY, data={"holdout": 40}), tmp_path / "run", progress=False)
+    measured = run.evaluate(split="holdout")
+    assert (measured.split, measured.n) == ("holdout", 40)
+    assert run.metrics["validation/bits_per_dim"].dropna().iloc[-1] == pytest.approx(measured.value, abs=1e-12)
+
+
 def test_a_layout_with_channels_first_is_the_same_data(digits: fb.Run, arrays: dict[str, np.ndarray]) -> None:
     turned = {part: array.transpose(0, 3, 1, 2) for part, array in arrays.items()}
     again = fb.train(digits.experiment, digits.path, data={**turned, "layout": "NCHW"}, progress=False)
@@ -170,7 +177,7 @@ def test_export_and_compare(digits: fb.Run, arrays: dict[str, np.ndarray], tmp_p
     values = [run.result["metrics"]["test"]["bits_per_dim"]["value"] for run in (digits, other)]
     assert compared["value"].to_list() == pytest.approx(values)
     assert compared["verdict"].to_list() == ["worse", "worse"]
-    columns = ["run", "metric", "split", "value", "n", "difference", "stderr", "p_value", "verdict"]
+    columns = ["run", "metric", "split", "value", "bound", "n", "difference", "stderr", "p_value", "verdict"]
     assert list(compared.columns) == columns
     assert compared["difference"].iloc[1] == pytest.approx(values[1] - values[0])
     assert compared.page == tmp_path / "page" / "compare.html"
@@ -237,7 +244,7 @@ def test_bad_series_and_runs_are_refused_in_one_line(digits: fb.Run, series: fb.
         fb.train("etth/nlinear", tmp_path / "run", data=pd.DataFrame({"a": [1.0, 2.0]}))
     with pytest.raises(InputError, match="a density run does not forecast"):
         digits.forecast("etth1")
-    with pytest.raises(InputError, match="a forecast run has no samples"):
+    with pytest.raises(InputError, match="a forecaster of points has no samples"):
         series.sample(3)
     with pytest.raises(InputError, match="a model knows of no images"):
         fb.evaluate(digits.model)

@@ -15,7 +15,10 @@ from flowbench.comparison.compared_runs import compare_runs
 from flowbench.comparison.entries import field_of_runs
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
+from flowbench.evaluation.measuring import Request
 from flowbench.runs.folder import RunFolder
+from flowbench.runs.model_card import _head as model_card
+from flowbench.tasks.loading import evaluate_run
 from flowbench.trained.exporting import export_run
 from flowbench.training.loop import train
 
@@ -222,3 +225,95 @@ def test_what_is_not_measured_alike_yet_names_a_command_that_works(
     assert compare_runs(str(trials / "complete"), str(trials / "full")).paired.n == 40
     never = asked_for(trials / "full", trials / "pruned", split="test")
     assert never == ["flowbench", "train", str(trials / "pruned" / "config.yaml"), "trains", "it"]
+
+
+def linear(folder: Path, name: str, csv: Path, *changes: str) -> str:
+    settings = [f"data.csv={csv}", "data.protocol=report", "data.lookback=24", "data.horizon=6", "train.epochs=1"]
+    train(load_experiment("etth/nlinear", [*settings, *changes]), folder / name)
+    return str(folder / name)
+
+
+def hourly(path: Path, *, rows: int = 400, scale: float = 1.0, seed: int = 0) -> Path:
+    values = np.sin(np.arange(rows) / 4) + 0.1 * np.random.default_rng(seed).normal(size=rows)
+    frame = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=rows, freq="h"), "OT": scale * values})
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_windows_of_unlike_lookbacks_are_paired_by_the_row_that_they_forecast_first(tmp_path: Path) -> None:
+    csv = hourly(tmp_path / "mine.csv")
+    short, long = linear(tmp_path, "short", csv), linear(tmp_path, "long", csv, "data.lookback=36")
+    compared = compare_runs(short, long)
+    kept = {name: np.load(Path(name) / "evaluations" / "test-mine.npy")[:, 0] for name in (short, long)}
+    # 60 test rows: origins 24 … 54 and 36 … 54.
+    assert [len(values) for values in kept.values()] == [31, 19]
+    assert compared.paired.n == 19
+    assert compared.paired.values == pytest.approx((kept[short][12:].mean(), kept[long].mean()))
+
+
+def test_runs_are_compared_on_their_own_test_part_whatever_else_they_were_measured_on(tmp_path: Path) -> None:
+    csv = hourly(tmp_path / "mine.csv")
+    longer = hourly(tmp_path / "longer.csv", rows=900, seed=1)
+    runs = [linear(tmp_path, name, csv, *changes) for name, changes in (("a", ()), ("b", ("model.loss=mae",)))]
+    for run in runs:
+        evaluate_run(RunFolder(Path(run)), Request(data=str(longer)))
+    compared = compare_runs(*runs)
+    assert (compared.dataset, compared.paired.n) == ("mine", 31)
+
+
+def test_forecasts_that_are_normalized_unlike_are_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    runs = [
+        linear(tmp_path, name, hourly(tmp_path / name / "load.csv", scale=scale))
+        for name, scale in (("one", 1.0), ("other", 5.0))
+    ]
+    for run in runs:
+        evaluate_run(RunFolder(Path(run)), Request(data=str(tmp_path / "one" / "load.csv")))
+    with pytest.raises(InputError, match="other means and deviations"):
+        compare_runs(*runs)
+
+
+def test_a_run_that_is_tested_on_another_file_is_no_run_of_its_own_test_part(tmp_path: Path, data_folder: Path) -> None:
+    for name in ("etth1", "etth2"):
+        (data_folder / name).mkdir(parents=True)
+        hourly(data_folder / name / f"ETTh{name[-1]}.csv", seed=int(name[-1]))
+    windows = ["data.protocol=ratio", "data.lookback=24", "data.horizon=6", "data.features=S"]
+    for name, changes in (("own", []), ("other", ["data.test_on=etth2"])):
+        train(load_experiment("etth/mean", ["data.name=etth1", *windows, *changes]), tmp_path / name)
+    runs = [str(tmp_path / name) for name in ("own", "other")]
+    for compare in (lambda: compare_runs(*runs), lambda: field_of_runs(runs, "both")):
+        with pytest.raises(InputError, match="different test files, tested on etth1 and tested on etth2"):
+            compare()
+    experiment, result = RunFolder(tmp_path / "other").experiment, RunFolder(tmp_path / "other").result
+    card = model_card(experiment, result, "cc-by-4.0")
+    (measured,) = [one["dataset"] for one in card["model-index"][0]["results"] if one["dataset"]["split"] == "test"]
+    assert measured["name"] == "etth2"
+
+
+def test_what_is_not_kept_for_each_window_is_refused_of_an_unfinished_run_too(tmp_path: Path) -> None:
+    csv = hourly(tmp_path / "mine.csv")
+    runs = [linear(tmp_path, name, csv) for name in ("a", "b")]
+    for run in runs:
+        (Path(run) / "result.json").unlink()
+    for metric in ("coverage_90", "mae_original", "mae_without_stuck"):
+        with pytest.raises(InputError, match=f"--metric {metric}: not kept for each item: give one of mae, mse"):
+            compare_runs(*runs, metric=metric)
+
+
+def test_many_runs_are_ranked_by_the_metric_that_is_asked_for(tmp_path: Path) -> None:
+    csv = hourly(tmp_path / "mine.csv")
+    runs = [linear(tmp_path, name, csv, *changes) for name, changes in (("a", ()), ("b", ("model.loss=mae",)))]
+    field = field_of_runs(runs, "both", metric="mse")
+    expected = [RunFolder(Path(run)).result["metrics"]["test"]["mse"]["value"] for run in runs]
+    assert (field.metric, [entry.value for entry in field.entries]) == ("mse", expected)
+    assert field_of_runs(runs, "both", split="validation").split == "validation"
+    refused = [("coverage_90", None, "give one of"), ("crps", None, "share no part"), (None, "x", "share no x part")]
+    for metric, split, said in refused:
+        with pytest.raises(InputError, match=said):
+            field_of_runs(runs, "both", metric=metric, split=split)
+    evaluated = RunFolder(Path(runs[0])).result
+    evaluated["metrics"]["test"]["mae"]["limited"] = "5 of 31"
+    (Path(runs[0]) / "result.json").write_text(json.dumps(evaluated))
+    with pytest.raises(InputError, match="unlike numbers of items: 5 of 31, all"):
+        field_of_runs(runs, "both")

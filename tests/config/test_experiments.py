@@ -191,3 +191,16 @@ def test_a_declared_unit_is_a_later_key_too() -> None:
     assert load_experiment("etth/linear", ["data.unit=kW"]).data.unit == "kW"
     with pytest.raises(InputError, match="unit"):
         load_experiment("etth/linear", ["data.unit=''"])
+
+
+def test_lengths_follow_the_protocol_where_nothing_says_them(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = "name: mine\nkind: forecast\ndata: {{name: etth1{}}}\nmodel: {{name: nlinear}}\ntrain: {{epochs: 1}}\n"
+    for added, expected in (
+        ("", (336, 96)),
+        (", protocol: report", (64, 24)),
+        (", protocol: report, horizon: 8", (64, 8)),
+    ):
+        path.write_text(text.format(added))
+        data = load_experiment(path).data
+        assert (data.lookback, data.horizon) == expected

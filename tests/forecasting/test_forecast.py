@@ -107,3 +107,11 @@ def test_a_quantile_needs_so_many_paths_that_it_lies_among_them(level: float, ne
     if needed > 1:
         with pytest.raises(InputError, match=f"give --samples {needed} or more"):
             Wanted(needed - 1, (level,)).check_paths()
+
+
+def test_names_of_a_forecast_are_never_two_things(make_series: MakeSeries) -> None:
+    series = replace(make_series(300), columns=("load", "other", "date"))
+    with pytest.raises(InputError, match="column date: holds numbers"):
+        forecast_next(build("repeat_last"), series, fit_scaler(series, DATA))
+    with pytest.raises(InputError, match="one stands twice"):
+        Wanted(99, (0.05, 0.05000001))

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional
 
@@ -46,3 +47,9 @@ def test_in_evaluation_mode_windows_do_not_see_each_other() -> None:
     encoder(tokens)
     encoder.eval()
     torch.testing.assert_close(encoder(tokens)[:2], encoder(tokens[:2]))
+
+
+def test_what_attention_adds_is_masked_twice_in_training_by_one_mask() -> None:
+    layer = ResidualAttentionEncoder(CONFIG.model_copy(update={"dropout": 0.3})).layers[0]
+    assert layer.attention_dropout.p == pytest.approx(1 - 0.7 * 0.7)
+    assert layer.dropout.p == 0.3

@@ -111,6 +111,12 @@ def test_pit_is_uniform_for_the_right_distribution_and_its_ranks_are_counted() -
     assert stats.kstest(of_many.numpy(), "uniform").pvalue > 0.01
 
 
+def test_pit_is_uniform_where_draws_are_equal_to_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples, truth = torch.zeros(3000, 20), torch.zeros(3000)  # a sensor that is stuck, and a forecast that knows it
+    assert stats.kstest(pit_of_samples(samples, truth, generator).numpy(), "uniform").pvalue > 0.01
+
+
 def test_quantiles_bound_the_next_draw_with_their_probability() -> None:
     ordered = torch.arange(1.0, 10.0)[torch.randperm(9)]
     assert quantiles_of_samples(ordered, [0.1, 0.5, 0.55, 0.9, 0.001]).tolist() == pytest.approx([1, 5, 5.5, 9, 1])

@@ -1,19 +1,26 @@
 """Plans: counts against known figures, and that what is measured is measured where a step is affordable."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from torch import Tensor
 
+from flowbench.cli.dry_run import _in_all
 from flowbench.config.experiments import load_experiment
 from flowbench.data import feed
 from flowbench.errors import InputError
 from flowbench.planning import estimate, plan, stored_speed
 from flowbench.planning.costs import count
-from flowbench.planning.probe import measure
+from flowbench.planning.probe import WARM_UP, measure
+from flowbench.system.threads import ONE_THREAD
+from flowbench.tasks.forecast import HandDerivedForecastLoss
 
 TINY = ["model.features=4", "evaluate.draws=2"]
 
@@ -75,7 +82,7 @@ def test_a_few_real_steps_are_measured_in_this_process_too() -> None:
 
 
 def test_a_plan_measures_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "_probe", lambda experiment: measure(experiment, 0.2))
+    monkeypatch.setattr(estimate, "_probe", lambda experiment, _: measure(experiment, 0.2))
     one = plan(load_experiment("real_nvp/digits", TINY))
     assert one.seconds is not None
     assert one.memory_how.startswith("measured on")
@@ -95,7 +102,7 @@ def test_a_plan_says_when_its_steps_were_measured_on_a_busy_machine(
 ) -> None:
     probed = {"step_seconds": 0.1, "step_cpu_seconds": cpu_seconds, "item_seconds": 0.01, "peak_bytes": 2**30}
     probed |= {"steps": 3, "device": "a processor", "device_type": "cpu", "threads": 1}
-    monkeypatch.setattr(estimate, "_probe", lambda _: probed)
+    monkeypatch.setattr(estimate, "_probe", lambda *_: probed)
     monkeypatch.setattr(estimate, "busy", lambda _: load)
     one = plan(load_experiment("real_nvp/digits", TINY))
     time, disk = one.lines[4], one.lines[-1]
@@ -161,3 +168,41 @@ def test_a_forecaster_is_planned_from_its_file(tmp_path: Path) -> None:
     assert counted.parameters == 48 * 6 + 6
     assert counted.forward_flops == 2 * 48 * 6
     assert measure(load_experiment("etth/linear", changes), 0.05)["step_seconds"] > 0
+
+
+def test_a_linear_forecaster_is_timed_as_it_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def leave(self: HandDerivedForecastLoss, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        asked.append(len(batch))
+        return gradients(self, *batch)
+
+    gradients = HandDerivedForecastLoss.leave_gradients
+    monkeypatch.setattr(HandDerivedForecastLoss, "leave_gradients", leave)
+    csv = tmp_path / "mine.csv"
+    frame = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=400, freq="h"), "OT": np.arange(400.0)})
+    frame.to_csv(csv, index=False)
+    windows = [f"data.csv={csv}", "data.protocol=ratio", "data.lookback=24", "data.horizon=6"]
+    measured = measure(load_experiment("etth/nlinear", windows), 0.1)
+    assert len(asked) == measured["steps"] + WARM_UP
+
+
+def test_runs_of_a_table_are_planned_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Mapping[str, str]] = []
+    probed = estimate._probe
+
+    def probe(experiment: Any, variables: Mapping[str, str]) -> dict[str, Any]:
+        told.append(variables)
+        return probed(experiment, variables)
+
+    monkeypatch.setattr(estimate, "_probe", probe)
+    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.1)
+    small = load_experiment("real_nvp/digits", ["model.features=2", "data.batch_size=4"])
+    assert ", 1 threads" in plan(small, one_thread=True).time_how
+    assert told == [ONE_THREAD]
+
+
+def test_side_by_side_a_table_takes_no_less_than_its_longest_run() -> None:
+    plans = [{"seconds": seconds, "busy": None} for seconds in (600, 60, 60)]
+    assert _in_all(plans, 3, 2) == "in all: 3 runs, 10 min 2 at a time"
+    assert _in_all(plans, 3, 1) == "in all: 3 runs, 12 min one after the other"

@@ -335,6 +335,33 @@ def test_a_failed_quick_download_is_remembered(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="earlier quick download failed"):
         quick_download("etth1")
     assert len(calls) == 1
+    monkeypatch.setenv("FLOWBENCH_DATA", str(tmp_path / "a-file" / "data"))
+    (tmp_path / "a-file").touch()  # a data root that cannot be made remembers nothing, and is no other error
+    with pytest.raises(InputError, match="10 seconds: get it with"):
+        quick_download("etth1")
     monkeypatch.setenv("FLOWBENCH_OFFLINE", "1")
     with pytest.raises(InputError, match="FLOWBENCH_OFFLINE"):
         quick_download("other")
+
+
+def test_a_call_fails_for_the_rows_that_it_was_asked_for() -> None:
+    rows = [
+        {"row": "digits", "dataset": "digits", "experiment": "a", "status": "done", "reason": None},
+        {"row": "ETTh1 96", "dataset": "etth1", "experiment": "b", "status": "skipped", "reason": "not here"},
+        {"row": "ETTh2 96", "dataset": "etth2", "experiment": "c", "status": "failed", "reason": "diverged"},
+    ]
+    results = {"table": "quick", "rows": rows}
+    assert failure(results, ["DIGITS"]) is None
+    assert isinstance(failure(results, ["etth1"]), InputError)
+    assert isinstance(failure(results, ["ETTh2 96"]), WorkFailedError)
+    assert isinstance(failure(results), WorkFailedError)
+
+
+def test_a_row_that_is_left_out_is_told_to_who_watches(tmp_path: Path) -> None:
+    rows = [{"row": "ETTh1 96", "experiment": "etth/nlinear", "status": "skipped"}]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    planned = agenda.Agenda(load_table("quick"), tmp_path, "", None, [])
+    planned.plan(planned.table.select(["ETTh1 96"]), {})
+    states = {one.experiment: one.state for one in planned.watched_from_outside()}
+    assert states["etth/nlinear"] == "skipped"
+    assert set(states.values()) == {"skipped", "waiting"}

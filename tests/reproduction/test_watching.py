@@ -56,6 +56,18 @@ def test_a_watcher_says_each_change_and_ends_when_all_are_done() -> None:
     assert "1:02:05" in text
 
 
+def test_a_watch_ends_where_runs_have_failed_or_were_left_out(begun: tuple[Experiment[Any, Any], Path]) -> None:
+    run = RunFolder(begun[1])
+    with pytest.raises(ZeroDivisionError), run.noting_failure():
+        raise ZeroDivisionError
+    failed = look("digits", *begun, now=1022.0)
+    assert (failed.state, failed.progress) == ("failed", 0.2)
+    left_out = Watched("ETTh1 96", "y", 0, "skipped", 0.0, None)
+    said: list[str] = []
+    watch_until_done(lambda: [failed, left_out], said.append, poll=0.0)
+    assert [line.rpartition(" ")[2] for line in said] == ["failed", "skipped"]
+
+
 @pytest.mark.parametrize("width", [80, 60])
 def test_every_run_under_way_has_its_bar_in_a_narrow_terminal(width: int) -> None:
     names = ["real_nvp/lsun-church_outdoor", "etth/lstm2lstm-faithful", "real_nvp/digits"]

@@ -114,7 +114,7 @@ def test_the_other_file_that_is_tested_on_is_the_runs_data_too(data_folder: Path
     train(experiment, tmp_path / "run")
     check_same_data(RunFolder(tmp_path / "run"))
     now = write(data_folder / "etth2" / "ETTh2.csv", seed=2)
-    assert change_of_data(RunFolder(tmp_path / "run")) == ("test_on", then, now)
+    assert change_of_data(RunFolder(tmp_path / "run")) == ("test_on", then, now, "fingerprint")
     with pytest.raises(InputError, match="test_on: fingerprint"):
         evaluate_run(RunFolder(tmp_path / "run"), Request())
 
@@ -128,7 +128,7 @@ def test_a_run_from_before_the_parts_were_recorded_knows_what_it_was_trained_on(
     (run.path / "environment.json").write_text(json.dumps(environment))
     assert change_of_data(run) is None
     now = write(tmp_path / "mine.csv", seed=1)
-    assert change_of_data(run) == ("file", then, now)
+    assert change_of_data(run) == ("file", then, now, "fingerprint")
 
 
 def prepared(folder: Path, seed: int, *, train_seed: int | None = None) -> None:
@@ -172,3 +172,24 @@ def test_batch_statistics_are_not_taken_from_images_that_were_not_trained_on(dat
         evaluate_run(run, Request(data="folder"))
     content, _ = evaluate_run(run, Request(data="folder", batch_norm="running"))
     assert set(content["metrics"]["test"]) == {"bits_per_dim"}
+
+
+def test_the_same_images_in_another_order_are_other_data(data_folder: Path, tmp_path: Path) -> None:
+    images = random_images(20, 8)
+    for part, array in (("train", images), ("test", images[:8])):
+        write_folder(tmp_path / "images" / part, array)
+    prepare("folder", tmp_path / "images")
+    run = RunFolder(tmp_path / "run")
+    train(load_experiment("independent/digits", ["data.name=folder", "data.batch_size=4"]), run.path)
+    then = run.environment["data"]["arrays"]["train.npy"]
+    assert then == file_sha256(data_folder / "folder" / "train.npy")
+    shutil.rmtree(tmp_path / "images")
+    for part, array in (("train", images[::-1]), ("test", images[:8])):
+        write_folder(tmp_path / "images" / part, array)
+    shutil.rmtree(data_folder / "folder")
+    prepare("folder", tmp_path / "images")
+    now = file_sha256(data_folder / "folder" / "train.npy")
+    assert now != then
+    assert change_of_data(run) == ("train.npy", then, now, "the same images in another order, SHA-256")
+    with pytest.raises(InputError, match=r"train\.npy: the same images in another order"):
+        evaluate_run(run, Request())

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import flowbench
 from flowbench.system import device as module
+from flowbench.system import environment
 from flowbench.system.device import default_device, float32_arithmetic, keep_float32
 from flowbench.system.environment import describe_environment
 from flowbench.system.processes import join
@@ -45,7 +46,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("ask", [torch_s_defaults, all_that_can_be_asked_for, the_same_in_newer_words])
-@pytest.mark.parametrize("choose", [default_device, join, lambda: pick_device(None)])
+@pytest.mark.parametrize("choose", [default_device, join, lambda: pick_device(None), lambda: pick_device("cuda")])
 def test_whoever_takes_the_gpu_computes_in_float32_and_says_so(
     gpu: None, choose: Callable[[], torch.device], ask: Callable[[], None]
 ) -> None:
@@ -95,3 +96,11 @@ def test_no_module_takes_a_gpu_by_itself() -> None:
     package = Path(flowbench.__file__).parent
     takers = {path.name for path in package.rglob("*.py") if re.search(r'device\("cuda"( if|, )', path.read_text())}
     assert takers == {"device.py", "processes.py"}
+
+
+def test_a_tree_without_its_history_is_told_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "flowbench" / "system" / "environment.py"))
+    monkeypatch.delenv("FLOWBENCH_COMMIT", raising=False)
+    assert describe_environment(CPU)["commit"] is None
+    monkeypatch.setenv("FLOWBENCH_COMMIT", "a" * 40)
+    assert [describe_environment(CPU)[key] for key in ("commit", "dirty")] == ["a" * 40, False]

@@ -115,7 +115,7 @@ def test_the_likelihood_has_its_weight_and_without_one_no_gradient() -> None:
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     verdict, nats = gradient(alone), gradient(likelihood)
-    torch.testing.assert_close(gradient(Adversarial(likelihood, critic, 0.5)), verdict + 0.5 * nats)
+    torch.testing.assert_close(gradient(Adversarial(likelihood, critic, 0.5, 0.0)), verdict + 0.5 * nats)
     assert float(alone(*batch)[1]["bits_per_dim"]) == pytest.approx(float(likelihood(*batch)[1]["bits_per_dim"]))
 
 

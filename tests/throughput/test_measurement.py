@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import flowbench
 from flowbench.config.experiments import load_experiment
 from flowbench.data import Images
 from flowbench.data.feed import Feed, batches_in_order
@@ -214,3 +215,11 @@ def test_files_lie_by_device_and_are_named_by_time_and_commit():
     environment |= {"time": "2026-11-24T18:00:05+00:00", "commit": "0123456789abcdef"}
     expected = "results/throughput/cpu-amd-epyc-zen-4-2-threads/20261124T180005-0123456789.json"
     assert default_path(environment).as_posix() == expected
+
+
+def test_a_changed_preset_is_not_called_by_its_name(tmp_path):
+    changed = flowbench.experiment("real_nvp/digits", "model.features=2", "seed=3")
+    speed = flowbench.measure_throughput(
+        changed, passes=["forward"], batch=2, repeats=5, out=tmp_path / "s.json", progress=False
+    )
+    assert speed["experiment"].to_list() == ["real_nvp/digits model.features=2"]

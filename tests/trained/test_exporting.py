@@ -17,6 +17,7 @@ import flowbench
 from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.evaluation.measuring import Request
+from flowbench.figures.drawing import draw_run
 from flowbench.runs.folder import RunFolder
 from flowbench.tasks.loading import evaluate_run
 from flowbench.trained.exporting import export_run
@@ -96,6 +97,13 @@ def test_the_card_says_what_it_is_and_its_head_is_what_hubs_read(run: RunFolder,
     assert "CC BY 4.0" in body
     assert f'flowbench.load_run("{bundle.name}")' in body
     assert json.loads((bundle / "config.json").read_text())["model"]["features"] == 4
+
+
+def test_pictures_of_an_export_are_drawn_and_its_files_stay_whole(bundle: Path) -> None:
+    before = (bundle / "result.json").read_bytes()
+    assert draw_run(RunFolder(bundle), ["samples"]).paths
+    assert (bundle / "result.json").read_bytes() == before
+    assert flowbench.load_run(bundle).result["metrics"]
 
 
 def test_an_export_can_be_exported_and_nothing_is_overwritten(bundle: Path) -> None:

@@ -42,7 +42,9 @@ def test_a_frame_has_the_quantiles_and_the_paths_that_were_asked_for(run: fb.Run
 def test_the_model_has_a_density_and_samples_of_the_future_given_the_past(run: fb.Run) -> None:
     past, future = torch.randn(5, 24, 2), torch.randn(5, 6, 2)
     assert run.log_prob(future, past).shape == (5,)
-    assert run.model.sample(past, 3, torch.Generator().manual_seed(0)).shape == (3, 5, 6, 2)
+    drawn = run.model.sample(past, 3, torch.Generator().manual_seed(0))
+    assert drawn.shape == (3, 5, 6, 2)
+    assert torch.equal(run.sample(past, 3, torch.Generator().manual_seed(0)), drawn)
     metrics = run.result["metrics"]["test"]
     assert {"nll", "crps", "coverage_50", "coverage_90", "mae_median", "mae", "mse"} <= set(metrics)
     assert metrics["crps"]["samples"] == 99

@@ -31,6 +31,9 @@ SIZES = {
     "glow": ["model.levels=2", "model.steps=1", "model.hidden=4"],
     "nice": ["model.couplings=2", "model.residual_blocks=1", "model.features=2"],
     "independent": [],
+    "pixelcnn": ["model.blocks=1", "model.filters=4", "model.components=2"],
+    "iafvae": ["model.depth=2", "model.blocks=1", "model.latents=2", "model.features=4"],
+    "tarflow": ["model.patch=2", "model.width=8", "model.head=4", "model.blocks=2", "model.layers=1"],
 }
 MODELS = [
     "real_nvp/cifar10-fast",
@@ -42,6 +45,14 @@ MODELS = [
     "nice/digits",
     "nice/cifar10-small",
     "independent/digits",
+    "pixelcnn/digits",
+    "pixelcnn/cifar10-small",
+    "pixelcnn/cifar10",
+    "iafvae/digits",
+    "iafvae/cifar10-small",
+    "iafvae/cifar10",
+    "tarflow/digits",
+    "tarflow/cifar10-small",
 ]
 """The shipped models that differ in more than their size."""
 
@@ -54,9 +65,11 @@ EVALUATING = FEEDING | {
     "data/feed.py:batches_in_order to the device",
     "evaluation/likelihood.py:_measure to the device",  # noise that does not depend on the device
     "evaluation/likelihood.py:_measure to the host",  # the figures of each image
+    "evaluation/likelihood.py:<dictcomp> to the host",  # the same, in a function's name of its own until Python 3.12
 }
 SAMPLING = {
     "densities/flow_density.py:images_of .item()",  # are they numbers?
+    "densities/model.py:check_samples .item()",
     "densities/flows/conv1x1.py:_condition svd",  # can it be inverted? Once for each change of the weights.
     "densities/flows/conv1x1.py:_condition .item()",
     "densities/flows/independent.py:sample multinomial",
@@ -72,8 +85,9 @@ def test_every_shipped_model_is_one_of_these_but_for_its_size() -> None:
     shipped = {
         path.relative_to(shipped_folder()).with_suffix("").as_posix() for path in shipped_folder().rglob("*.yaml")
     }
-    densities = sorted(name for name in shipped if name.partition("/")[0] in SIZES)
-    assert len(densities) > 20
+    families = sorted(name for name in shipped if name.partition("/")[0] != "tables")
+    densities = [name for name in families if load_experiment(name).kind == "density"]
+    assert {name.partition("/")[0] for name in densities} == set(SIZES)
     kinds = {(str(e.model), e.train.precision) for e in (load_experiment(name, small(name)) for name in MODELS)}
     others = {name: load_experiment(name, small(name)) for name in densities}
     assert [name for name, e in others.items() if (str(e.model), e.train.precision) not in kinds] == []
@@ -100,7 +114,8 @@ def test_nothing_stays_on_the_cpu_and_the_host_waits_only_where_it_must(name: st
 
         feed = Feed(images, batch_size=BATCH, seed=0, flip=True, device=CUDA)
         only(FEEDING)
-        batch = feed.batch(0), training_noise(0, 0, (BATCH, *shape), CUDA)
+        noise = training_noise(0, 0, (BATCH, *model.noise_shape), CUDA, distribution=model.noise)
+        batch = feed.batch(0), noise
         only(set(), *batch)
         if model.fit(one for _, one in batches_in_order(images, BATCH, CUDA)):
             only(FITTING)
@@ -112,8 +127,11 @@ def test_nothing_stays_on_the_cpu_and_the_host_waits_only_where_it_must(name: st
             backward(loss)
             average.update(1)
             gradients = [parameter.grad for parameter in model.parameters()]
-            assert all(gradient is not None for gradient in gradients)
-            only(set(), loss, *values.values(), *gradients, *average.state_dict().values())
+            without = [name for name, one in model.named_parameters() if one.grad is None]
+            # What the IAF-VAE's topmost layer would hand further up goes nowhere, in its authors' program neither.
+            assert all(name.startswith("layers.1.up_conv3") for name in without)
+            moved = [gradient for gradient in gradients if gradient is not None]
+            only(set(), loss, *values.values(), *moved, *average.state_dict().values())
         setting = replace(reported_setting(experiment), training_batch_size=BATCH, weights="raw", other_mode=False)
         evaluate(model, images, setting, training=images)
         only(EVALUATING)
@@ -125,7 +143,7 @@ def test_nothing_stays_on_the_cpu_and_the_host_waits_only_where_it_must(name: st
         only(set(), *model.state_dict().values())
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "adam-inside"])
 def test_an_optimizer_step_waits_for_nothing(name: str) -> None:
     with fake_cuda() as watched:
         parameters = [nn.Parameter(torch.zeros(shape, device=CUDA)) for shape in ((), (3,), (2, 3, 3, 3))]

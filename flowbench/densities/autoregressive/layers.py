@@ -73,7 +73,7 @@ class Normed(DataInitialized):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
-        mean, var = batch_moments(self.raw(x, self._directions(), None))
+        mean, var = batch_moments(self.raw(x, self._directions(), None).to(self.b.dtype))
         scale = self.init_scale / torch.sqrt(var + 1e-10)
         self.g.copy_(scale)
         self.b.copy_(-mean * scale)

@@ -82,13 +82,15 @@ class LogisticMixture:
     def parameters(self, outputs: Tensor) -> Parameters:
         """Return what a network's outputs, (batch, `outputs`, height, width), mean."""
         logits, others = outputs[:, : self.components], outputs[:, self.components :]
-        rows = others.view(len(others), self.outputs // self.components - 1, self.components, *others.shape[2:])
-        return Parameters(
-            logits,
-            rows[:, self._rows["mean"]],
-            rows[:, self._rows["scale"]].clamp_min(LOWEST_LOG_SCALE),
-            torch.tanh(rows[:, self._rows["pair"]]),
-        )
+        shape = (len(others), self.outputs // self.components - 1, self.components, *others.shape[2:])
+        rows = others.view(shape).unbind(1)
+
+        def those(kind: str) -> Tensor:
+            # Not by an index: a list of numbers is a tensor that a GPU waits for, and sampling asks at every pixel.
+            chosen = [rows[number] for number in self._rows[kind]]
+            return torch.stack(chosen, 1) if chosen else others.new_empty(shape[0], 0, *shape[2:])
+
+        return Parameters(logits, those("mean"), those("scale").clamp_min(LOWEST_LOG_SCALE), torch.tanh(those("pair")))
 
     def log_prob(self, outputs: Tensor, images: Tensor) -> Tensor:
         """Return the log-probability of images, (batch,), in nats; arguments as in `by_component`."""

@@ -57,6 +57,11 @@ class TarFlowConfig(FlowConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability of what attention and MLP add; not in the paper."""
 
+    @property
+    def moves_with_raw_weights(self) -> bool:
+        """Under additive couplings the latents' variances follow the raw weights' latents."""
+        return self.coupling == "additive"
+
     @model_validator(mode="after")
     def _noise_on_pixels(self) -> "TarFlowConfig":
         if self.noise_std and self.logit is not None:
@@ -169,7 +174,7 @@ class TarFlow(Flow):
         tokens = patches_of(x, self.patch)
         log_det = x.new_zeros(len(x))
         for block in self.blocks:
-            tokens, increment = block(tokens, self._labels(y))
+            tokens, increment = block(tokens, self._labels(y, len(x)))
             log_det = log_det + increment
         return tokens, log_det
 
@@ -189,7 +194,7 @@ class TarFlow(Flow):
         log_det = z.new_zeros(len(z))
         for block in reversed(self.blocks):
             assert isinstance(block, TarFlowBlock)
-            tokens, increment = block.inverse(tokens, self._labels(y), guidance)
+            tokens, increment = block.inverse(tokens, self._labels(y, len(z)), guidance)
             log_det = log_det + increment
         return images_of(tokens, self.image_shape, self.patch), log_det
 
@@ -247,9 +252,15 @@ class TarFlow(Flow):
         load_variables(flow.authors_variables(), told, as_it_is, optional=["var"])
         return flow
 
-    def _labels(self, y: Tensor | None) -> Tensor | None:
-        if y is not None and not self.classes:
+    def _labels(self, y: Tensor | None, images: int) -> Tensor | None:
+        if y is None:
+            return None
+        if not self.classes:
             raise InputError("y: this model has no classes")
+        if y.shape != (images,):
+            raise InputError(f"y: has the shape {tuple(y.shape)}; one label for each of {images} images is needed")
+        if images and int(y.max()) >= self.classes:
+            raise InputError(f"y: holds {int(y.max())}; the classes are 0 to {self.classes - 1}, below 0 for none")
         return y
 
 

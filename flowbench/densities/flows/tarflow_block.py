@@ -1,8 +1,9 @@
 """One block of TarFlow: each patch of an image is shifted and scaled by what a transformer reads in earlier ones."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 
 from flowbench.densities.bijection import Bijection
 from flowbench.densities.flows.causal_transformer import Cache, CausalTransformer
+from flowbench.errors import InputError
 
 __all__ = ["Guidance", "TarFlowBlock"]
+
+
+Pushed = Literal["a", "b", "ab"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,20 @@ class Guidance:
 
     weight: float = 0.0
     """g; 0: no guidance, and no second pass."""
-    what: Literal["a", "b", "ab"] = "ab"
+    what: Pushed = "ab"
     """What is pushed: log-scales, shifts, or both."""
     temperature: float = 1.0
     """Divides the attention's logits in the second pass alone; other than 1, models without labels are guided too."""
     annealed: bool = False
     """Let g grow linearly with the token, from 1/(T − 1) of the weight to all of it."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise InputError(f"weight: {self.weight}: give a number, 0 or above")
+        if self.what not in get_args(Pushed):
+            raise InputError(f"what: {self.what!r}: one of {', '.join(get_args(Pushed))}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature: {self.temperature}: give a number above 0")
 
     def at(self, token: int, tokens: int) -> float:
         """Return g where token `token` + 1 of `tokens` is made."""

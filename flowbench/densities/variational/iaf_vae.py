@@ -257,6 +257,8 @@ class IAFVAE(LatentDensity):
         first = variables.get("model/x_enc/V")
         if first is None:
             raise InputError("variables: model/x_enc/V is missing")
+        if first.ndim != 4:
+            raise InputError(f"variables: model/x_enc/V has the shape {first.shape}; a kernel has 4 dimensions")
         side = int(hparams["image_size"])
         model = cls(
             (first.shape[2], side, side),

@@ -48,6 +48,29 @@ def test_images_are_cut_into_patches_in_the_rows_order_with_channels_first():
     assert z[0, 1].tolist() == [2, 3, 6, 7, 18, 19, 22, 23, 34, 35, 38, 39]
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"), [([0, 1, 3], "the classes are 0 to 2"), ([1], r"has the shape \(1,\); one label for each of 3")]
+)
+def test_labels_that_no_image_has_are_refused(labels, said):
+    flow, y = tarflow(classes=3), torch.tensor(labels)
+    for way in (flow, flow.inverse):
+        with pytest.raises(InputError, match=said):
+            way(batch(), y)
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"what": "c"}, {"temperature": 0.0}])
+def test_guidance_that_would_do_nothing_or_harm_is_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Guidance(**wrong)
+
+
+def test_variances_that_follow_raw_weights_are_not_scored_with_averaged_ones():
+    with pytest.raises(InputError, match=r"variances that follow the raw weights: set evaluate\.weights: raw"):
+        load_experiment("tarflow/digits", ["model.coupling=additive"])
+    for way_out in ("evaluate.weights=raw", "train.ema=0"):
+        assert load_experiment("tarflow/digits", ["model.coupling=additive", way_out]).model.coupling == "additive"
+
+
 def test_without_a_label_the_mean_of_the_classes_vectors_counts():
     flow = tarflow(classes=3)
     x, none = batch(), torch.tensor([-1, -1, -1])
