@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from flowbench.errors import FlowbenchError, InputError, is_out_of_memory, why
 from flowbench.system.credentials import ScrubbedStream, scrubbed
-from flowbench.system.interruption import Interrupted
+from flowbench.system.interruption import Interrupted, raised_at_sigterm
 
 __all__ = ["main"]
 
@@ -31,7 +31,8 @@ def main() -> NoReturn:
             pass_on(imported)
         from flowbench.cli import app
 
-        code = app(args=arguments, prog_name="flowbench", standalone_mode=False)
+        with raised_at_sigterm():
+            code = app(args=arguments, prog_name="flowbench", standalone_mode=False)
     except FlowbenchError as error:
         if debug:
             _show(error)
@@ -45,6 +46,8 @@ def main() -> NoReturn:
             _show(error)
         message, code = _explain(error)
         _leave(message, code)
+    if code == 128 + signal.SIGINT:
+        _leave("interrupted", code)  # typer has caught it
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -52,6 +52,8 @@ def remarks(name: str, metric: Mapping[str, Any]) -> list[str]:
     if metric.get("constant_share"):
         shares = shares_in_words(metric["constant_share"])
         said.append(f"over the windows without constant runs, in which lie {shares}")
+    if metric.get("density_branch_share"):
+        said.append(f"a density instead of a bin for {100 * metric['density_branch_share']:.1g} % of the values")
     return said
 
 

@@ -81,7 +81,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         return "compared with nothing: a small evaluation"
     gap, published = difference(row), reproduced(row)
     if gap is None or published is None:
-        return "no published figure of this model"
+        return "compared with no published figure"
     words = _beside_the_paper(row, gap, published)
     return words if words.startswith("within") or not reproduced_again(row) else "reproduces its authors' program"
 

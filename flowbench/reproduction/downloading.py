@@ -1,6 +1,7 @@
 """One quick try to get the data of a row that may be left out."""
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -31,6 +32,8 @@ def quick_download(dataset: str) -> None:
         # A process of its own, since a name look-up that hangs can only be killed.
         done = subprocess.run(command, capture_output=True, timeout=DOWNLOAD_SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
+        for left in (data_root() / dataset).glob(".download-*"):  # it was killed, and could not clean up
+            shutil.rmtree(left, ignore_errors=True)
         problem = f"was not downloaded within {DOWNLOAD_SECONDS} seconds"
     else:
         if done.returncode == 0:

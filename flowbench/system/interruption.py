@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["Interrupted", "StopRequest"]
+__all__ = ["Interrupted", "StopRequest", "raised_at_sigterm"]
 
 INSIST_SECONDS = 0.05
 
@@ -20,6 +21,23 @@ class Interrupted(BaseException):
         super().__init__(message)
         self.signal = signal.Signals(number)
         self.exit_code = 128 + number
+
+
+@contextmanager
+def raised_at_sigterm() -> Iterator[None]:
+    """Inside the block SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt: what is open is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    raise Interrupted("stopped", number)
 
 
 class StopRequest:

@@ -42,5 +42,11 @@ def test_a_mean_that_was_stored_before_columns_were_told_apart_says_so() -> None
     ]
 
 
+def test_how_much_of_a_bound_is_a_density_is_said() -> None:
+    stored = {"value": 1.7, "bound": "density_branch", "density_branch_share": 4.2e-6}
+    assert remarks("bits_per_dim", stored) == ["a density instead of a bin for 0.0004 % of the values"]
+    assert remarks("bits_per_dim", {"value": 1.7, "density_branch_share": 0.0}) == []
+
+
 def test_shares_are_written_largest_first() -> None:
     assert shares_in_words({"a": 0.001, "b": 0.5618}) == "56 % of b, under 1 % of a"

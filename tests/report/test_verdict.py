@@ -85,7 +85,7 @@ def test_what_the_authors_program_gives_today_is_a_second_ruler(
 
 
 def test_no_reference_no_figure_and_bounds_are_said() -> None:
-    assert verdict(row(reproduces=None)) == "no published figure of this model"
+    assert verdict(row(reproduces=None)) == "compared with no published figure"
     missing = row(status="skipped", value=None, reason="cifar10 is not here")
     assert verdict(missing) == details(missing) == ""
     bounded = row(reproduces="Conv DRAW")

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from flowbench.__main__ import main
 from flowbench.system.interruption import Interrupted, StopRequest
 
 
@@ -60,3 +61,18 @@ def test_a_lost_terminal_stops_the_work_as_ctrl_c_does_unless_it_is_ignored() ->
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "stopped"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_command_that_trains_nothing_ends_with_the_signals_code_and_one_line(
+    number: signal.Signals, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr("flowbench.planning.doctor.examine", lambda: signal.raise_signal(number))
+    monkeypatch.setattr(sys, "argv", ["flowbench", "doctor"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert (caught.value.code, capsys.readouterr().err.splitlines()[-1]) == (code, f"flowbench: {said}")
+    assert signal.getsignal(number) == before
