@@ -30,7 +30,7 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Dotted overrides for the selected rows.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="A row's title or a data set's name; may be given several times.")
+        list[str] | None, typer.Option(help="Titles of rows or names of data sets: --only ROW ROW ….")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="One run for each, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: `results/<table>`].")] = None,
@@ -57,6 +57,10 @@ def reproduce(
     if "=" in table:
         # The table may be left out: `flowbench reproduce train.steps=10` overrides in the default one.
         table, overrides = "quick", [table, *(overrides or [])]
+    if only:
+        # `--only ROW ROW …`: what follows the first one arrives among the overrides, and is none.
+        only = [*only, *(word for word in overrides or [] if "=" not in word)]
+        overrides = [word for word in overrides or [] if "=" in word]
     if limit is not None:
         overrides = [*(overrides or []), f"evaluate.limit={limit}"]
     selected: dict[str, Any] = {"only": only or (), "seeds": parse_seeds(seeds), "overrides": overrides or ()}

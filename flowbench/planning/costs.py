@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import Experiment
@@ -26,6 +28,9 @@ __all__ = ["Counted", "count", "data_here"]
 
 FEW = 2
 """Images of the batch on which activations are counted."""
+MOST_COMPUTED = 10**8
+"""Parameters of a model that is computed for its count: of a larger one only the shapes are. `tarflow/imagenet64` would
+take 20 GB and minutes."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +75,22 @@ def _density(experiment: Experiment[Any, Any]) -> Counted:
     if "train" not in known.counts:
         raise InputError(f"--dry-run: how many images {experiment.data.name} has is known only when they are prepared")
     shape, levels = image_format(experiment.data)
-    model = build_density(experiment, {"shape": list(shape), "levels": levels})
+    known_shape = {"shape": list(shape), "levels": levels}
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in build_density(experiment, known_shape).parameters())
     data, config = experiment.data, experiment.train
-    images = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8)
-    noise = torch.rand(MOST_COUNTED, *model.noise_shape)
-    closed_form = bool(model.fit([images]))
-    if not closed_form:
-        model.initialize(images, noise)
-    objective, opponent = density_objective(experiment, model)
-    forward, training = _flops(objective, (images, noise), learns=not closed_form)
-    if opponent:
-        training += opponent.config.updates * _flops(opponent.objective, (images, noise), learns=True)[1]
-    activations = _activations(objective, (images[:FEW], noise[:FEW]), learns=not closed_form)
+    with torch.device("meta" if size > MOST_COMPUTED else "cpu"):
+        model = build_density(experiment, known_shape)
+        images = torch.zeros(MOST_COUNTED, *shape, dtype=torch.uint8)
+        noise = torch.rand(MOST_COUNTED, *model.noise_shape)
+        closed_form = bool(model.fit([images]))
+        if not closed_form:
+            model.initialize(images, noise)
+        objective, opponent = density_objective(experiment, model)
+        forward, training = _flops(objective, (images, noise), learns=not closed_form)
+        if opponent:
+            training += opponent.config.updates * _flops(opponent.objective, (images, noise), learns=True)[1]
+        activations = _activations(objective, (images[:FEW], noise[:FEW]), learns=not closed_form)
     trained = max(known.counts["train"] - data.holdout, 1)
     steps = config.steps if config.steps is not None else (config.epochs or 0) * (trained // data.batch_size)
     normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
@@ -193,16 +202,35 @@ def _activations(objective: nn.Module, batch: tuple[Tensor, ...], *, learns: boo
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        kept[storage._cdata] = storage.nbytes()
         return tensor
 
     if not learns:
         return 0
     objective.train()
-    own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    own = {parameter.untyped_storage()._cdata for parameter in objective.parameters()}
+    with saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
         objective(*batch)
     return sum(size for place, size in kept.items() if place not in own)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Lets attention of tensors without content keep what fused kernels keep: torch takes it apart for them."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is scaled_dot_product_attention and args[0].is_meta:
+            return _Attention.apply(*args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1]))
+        return out
 
 
 def data_here(experiment: Experiment[Any, Any]) -> bool:

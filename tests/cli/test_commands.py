@@ -124,6 +124,7 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["evaluate", "real_nvp/digits"], "no run"),
         (["reproduce", "quik"], "did you mean quick"),
         (["reproduce", "quick", "--only", "digts"], "did you mean digits"),
+        (["reproduce", "quick", "--only", "digits", "ETTh1 9"], "--only 'ETTh1 9': table quick has no such row"),
         (["reproduce", "real_nvp", "--only", "CIFAR-10", "model.featurez=2"], "row CIFAR-10"),
         (["data", "prepare", "cifar1"], "cifar10"),
         (["data", "prepare", "cifar10", "--source", "nowhere"], "nowhere"),

@@ -16,7 +16,7 @@ from flowbench.cli.dry_run import _in_all
 from flowbench.config.experiments import load_experiment
 from flowbench.data import feed
 from flowbench.errors import InputError
-from flowbench.planning import estimate, plan, stored_speed
+from flowbench.planning import costs, estimate, plan, stored_speed
 from flowbench.planning.costs import count
 from flowbench.planning.probe import WARM_UP, measure
 from flowbench.system.threads import ONE_THREAD
@@ -37,6 +37,13 @@ def test_parameters_flops_and_passes_are_counted() -> None:
     assert counted.evaluated == 2 * (360 + 1437)
     assert counted.normalized_steps == 0
     assert counted.data_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["tarflow/digits", "glow/digits", "pixelcnn/digits", "real_nvp/digits-adversarial"])
+def test_a_large_model_is_counted_by_its_shapes_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = count(load_experiment(name))
+    monkeypatch.setattr(costs, "MOST_COMPUTED", 0)
+    assert count(load_experiment(name)) == computed
 
 
 @pytest.mark.parametrize(("name", "training"), [("imagenet64", 14.66), ("lsun-bedroom", 104.12)])
