@@ -26,7 +26,7 @@ from flowbench.densities.model import DensityModel
 from flowbench.densities.preprocessing import Logit, Preprocessing, Symmetric
 from flowbench.errors import InputError
 
-__all__ = ["LearnedVariance", "TarFlow", "TarFlowConfig", "images_of", "patches_of"]
+__all__ = ["Guidance", "LearnedVariance", "TarFlow", "TarFlowConfig", "images_of", "patches_of"]
 
 ImageShape = tuple[int, int, int]
 
