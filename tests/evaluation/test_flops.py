@@ -256,7 +256,7 @@ def test_flows_at_shipped_settings_are_counted_as_by_hand(name: str) -> None:
     assert counted(experiment) == by_hand(experiment)
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "glow", "pixelcnn", "iafvae"])
+@pytest.mark.parametrize("name", ["real_nvp", "glow", "pixelcnn", "iafvae", "tarflow"])
 def test_comparison_dry_run_and_throughput_count_the_same(name: str) -> None:
     experiment = load_experiment(f"{name}/digits", SMALL[name])
     forward = flops_of(experiment, {"shape": [1, 8, 8], "levels": 17})

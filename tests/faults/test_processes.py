@@ -84,7 +84,13 @@ def test_a_vae_trains_on_the_same_draws(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tarflow_learns_the_variances_of_the_global_batch(tmp_path: Path) -> None:
     tiny = ["model.width=8", "model.head=4", "model.blocks=2", "model.layers=1", "model.dropout=0"]
-    compare(tmp_path, ["tarflow/digits", *tiny, "model.coupling=additive", *GLOW[6:]])
+    compare(tmp_path, ["tarflow/digits", *tiny, "model.coupling=additive", "evaluate.weights=raw", *GLOW[6:]])
+
+
+@pytest.mark.slow
+def test_an_autoregressive_model_trains_on_the_same_images(tmp_path: Path) -> None:
+    tiny = ["model.blocks=1", "model.filters=4", "model.components=2", "model.dropout=0"]
+    compare(tmp_path, ["pixelcnn/digits", *tiny, *GLOW[6:]])
 
 
 @pytest.fixture
