@@ -1,6 +1,6 @@
 """Exact figures from Python: of a run as it reports itself, of any density model, on any images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from flowbench.api.own_data import arrays_of, series_of
+from flowbench.api.own_data import LEVELS, arrays_of, series_of
 from flowbench.api.shown import metric_of
 from flowbench.api.stored import StoredRun, check_own_data
+from flowbench.config.schema import DensityData
 from flowbench.data import Images, open_split
-from flowbench.data.sets.own import OWN, images_of, split_called
-from flowbench.densities.flows.normalization import BatchStatistics
+from flowbench.data.images import open_images
+from flowbench.data.sets.own import OWN, images_of, own_images, split_called
 from flowbench.densities.model import DensityModel
 from flowbench.errors import InputError
 from flowbench.evaluation.likelihood import evaluate as measure
 from flowbench.evaluation.measuring import Request
-from flowbench.evaluation.reported import Setting
+from flowbench.evaluation.reported import Setting, is_normalized
 from flowbench.runs.folder import RunFolder, find_run
 from flowbench.system.progress import quietly
 from flowbench.tasks.density import reported_setting
-from flowbench.tasks.loading import evaluate_run
+from flowbench.tasks.loading import evaluate_run, stopped_at
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -107,7 +108,11 @@ def _evaluated(
             raise InputError(
                 f"{folder.path}: data: {type(data).__name__}: a forecaster takes a DataFrame or a CSV file"
             )
-        return _of_model(run_or_model.model, data, split, reported_setting(experiment), draws, importance)
+        model: Any = run_or_model.model
+        images = _images_of_run(experiment.data, data, split)
+        setting, notes = _as_it_stands(folder, model)
+        measured = _of_images(model, images, setting, draws, importance)
+        return replace(measured, notes=(*measured.notes, *notes))
     if data is None:
         raise InputError("data: a model knows of no images: give some, or the name of a set")
     return _of_model(run_or_model, data, split, Setting(batch_norm="running"), draws, importance)
@@ -140,7 +145,29 @@ def _of_model(
 ) -> Evaluation:
     if not isinstance(model, DensityModel):
         raise InputError(f"{type(model).__name__}: is no density model of images: flowbench.adapters makes one of it")
-    images = _images(model, data, split)
+    return _of_images(model, _images(model, data, split), setting, draws, importance)
+
+
+def _as_it_stands(folder: RunFolder, model: DensityModel) -> tuple[Setting, list[str]]:
+    """Return what the figures of a run's model are called, and what a reader must know of an unfinished run."""
+    setting, stopped = reported_setting(folder.experiment), stopped_at(folder)
+    if stopped is None:
+        return setting, []
+    # Until its end a run has no statistics of its training set, and without them its averaged weights are left out.
+    weights = "raw" if is_normalized(model) else setting.weights
+    return replace(setting, batch_norm="running", weights=weights), [str(stopped)]
+
+
+def _images_of_run(config: DensityData, data: Any, split: str | None) -> Images:
+    """Return arrays as a run's training would see them: its grey levels, its crops."""
+    part, array = _part_of(arrays_of(data, split or "test"), split)
+    name = own_images({part: array}, config.levels or LEVELS)
+    return open_images(config.model_copy(update={"name": name, "holdout": 0}), split_called(part))
+
+
+def _of_images(
+    model: DensityModel, images: Images, setting: Setting, draws: int | None, importance: int | None
+) -> Evaluation:
     if (images.shape, images.levels) != (model.image_shape, model.levels):
         raise InputError(
             f"data: images of {images.shape} with {images.levels} levels; the model takes {model.image_shape} with "
@@ -148,9 +175,11 @@ def _of_model(
         )
     # The statistics and weights that the model has are measured, and called what the run calls them.
     reported, weights = setting.batch_norm, setting.weights
-    asked = Setting(seed=setting.seed, draws=draws or setting.draws, importance=importance, batch_norm="running")
+    asked = Setting(
+        seed=setting.seed, draws=setting.draws if draws is None else draws, importance=importance, batch_norm="running"
+    )
     measured = measure(model, images, asked)
-    normalized = any(isinstance(module, BatchStatistics) for module in model.modules())
+    normalized = is_normalized(model)
     names = {"batch_norm": reported if normalized else None, "weights": weights}
     metrics = {name: {**metric, **names} for name, metric in measured.metrics.items()}
     return _evaluation("bits_per_dim", images.split, metrics, measured.bits_per_dim, images.status, measured.notes)
@@ -161,13 +190,17 @@ def _images(model: DensityModel, data: Any, split: str | None) -> Images:
         from flowbench.config.registry import image_sets
 
         return open_split(data, image_sets[data].report_split if split is None else split_called(split))
-    arrays = arrays_of(data, split or "test")
+    part, array = _part_of(arrays_of(data, split or "test"), split)
+    return images_of(part, array, model.levels)
+
+
+def _part_of(arrays: dict[str, NDArray[np.uint8]], split: str | None) -> tuple[str, NDArray[np.uint8]]:
     if not arrays:
         raise InputError("data: there are no images in it")
     part = split or ("test" if "test" in arrays else next(iter(arrays)))
     if part not in arrays:
         raise InputError(f"data: there is no {part!r} in it: {', '.join(arrays)}")
-    return images_of(part, arrays[part], model.levels)
+    return part, arrays[part]
 
 
 def _evaluation(

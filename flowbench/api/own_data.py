@@ -31,7 +31,10 @@ def with_data(experiment: Experiment[Any, Any], data: Any) -> Experiment[Any, An
         return experiment
     config = experiment.data
     if isinstance(config, ForecastData):
-        changed: Any = config.model_copy(update={"name": series_of(data), "csv": None, "date": None})
+        # Of a frame with an index of dates the file has a column called date.
+        indexed = isinstance(data, pd.DataFrame) and isinstance(data.index, pd.DatetimeIndex)
+        date = None if indexed else config.date
+        changed: Any = config.model_copy(update={"name": series_of(data), "csv": None, "date": date})
         return experiment.model_copy(update={"data": changed})
     assert isinstance(config, DensityData)
     arrays = arrays_of(data)

@@ -159,8 +159,8 @@ def parse_levels(text: str) -> tuple[float, ...]:
 def parse_percentage(text: str) -> float:
     """Read `5%` or `0.05` as 0.05."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
-    if not match:
-        raise InputError(f"--max-slowdown {text!r}: write a percentage, for example 5%")
+    if not match or (not match[2] and float(match[1]) >= 1):
+        raise InputError(f"--max-slowdown {text!r}: write a percentage, for example 5%, or a part below 1, as 0.05")
     return float(match[1]) / (100 if match[2] else 1)
 
 

@@ -36,6 +36,8 @@ class Kept:
     """Row of the file at which the future of window 0 starts, that of window i i rows later; 0 of images."""
     arrays: Mapping[str, str]
     """SHA-256 of the images' arrays, in their order; {}: not recorded, or a series, whose fingerprint is a file's."""
+    rows: str | None
+    """Which images of the arrays: `all`, or the SHA-256 of their places; None: not recorded, or a series."""
     step: int | None = None
     """Of the weights, where an unfinished run was measured by itself; None: the run's end, or its last validation."""
 
@@ -100,6 +102,11 @@ def on_the_same_items(runs: Sequence[RunFolder], split: str, metric: str) -> lis
             f"{' and '.join(str(run.path) for run in runs)}: measured on the same images in another order, and values "
             f"are paired by their place: measure them again on one of the two, for example {_way_out(runs[0], split)}"
         )
+    if len({one.rows for one in chosen} - {None}) > 1:
+        raise InputError(
+            f"{' and '.join(str(run.path) for run in runs)}: measured on other images of the same {split} part: runs "
+            "whose data.holdout differs train on unlike images"
+        )
     return chosen
 
 
@@ -159,9 +166,16 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
         step = (content.get("stopped") or {}).get("step")
         arrays = content.get("data_arrays", {})
         # Files from before it was recorded are of windows that began at one row.
-        first = content.get("first_origin", 0)
+        first, rows = content.get("first_origin", 0), content.get("data_rows")
         one = Kept(
-            figure, values.astype(np.float64), content["dataset"], content["data_fingerprint"], first, arrays, step
+            figure,
+            values.astype(np.float64),
+            content["dataset"],
+            content["data_fingerprint"],
+            first,
+            arrays,
+            rows,
+            step,
         )
         found.insert(0 if figure == mine else len(found), one)
     if found:

@@ -60,6 +60,11 @@ class ModelConfig(Section):
     name: str
 
     @property
+    def weighs_scales(self) -> bool:
+        """Whether it has scales that `optim.scale_l2` may weigh."""
+        return True
+
+    @property
     def moves_with_raw_weights(self) -> bool:
         """Whether it has state that is right for the raw weights alone and that nothing estimates anew for averages."""
         return False
@@ -319,6 +324,8 @@ class Experiment(Section, Generic[DataT, ModelT]):
             self._refuse_of_images()
         if self.train.objective == "adversarial" and not self.model.learns_from_samples:
             raise ValueError(f"train.objective: adversarial is for flows, and {self.model.name} is none")
+        if self.optim.scale_l2 and not self.model.weighs_scales:
+            raise ValueError(f"optim.scale_l2: {self.model.name} as it is set has no scales to weigh: leave it out")
         if self.train.ema > 0 and self.weights == "ema" and self.model.moves_with_raw_weights:
             raise ValueError(
                 f"train.ema: {self.model.name} as it is set learns variances that follow the raw weights: set "

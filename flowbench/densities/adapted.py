@@ -62,7 +62,7 @@ class Adapted(DensityModel):
         """Return the terms of log p; `prior` is the module's own log-density."""
         self.check(images)
         x, jacobian = self._input(images, noise)
-        log_prob = _log_prob(self.module, x)
+        log_prob = _log_prob(self.module, x.to(self._dtype(x.dtype)))
         # A density of pixels is one of integers plus noise already.
         per_level = 0.0 if self.space == "pixel" else -self.dimensions * math.log(self.levels)
         zero = torch.zeros_like(log_prob)
@@ -88,6 +88,10 @@ class Adapted(DensityModel):
             x = self._logit.inverse(x)
         scaled = x if self.space == "pixel" else x * self.levels
         return scaled.reshape(n, *self.image_shape).floor().clamp(0, self.levels - 1).to(torch.uint8)
+
+    def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
+        """Return the type that the module computes in."""
+        return next((one.dtype for one in self.module.parameters() if one.is_floating_point()), otherwise)
 
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         assert self._sample is not None

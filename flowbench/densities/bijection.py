@@ -63,9 +63,15 @@ class Bijection(nn.Module, ABC):
         return z
 
     def regularization(self) -> Tensor:
-        """Return the sum of squares that `optim.scale_l2` penalizes, a scalar; 0 unless a model says otherwise."""
-        parameter = next(self.parameters(), None)
-        return torch.zeros(()) if parameter is None else parameter.new_zeros(())
+        """Return the sum of squares of the convolutions' magnitudes and of the couplings' scales, a scalar.
+
+        That is what `optim.scale_l2` penalizes (Dinh et al. 2017, section 4.1); 0 without weight normalization.
+        """
+        named = list(self.named_parameters())
+        scales = [one.flatten() for name, one in named if name.endswith((".magnitude", ".rescaling_scale"))]
+        if scales:
+            return torch.cat(scales).square().sum()
+        return named[0][1].new_zeros(()) if named else torch.zeros(())
 
 
 class Compose(Bijection):

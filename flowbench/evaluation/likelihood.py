@@ -47,6 +47,8 @@ class Measured:
     """Of every image in the split's order, the mean over draws, (n,)."""
     notes: list[str]
     """Lines that a reader of the figures should see."""
+    rows: NDArray[np.int64] | None = None
+    """Which images of the split as it lies prepared these are; None: all, in order."""
 
 
 def evaluate(
@@ -80,6 +82,7 @@ def evaluate(
         InputError: running statistics asked for averaged weights; population statistics without training images.
         WorkFailedError: some figure is not finite; the message names the images.
     """
+    _check_draws(setting)
     normalized = is_normalized(model)
     if setting.importance is not None and model.bound == "exact":
         raise InputError("importance: this model's likelihood is exact: there is no bound to tighten")
@@ -106,6 +109,13 @@ def evaluate(
             except WorkFailedError as error:
                 measured.notes.append(f"with {mode} batch-norm statistics: {error}")
     return measured
+
+
+def _check_draws(setting: Setting) -> None:
+    if setting.draws < 1:
+        raise InputError(f"draws is {setting.draws}: at least one is needed")
+    if setting.importance is not None and setting.importance < 1:
+        raise InputError(f"importance is {setting.importance}: give the number of samples, 2 or more")
 
 
 def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, ranks: int) -> Values:

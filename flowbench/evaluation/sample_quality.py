@@ -45,7 +45,7 @@ def sample_quality(
         InputError: torchmetrics or torch-fidelity is not installed, or Inception's weights are not on disk.
     """
     network = inception() if network is None else network
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     network = network.to(device)
     theirs = (batch for _, batch in batches_in_order(images, AT_ONCE, device))
     real = _features(network, theirs, model.levels)

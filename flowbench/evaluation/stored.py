@@ -1,5 +1,6 @@
 """Evaluations as files of a run: the figures as JSON, and the bits/dim of every image beside them."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def write_evaluation(
         "split": part or images.split,
         "data_fingerprint": images.fingerprint,
         "data_arrays": dict(images.arrays),
+        "data_rows": "all" if measured.rows is None else hashlib.sha256(measured.rows.tobytes()).hexdigest(),
         "data_status": images.status,
         "seed": setting.seed,
         "metrics": {part or images.split: measured.metrics},

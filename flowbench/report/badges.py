@@ -17,6 +17,10 @@ BADGES = {
         "warn",
         "Its images were resized in another way than those of the published figures: no reproduction of them.",
     ),
+    "other task": (
+        "warn",
+        "Of other grey levels, columns, steps ahead or windows than the published figures: compared with none of them.",
+    ),
     "dirty": ("warn", "Made with uncommitted changes in flowbench's own tree."),
     "stale": ("warn", "The config, the code's numerics or the data differ from today's."),
     "not run": ("plain", "Nothing was measured."),

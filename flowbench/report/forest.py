@@ -11,7 +11,7 @@ from typing import Any
 
 from flowbench.evaluation.error_bars import ErrorBar
 from flowbench.report.formats import unit
-from flowbench.tables.results import OTHER_IMAGES
+from flowbench.tables.results import OTHER_IMAGES, OTHER_TASK
 
 __all__ = ["Forest", "Point", "forests"]
 
@@ -47,7 +47,7 @@ class Forest:
     """The values at both ends of the lines."""
 
 
-_ALONE = frozenset({"limited", OTHER_IMAGES})
+_ALONE = frozenset({"limited", OTHER_IMAGES, OTHER_TASK})
 """Badges of figures that no published one is compared with."""
 
 

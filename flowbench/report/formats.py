@@ -103,9 +103,9 @@ def difference(row: Mapping[str, Any]) -> float | None:
 def reproduced(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the published figure that the row is compared with: of the model it reproduces, on the same split.
 
-    None where ours is of images that were resized in another way, or of some of them: easier or harder ones.
+    None where ours is of images that were resized in another way, of some of them, or of another task.
     """
-    if {"other resampling", "limited"} & set(row["badges"]):
+    if {"other resampling", "other task", "limited"} & set(row["badges"]):
         return None
     published: Sequence[Mapping[str, Any]] = row["published"]
     for entry in published:

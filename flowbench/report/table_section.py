@@ -1,5 +1,6 @@
 """A results file as a part of a page: the table beside the published figures, and a card for each line of it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -251,7 +252,9 @@ def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], plac
     if not keys:
         return None
     drawn = keys[0].removeprefix("train/")
-    stem = place.plots and place.plots / f"{anchor}-training"
+    # Another call's runs of this line have curves of their own.
+    these = hashlib.sha256(json.dumps(row["runs"]).encode()).hexdigest()[:8]
+    stem = place.plots and place.plots / f"{anchor}-training-{these}"
     title = "Training" + (", bits/dim of the noisy batches" if drawn == "bits_per_dim" else "")
     title += "" if drawn == row["metric"] or drawn == "bits_per_dim" else f", {unit(drawn)}"
     validated = any(one.get(keys[1]) is not None for rows in metrics for one in rows)
@@ -262,6 +265,9 @@ def _curves(row: Mapping[str, Any], anchor: str, runs: Sequence[RunFolder], plac
     if not place.redraw and files and _newer(files, data):
         links = {path.suffix[1:].upper(): path.relative_to(place.folder).as_posix() for path in files}
         return Plot(title, alt, embed(files[0]), links, drawn=True)
+    if place.plots:
+        for before in place.plots.glob(f"{anchor}-training*"):
+            before.unlink()
     drawing = training_curves(metrics, row["metric"], row["model"])
     return None if drawing is None else save_plot(drawing, stem, page=place.folder, title=title, alt=alt)
 

@@ -21,8 +21,6 @@ _CHOSEN_BY_TABLE: tuple[str, ...] = (
     "data.name",
     "data.csv",
     "data.protocol",
-)
-_CHOSEN_BY_TABLE += (
     "data.unit",
     "data.lookback",
     "data.horizon",
@@ -79,6 +77,8 @@ def verdict(row: Mapping[str, Any]) -> str:
         return "no reproduction: other images"
     if "limited" in row["badges"]:
         return "compared with nothing: a small evaluation"
+    if "other task" in row["badges"]:
+        return "compared with nothing: another task"
     gap, published = difference(row), reproduced(row)
     if gap is None or published is None:
         return "compared with no published figure"

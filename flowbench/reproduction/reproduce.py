@@ -226,13 +226,15 @@ def _nothing(_: str) -> None:
 def _measure_costs(agenda: Agenda) -> None:
     """Measure what the table wants to know of its lines' costs, one after the other, when nothing trains beside."""
     for line in agenda.uncosted:
-        from flowbench.system.device import default_device
+        import torch
+
         from flowbench.system.threads import one_thread
         from flowbench.throughput.cost import measure_costs
 
         run = RunFolder(line.runs[0])
         with one_thread():
-            run.write_costs(measure_costs(run.experiment, default_device()))
+            # On the processor wherever it was trained: one sheet, one kind of device.
+            run.write_costs(measure_costs(run.experiment, torch.device("cpu")))
         agenda.take_finished(line)
         agenda.write()
 

@@ -150,14 +150,13 @@ class Watch:
 
 def watch_until_done(runs: Callable[[], Sequence[Watched]], say: Callable[[str], None], poll: float = 2.0) -> None:
     """Show runs that other processes make until each has its end: live, or, without a terminal, a line a change."""
-    seen: dict[tuple[str, str, int], str] = {}
+    seen: dict[int, str] = {}
     with Watch(runs) as watch:
         while True:
             now = runs()
-            for one in now:
-                key = (one.row, one.experiment, one.seed)
-                if seen.get(key) != one.state:
-                    seen[key] = one.state
+            for place, one in enumerate(now):  # an experiment may stand in a row twice
+                if seen.get(place) != one.state:
+                    seen[place] = one.state
                     say(f"{one.row}, {one.experiment}, seed {one.seed}: {one.state}")
             watch.draw()
             if all(one.state in ENDS for one in now):

@@ -7,22 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowbench.config.experiments import config_id, config_sha256
+from flowbench.config.experiments import config_id, config_sha256, load_experiment
 from flowbench.config.metric_words import bound_of_all
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.config.schema import COMPILED_NUMERICS, FUSED, Experiment
 from flowbench.data.image_set import ImageSet, data_root
 from flowbench.data.manifest import Manifest, read_manifest
-from flowbench.errors import FlowbenchError
+from flowbench.errors import FlowbenchError, InputError
 from flowbench.runs.folder import RunFolder
 from flowbench.runs.same_data import fingerprints_here
 from flowbench.tables.table import Entry, Row
 
-__all__ = ["OTHER_IMAGES", "done_row", "empty_row", "rechecked_row", "stale_reasons"]
+__all__ = ["OTHER_IMAGES", "OTHER_TASK", "done_row", "empty_row", "rechecked_row", "stale_reasons"]
 
 LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "samples", "limited")
 OTHER_IMAGES = "other resampling"
 """The badge of figures on images that were resized in another way than those of the published figures."""
+
+
+OTHER_TASK = "other task"
+"""The badge of figures of other values than the row's: other grey levels, columns, steps ahead, another protocol."""
+_TASK = ("bits", "levels", "size", "crop", "horizon", "features", "target", "protocol", "test_on")
+"""Keys of a `data:` section that say what is measured, not how well."""
 
 
 def empty_row(
@@ -103,6 +109,7 @@ def done_row(
         "budget": budgets.pop() if len(budgets) == 1 else "custom",
         "badges": [
             *(["limited"] if any("limited" in metric for metric in metrics) else []),
+            *([OTHER_TASK] if row.published and not all(_is_asked_for(entry, one) for one in experiments) else []),
             *_badges(results, runs, status, stale=bool(stale)),
         ],
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,
@@ -113,6 +120,15 @@ def done_row(
         **(_covered(results, row.split) if row.metric == "crps" else {}),
     }
     return _with_resample(content, [_resample(row.dataset, *pair) for pair in zip(results, metrics, strict=True)])
+
+
+def _is_asked_for(entry: Entry, experiment: Experiment[Any, Any]) -> bool:
+    """Say whether an experiment measures what its entry in a table says; overrides of a call may change it."""
+    try:
+        asked = load_experiment(entry.name, entry.overrides).data
+    except InputError:
+        return True  # of one's own: no published figure is of it
+    return all(getattr(asked, key, None) == getattr(experiment.data, key, None) for key in _TASK)
 
 
 def _labels(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -226,7 +226,7 @@ class DensityTask:
             ranks=self._ranks,
             gather=gather,
         )
-        return replace(measured, metrics=limited(measured.metrics, len(some), len(images)))
+        return replace(measured, metrics=limited(measured.metrics, len(some), len(images)), rows=some.rows)
 
     def setting(self) -> Setting:
         """How the experiment's own figures are measured."""

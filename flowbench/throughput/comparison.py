@@ -58,9 +58,12 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> list[Change]:
     """Return the entries that both result files have.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none; other devices, or another model of the same name.
     """
+    _refuse_other_device(second, first)
     pairs = _pairs(first, second)
+    for one, two in pairs:
+        _refuse_other_model(two, one)
     if not pairs:
         raise InputError("the two files have no pass in common (same experiment, pass, batch, precision, compiled)")
     return [

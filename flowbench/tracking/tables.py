@@ -1,6 +1,7 @@
 """A table in MLflow: one run with its figures and its files, which the runs of its rows name as their parent."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -104,8 +105,12 @@ class TableCopy:
 def _metrics(rows: list[dict[str, Any]], moment: int) -> list[Metric]:
     """Return each row's figure as `<row>/<experiment>`, with its `_stderr` and `_seed_std`, at a time in ms."""
     values: dict[str, Any] = {}
+    seen: Counter[str] = Counter()
     for row in rows:
         name = f"{row.get('row')}/{row.get('experiment')}"
+        # With other overrides an experiment may stand in a row once more.
+        seen[name] += 1
+        name += f"-{seen[name]}" if seen[name] > 1 else ""
         values |= {name: row.get("value"), f"{name}_stderr": row.get("stderr"), f"{name}_seed_std": row.get("seed_std")}
     return [Metric(entity_name(name), value, moment, 0) for name, value in finite(values).items()]
 

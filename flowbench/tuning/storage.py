@@ -6,7 +6,7 @@ All of them have heartbeats: the trial of a killed worker is marked failed, and 
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,16 @@ def retried(trial: FrozenTrial) -> int | None:
         return RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
 
 
+class _Database(RDBStorage):
+    """Optuna's, in which a trial that is taken up again lives from its first moment, not from its next heartbeat."""
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Say that it lives before it runs: by its last beat, of hours ago, another worker would call it dead."""
+        if state == TrialState.RUNNING:
+            self.record_heartbeat(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+
 class _BeatingProxy(GrpcStorageProxy, BaseHeartbeat):  # type: ignore[misc, unused-ignore]
     """Optuna's gRPC storage proxy, which knows no heartbeats, with heartbeats: the time, as an attribute of the trial.
 
@@ -123,6 +133,13 @@ class _BeatingProxy(GrpcStorageProxy, BaseHeartbeat):  # type: ignore[misc, unus
             self.set_trial_system_attr(trial_id, "heartbeat", time.time())
         except optuna.exceptions.UpdateFinishedTrialError:
             return
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Say that it lives before it runs, as `_Database`."""
+        if state == TrialState.RUNNING:
+            self.record_heartbeat(trial_id)
+        done: bool = super().set_trial_state_values(trial_id, state, values)
+        return done
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
@@ -180,7 +197,7 @@ def _open_database(url: str, heartbeat: int, grace: int, retry: Any, **engine: A
     _check_tables(url, engine)
     for attempt in range(5):
         try:
-            return RDBStorage(
+            return _Database(
                 url,
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 
 from flowbench.config.experiments import load_experiment
 from flowbench.config.registry import image_sets
-from flowbench.config.schema import Experiment
+from flowbench.config.schema import Experiment, Space
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.durations import in_words
 from flowbench.system.interruption import Interrupted, StopRequest
@@ -22,7 +23,7 @@ from flowbench.system.threads import one_thread
 from flowbench.tuning.grid import GridByNumber
 from flowbench.tuning.joining import join_study, study_folder, study_uid
 from flowbench.tuning.objectives import Objective, objectives_of, validated
-from flowbench.tuning.space import check_space
+from flowbench.tuning.space import check_space, in_order
 from flowbench.tuning.storage import DEFAULT_STORAGE, explained, open_storage
 from flowbench.tuning.tally import tallied
 from flowbench.tuning.trial import Trials
@@ -254,9 +255,24 @@ def _resolve(base: str | Path, overrides: list[str]) -> tuple[Experiment[Any, An
 
         changes.append(f"data.holdout={min(HOLDOUT, len(open_images(experiment.data, 'train')) // 5)}")
     resolved = load_experiment(base, changes)
-    # A key that the caller sets is not searched.
-    space = {key: one for key, one in resolved.tune.items() if key not in fixed}
-    return resolved.model_copy(update={"tune": space}), changes
+    return resolved.model_copy(update={"tune": _left_to_search(resolved, fixed)}), changes
+
+
+def _left_to_search(experiment: Experiment[Any, Any], fixed: set[str]) -> dict[str, Space]:
+    """Return the searched keys without those that the caller has fixed, and without what can then never be searched."""
+
+    def value_of(key: str) -> Any:
+        return reduce(getattr, key.split("."), experiment)
+
+    left: dict[str, Space] = {}
+    for key in in_order(experiment.name, experiment.tune):
+        one = experiment.tune[key]
+        conditions = one.when or {}
+        holds = all(other in left or (other in fixed and value_of(other) == v) for other, v in conditions.items())
+        if key not in fixed and holds:
+            open_ones = {other: value for other, value in conditions.items() if other in left}
+            left[key] = one.model_copy(update={"when": open_ones or None})
+    return {key: left[key] for key in experiment.tune if key in left}
 
 
 def _check_data(experiment: Experiment[Any, Any]) -> None:

@@ -1,6 +1,7 @@
 """Trained on arrays and frames, and what a run gives: figures equal to those of files, and nothing printed."""
 
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,29 @@ def test_the_holdout_of_a_known_set_is_cut_from_its_training_part(tmp_path: Path
     measured = run.evaluate(split="holdout")
     assert (measured.split, measured.n) == ("holdout", 40)
     assert run.metrics["validation/bits_per_dim"].dropna().iloc[-1] == pytest.approx(measured.value, abs=1e-12)
+
+
+def test_arrays_are_measured_as_the_run_sees_its_own(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    bright = {part: (array * 15).astype(np.uint8) for part, array in arrays.items()}
+    experiment = fb.experiment("independent/digits", data={"levels": None, "bits": 4})
+    run = fb.train(experiment, tmp_path / "run", data=bright, progress=False)
+    assert run.evaluate({"test": bright["test"]}).value == run.evaluate().value
+
+
+def test_an_unfinished_run_is_called_what_it_is(digits: fb.Run, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    shutil.copytree(digits.path, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    measured = fb.Run(tmp_path / "run").evaluate({"test": arrays["test"]})
+    assert any("not finished" in note or "stopped" in note or "step" in note for note in measured.notes)
+    assert digits.evaluate({"test": arrays["test"]}).notes == ()
+
+
+def test_the_date_column_of_a_frame_may_have_any_name(frame: pd.DataFrame, tmp_path: Path) -> None:
+    named = frame.reset_index().rename(columns={"when": "Day"})
+    run = fb.train(
+        fb.experiment("etth/nlinear", "data.date=Day", **WINDOWS), tmp_path / "run", data=named, progress=False
+    )
+    assert run.result["metrics"]["test"]["mae"]["n"] > 0
 
 
 def test_a_layout_with_channels_first_is_the_same_data(digits: fb.Run, arrays: dict[str, np.ndarray]) -> None:

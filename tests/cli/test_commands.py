@@ -123,6 +123,8 @@ def test_reproduce_takes_overrides_labels_them_and_is_done_the_second_time(run) 
         (["train", "real_nvp/digits", "--resume"], "no unfinished run"),
         (["evaluate", "real_nvp/digits"], "no run"),
         (["reproduce", "quik"], "did you mean quick"),
+        (["throughput", "run", "real_nvp/digits", "--out", "baseline"], "throughput files as NAME.json"),
+        (["throughput", "gate", "a.json", "--baseline", "b.json", "--max-slowdown", "5"], "for example 5%, or a part"),
         (["reproduce", "quick", "--only", "digts"], "did you mean digits"),
         (["reproduce", "quick", "--only", "digits", "ETTh1 9"], "--only 'ETTh1 9': table quick has no such row"),
         (["reproduce", "real_nvp", "--only", "CIFAR-10", "model.featurez=2"], "row CIFAR-10"),

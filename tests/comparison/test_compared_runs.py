@@ -317,3 +317,14 @@ def test_many_runs_are_ranked_by_the_metric_that_is_asked_for(tmp_path: Path) ->
     (Path(runs[0]) / "result.json").write_text(json.dumps(evaluated))
     with pytest.raises(InputError, match="unlike numbers of items: 5 of 31, all"):
         field_of_runs(runs, "both")
+
+
+def test_images_that_other_holdouts_left_are_not_paired(tmp_path: Path) -> None:
+    runs = []
+    for held in (0, 100):
+        experiment = load_experiment("independent/digits", ["evaluate.limit=200", f"data.holdout={held}"])
+        train(experiment, tmp_path / str(held))
+        runs.append(str(tmp_path / str(held)))
+    with pytest.raises(InputError, match="measured on other images of the same train part"):
+        compare_runs(*runs, split="train")
+    assert compare_runs(*runs, split="test").paired.n == 200

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -254,6 +255,67 @@ def test_what_was_left_out_before_a_stop_is_looked_at_again(data_folder, source,
     states = prepare("cifar10", source, skip_broken=True, processes=1)
     assert [(state.count, state.skipped) for state in states] == [(40, 0), (10, 0)]
     assert same_set(open_split("cifar10", "train"), TRAIN)
+
+
+def test_pieces_of_files_that_are_others_now_are_made_again(data_folder, source, monkeypatch):
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 7)
+    write_folders(source)
+    names = sorted((source / "train").rglob("*.png"))
+    contents = [name.read_bytes() for name in names]
+    names[30].write_bytes(b"no image")
+    with pytest.raises(InputError):
+        prepare("cifar10", source, processes=1)
+    for name, content in zip(names, reversed(contents), strict=True):  # another export, under the same names
+        name.write_bytes(content)
+    states = prepare("cifar10", source, processes=1)
+    shutil.rmtree(data_folder)
+    assert prepare("cifar10", source) == states
+
+
+def test_stopped_while_gaps_were_closed_it_goes_on_with_the_rows_as_they_were(data_folder, source, monkeypatch):
+    monkeypatch.setattr(preparation, "MAX_PIECE_IMAGES", 7)
+    write_folders(source)
+    names = sorted((source / "train").rglob("*.png"))
+    contents = [name.read_bytes() for name in names]
+    for number in (2, 11):
+        names[number].write_bytes(b"no image")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        lay_out = preparation.lay_out
+        patch.setattr(preparation, "lay_out", lambda path, shape: full() if shape[0] == 38 else lay_out(path, shape))
+        with pytest.raises(OSError, match="No space left"):
+            prepare("cifar10", source, skip_broken=True, processes=1)
+    assert list((data_folder / ".preparing-cifar10").glob("*.gaps"))
+    names[2].write_bytes(contents[2])
+    states = prepare("cifar10", source, skip_broken=True, processes=1)
+    shutil.rmtree(data_folder)
+    assert prepare("cifar10", source, skip_broken=True) == states
+
+
+def test_unpacked_batches_are_those_of_their_own_source(data_folder, source, tmp_path):
+    def write(folder, seed, held):
+        folder.mkdir(parents=True)
+        for number, part in enumerate(np.array_split(random_images(30, seed=seed), 10), 1):
+            np.savez_compressed(folder / f"train_data_batch_{number}.npz", data=planes(part))
+        (folder / "val_data.npz").write_bytes(held)
+
+    content = io.BytesIO()
+    np.savez_compressed(content, data=planes(random_images(7, seed=2)))
+    write(tmp_path / "one", 0, b"no npz")
+    with pytest.raises(InputError):
+        prepare("imagenet32-chrabaszcz", tmp_path / "one")
+    write(tmp_path / "other", 1, content.getvalue())
+    prepare("imagenet32-chrabaszcz", tmp_path / "other")
+    assert np.array_equal(open_split("imagenet32-chrabaszcz", "train").array, random_images(30, seed=1))
+
+
+@pytest.mark.parametrize("option", [{"resample": "pyramid"}, {"size": 32}, {"skip_broken": True}])
+def test_a_series_has_no_options_of_images(data_folder, source, option):
+    with pytest.raises(InputError, match="is for sets of images, and etth1 is a series"):
+        prepare("etth1", source, **option)
 
 
 def test_pieces_of_another_size_are_not_gone_on_with(data_folder, source, monkeypatch):

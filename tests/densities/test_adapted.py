@@ -164,3 +164,20 @@ def test_samples_that_are_not_numbers_are_no_black_images() -> None:
     model = fb.adapters.from_log_prob(Uniform("unit", 256), image_shape=SHAPE, space="unit", sample=half)
     with pytest.raises(WorkFailedError, match="1 of 4 samples are not numbers"):
         model.sample(4)
+
+
+class Linear(nn.Module):
+    """A module that computes in the type of its weights, whatever that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(math.prod(SHAPE), 1, dtype=torch.float64)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return -self.weigh(x.flatten(1)).square().flatten()
+
+
+def test_a_module_of_float64_is_given_float64() -> None:
+    model = fb.adapters.from_log_prob(Linear(), image_shape=SHAPE)
+    images = torch.randint(256, (3, *SHAPE)).to(torch.uint8)
+    assert model.bits_per_dim(images).dtype == torch.float64

@@ -303,3 +303,9 @@ def test_written_evaluation_holds_metrics_and_per_image_values(tmp_path):
     assert path.name.startswith("test-toy-draws2")
     assert content["metrics"]["test"] == measured.metrics
     np.testing.assert_array_equal(np.load(tmp_path / content["per_image"]), measured.bits_per_dim)
+
+
+@pytest.mark.parametrize("asked", [{"draws": 0}, {"importance": 0}])
+def test_no_draw_is_no_evaluation(asked):
+    with pytest.raises(InputError, match=next(iter(asked))):
+        evaluate(affine_model(), some_images(), Setting(**asked))

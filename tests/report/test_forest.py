@@ -43,6 +43,7 @@ def test_every_row_has_its_own_picture_and_one_without_a_figure_none(tmp_path: P
 
 
 def test_what_is_measured_otherwise_stands_beside_no_published_figure() -> None:
+    assert forests([(row(badges=["other task"]), None)]) == []
     rows = [row(badges=["limited"]), row(badges=["other resampling", "stale"]), row(badges=["stale"], value=3.7)]
     (found,) = forests([(one, None) for one in rows])
     assert [point.name for point in found.points if not point.published] == ["real_nvp/cifar10 (stale)"]

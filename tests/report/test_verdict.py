@@ -100,6 +100,11 @@ def test_a_small_evaluation_is_compared_with_nothing() -> None:
     assert difference(limited) is None
 
 
+def test_a_figure_of_another_task_is_compared_with_nothing() -> None:
+    other = row(value=3.1, badges=["other task", "custom"])
+    assert (verdict(other), difference(other)) == ("compared with nothing: another task", None)
+
+
 def test_what_was_less_than_the_preset_is_said_for_custom_runs_alone() -> None:
     small = load_experiment("real_nvp/cifar10", ["train.epochs=3", "model.features=16", "seed=4"])
     short = shortfall(row(), {"epochs": 3.0, "steps": 2346}, small)

@@ -365,3 +365,30 @@ def test_a_row_that_is_left_out_is_told_to_who_watches(tmp_path: Path) -> None:
     states = {one.experiment: one.state for one in planned.watched_from_outside()}
     assert states["etth/nlinear"] == "skipped"
     assert set(states.values()) == {"skipped", "waiting"}
+
+
+@pytest.mark.pictures
+def test_a_line_shows_the_curves_of_its_own_runs(tmp_path: Path) -> None:
+    """Other overrides, then the first ones again: the later files are of other runs."""
+    pages = []
+    for overrides in ((), ("train.steps=20",), ()):
+        reproduce("quick", only=["digits"], out=tmp_path, trainer=FakeTrainer(), overrides=overrides)
+        pages.append(sorted(path.name for path in (tmp_path / "plots").glob("*real-nvp*training*.svg")))
+    assert pages[0] == pages[2] != pages[1]
+    assert all(len(names) == 1 for names in pages)
+
+
+def test_a_figure_that_is_null_is_a_failed_row_and_no_broken_page(tmp_path: Path) -> None:
+    class Unitless(FakeTrainer):
+        def result(self, experiment: Any, value: float) -> dict[str, Any]:
+            metrics = {"test": {"mae_original": {"value": None, "per_column": {"OT": 1.0}, "n": 5, "stderr": None}}}
+            return {**super().result(experiment, value), "metrics": metrics}
+
+    table = tmp_path / "mine.yaml"
+    table.write_text(
+        "table: mine\ntitle: mine\ndescription: d\nrows:\n  - row: mine\n    dataset: etth1\n    metric: mae_original\n"
+        "    split: test\n    experiments: [{name: etth/nlinear, seeds: [0, 1]}]\n"
+    )
+    results = reproduce(str(table), out=tmp_path / "out", trainer=Unitless(metric="mae_original"))
+    assert results["rows"][0]["status"] == "failed"
+    assert "declare the unit" in (tmp_path / "out" / "report.html").read_text()

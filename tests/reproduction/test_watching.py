@@ -56,6 +56,14 @@ def test_a_watcher_says_each_change_and_ends_when_all_are_done() -> None:
     assert "1:02:05" in text
 
 
+def test_two_lines_of_one_name_are_watched_apart() -> None:
+    lines = [Watched("ETTh2 96", "etth/nlinear", 0, state, 0.0, None) for state in ("done", "waiting")]
+    ends = [Watched("ETTh2 96", "etth/nlinear", 0, "done", 1.0, None)] * 2
+    states, said = iter([lines, lines, ends]), list[str]()
+    watch_until_done(lambda: next(states), said.append, poll=0.0)
+    assert [line.rpartition(" ")[2] for line in said] == ["done", "waiting", "done"]
+
+
 def test_a_watch_ends_where_runs_have_failed_or_were_left_out(begun: tuple[Experiment[Any, Any], Path]) -> None:
     run = RunFolder(begun[1])
     with pytest.raises(ZeroDivisionError), run.noting_failure():

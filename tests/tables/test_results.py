@@ -222,3 +222,25 @@ def test_a_rows_figure_is_a_bound_where_that_of_one_seed_is(tmp_path: Path) -> N
         results = reproduce("quick", only=["digits"], seeds=seeds, out=tmp_path, trainer=Shared())
         labels = [row["labels"]["bound"] for row in results["rows"] if row["status"] == "done"]
         assert set(labels) == {bound}
+
+
+@pytest.mark.parametrize(
+    ("table", "title", "changes", "other"),
+    [
+        ("glow", "CIFAR-10", ["data.bits=5"], True),
+        ("glow", "CIFAR-10", ["model.hidden=8"], False),
+        ("etth", "ETTh1 96", ["data.horizon=24"], True),
+        ("etth", "ETTh1 96", ["data.features=S"], True),
+        ("etth", "ETTh1 96", ["optim.lr=0.1"], False),
+        ("etth", "ETTh1 report 24", ["data.horizon=12"], False),  # beside no published figure
+    ],
+)
+def test_a_figure_of_something_else_than_its_row_is_badged(
+    table: str, title: str, changes: list[str], other: bool, tmp_path: Path
+) -> None:
+    row = load_table(table).select([title])[0]
+    entry = row.experiments[0]
+    experiment = load_experiment(entry.name, [*entry.overrides, *changes])
+    FakeTrainer()(experiment, tmp_path / "run")
+    made = done_row(row, entry, [experiment], [tmp_path / "run"], tmp_path)
+    assert ("other task" in made["badges"]) == other

@@ -126,6 +126,12 @@ def test_compare_gives_second_over_first_with_an_interval_that_holds_it():
     assert change.ratios["images_per_second"][0] == pytest.approx(1 / median, rel=1e-9)
     with pytest.raises(InputError, match="no pass in common"):
         compare(content(one), content(entry([1.0] * 5, batch=64)))
+    with pytest.raises(InputError, match="two models of one name"):
+        compare(content(one), content({**two, "parameters": 1}))
+    elsewhere = content(two)
+    elsewhere["environment"] = {**elsewhere["environment"], "device": "cuda"}
+    with pytest.raises(InputError, match="no figure of one says anything of the other"):
+        compare(content(one), elsewhere)
 
 
 def test_intervals_are_those_of_a_median():

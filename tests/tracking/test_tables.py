@@ -7,6 +7,7 @@ import pytest
 from flowbench.cli.tune import _dashboard
 from flowbench.reproduction.reproduce import reproduce
 from flowbench.tracking import import_run
+from flowbench.tracking.tables import _metrics
 from tests.faked_runs import FakeTrainer
 from tests.tracking.tracked_runs import Holdings
 
@@ -35,3 +36,9 @@ def test_a_studys_end_names_the_dashboard_without_a_password() -> None:
     assert _dashboard("sqlite:///my study.db").endswith(": optuna-dashboard 'sqlite:///my study.db'")
     assert "secret" not in _dashboard("postgresql://me:secret@db/studies")
     assert '"$OPTUNA_STORAGE"' in _dashboard("postgresql://me:secret@db/studies")
+
+
+def test_an_experiment_that_stands_in_a_row_twice_has_two_figures() -> None:
+    rows = [{"row": "ETTh2 96", "experiment": "etth/nlinear", "value": value} for value in (0.33, 0.34)]
+    found = {metric.key: metric.value for metric in _metrics(rows, 0)}
+    assert found == {"ETTh2 96/etth/nlinear": 0.33, "ETTh2 96/etth/nlinear-2": 0.34}

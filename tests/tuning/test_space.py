@@ -1,6 +1,7 @@
 """Search spaces: whatever is wrong with one is said before the first trial, in one line that names file and key."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -9,6 +10,7 @@ from flowbench.config.experiments import load_experiment
 from flowbench.errors import InputError
 from flowbench.tuning.grid import grid_points
 from flowbench.tuning.space import check_space, experiment_with, suggest
+from flowbench.tuning.study import _left_to_search
 from tests.studies import SPACE
 
 
@@ -125,3 +127,18 @@ def test_every_real_nvp_experiment_searches_blocks_and_features() -> None:
             check_space(name, [], experiment)
         if experiment.model.name == "real_nvp":
             assert {"model.residual_blocks", "model.features"} <= experiment.tune.keys(), name
+
+
+@pytest.mark.parametrize(
+    ("fixed", "left"),
+    [
+        ("optim.name=adam", {"model.residual_blocks": None, "model.features": {"model.residual_blocks": 2}}),
+        ("optim.name=adamw", {}),
+        ("model.residual_blocks=2", {"optim.name": None, "model.features": {"optim.name": "adam"}}),
+        ("model.residual_blocks=1", {"optim.name": None}),
+    ],
+)
+def test_a_condition_on_a_key_that_is_fixed_is_decided(tmp_path: Path, fixed: str, left: dict[str, Any]) -> None:
+    path = written(tmp_path, CONDITIONAL)
+    found = _left_to_search(load_experiment(path, [fixed]), {fixed.partition("=")[0]})
+    assert {key: one.when for key, one in found.items()} == left

@@ -118,6 +118,27 @@ def test_behind_the_proxy_too_a_dead_workers_trial_is_tried_again(proxy: str) ->
     storage.record_heartbeat(alive._trial_id)
 
 
+def taken_up_again(storage: optuna.storages.BaseStorage) -> None:
+    """A trial whose last sign of life is old is given to a worker while another one looks for the dead."""
+    study = optuna.create_study(study_name="again", storage=storage)
+    trial = study.ask()
+    storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    time.sleep(2.5)
+    assert study.ask().number == trial.number
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        optuna.storages.fail_stale_trials(study)
+    assert [one.state for one in study.trials] == [TrialState.RUNNING]
+
+
+def test_a_trial_that_goes_on_lives_from_its_first_moment(tmp_path: Path) -> None:
+    taken_up_again(open_storage(f"sqlite:///{tmp_path / 'optuna.db'}", heartbeat=60, grace=2))
+
+
+def test_behind_the_proxy_too_it_lives_from_its_first_moment(proxy: str) -> None:
+    taken_up_again(open_storage(proxy, heartbeat=60, grace=2))
+
+
 class Workers:
     """Worker processes in one working folder."""
 

@@ -124,6 +124,9 @@ def prepare(
         series: SeriesSet = series_sets[name]
         if own_name is not None:
             raise InputError(f"--name {own_name}: not for {name}; train on a file of your own with data.csv=FILE")
+        of_images = {"--resample": resample, "--size": size, "--skip-broken": skip_broken or None}
+        if given := [option for option, value in of_images.items() if value is not None]:
+            raise InputError(f"{given[0]}: is for sets of images, and {name} is a series: leave it out")
         if source is None and not download:
             raise InputError(f"{name}: {series.how_to_get()}")
         prepare_series(series, source, timeout)

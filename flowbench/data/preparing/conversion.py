@@ -20,7 +20,7 @@ from flowbench.data.readers.source import BrokenImageError, Payload, Piece, Tran
 from flowbench.errors import InputError
 from flowbench.system.atomic import replacing
 
-__all__ = ["Done", "Task", "convert", "lay_out", "load_done", "shard_name", "skip_header"]
+__all__ = ["Done", "Task", "convert", "lay_out", "load_done", "shard_name", "skip_header", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Done:
     places: NDArray[np.int64]
     """(offset, height, width) in the piece's shard, (k, 3)."""
     skipped: tuple[Skipped, ...]
+    state: str
+    """Of the files that they were made of (`state_of`)."""
+
+
+def state_of(piece: Piece) -> str:
+    """Return what tells a piece's files from others under their names; "" where the plan of all tells it already."""
+    return str(getattr(piece, "state", ""))
 
 
 def lay_out(path: Path, shape: tuple[int, ...]) -> None:
@@ -81,7 +88,7 @@ def convert(task: Task) -> int:
     Raises:
         InputError: a broken image, or one of the wrong size or mode, by name (unless they are skipped); a damaged file.
     """
-    kept = _Kept()
+    kept = _Kept(state_of(task.piece))
     if task.shape is None:
         shard = task.folder / shard_name(task.split, task.number)
         with replacing(shard) as temporary, temporary.open("wb") as file:
@@ -116,11 +123,14 @@ def load_done(path: Path) -> Done:
             content["originals"],
             content["places"],
             tuple(Skipped(image=image, reason=reason) for image, reason in skipped),
+            # Of a preparation that an earlier version began; its pieces of folders are made again.
+            str(content["state"]) if "state" in content else "",
         )
 
 
 class _Kept:
-    def __init__(self) -> None:
+    def __init__(self, state: str) -> None:
+        self.state = state
         self.digests: list[bytes] = []
         self.originals: list[bytes] = []
         self.places: list[tuple[int, int, int]] = []
@@ -143,6 +153,7 @@ class _Kept:
                 places=np.array(self.places, np.int64).reshape(-1, 3),
                 skipped=np.array([image for image, _ in self.skipped], np.str_),
                 reasons=np.array([reason for _, reason in self.skipped], np.str_),
+                state=np.array(self.state, np.str_),
             )
 
 

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from flowbench.data.image_set import ImageSet, Split, data_root
 from flowbench.data.manifest import MANIFEST, Manifest, SourceRecord, SplitRecord, content_sha256, file_sha256
-from flowbench.data.preparing.conversion import Done, Task, convert, lay_out, load_done, shard_name, skip_header
+from flowbench.data.preparing.conversion import (
+    Done,
+    Task,
+    convert,
+    lay_out,
+    load_done,
+    shard_name,
+    skip_header,
+    state_of,
+)
 from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.system.atomic import write_json
@@ -105,6 +114,9 @@ def _start_or_resume(folder: Path, sources: Mapping[Split, SplitSource]) -> None
     plan = folder / "plan.json"
     wanted = _plan(sources)
     if plan.is_file() and plan.read_text() == json.dumps(wanted, indent=2) + "\n":
+        # Stopped while gaps were closed: the rows as they were written are what is gone on with.
+        for gaps in folder.glob("*.gaps"):
+            gaps.replace(gaps.with_suffix(".npy"))
         return
     shutil.rmtree(folder, ignore_errors=True)
     needed = sum(len(source.reader) * source.estimate for source in sources.values()) + SPARE_BYTES
@@ -186,8 +198,11 @@ def _work(
 
 
 def _is_done(task: Task) -> bool:
+    if not task.record.is_file():
+        return False
+    done = load_done(task.record)
     # Broken images may have been mended since, or may not be left out any more.
-    return task.record.is_file() and not load_done(task.record).skipped
+    return not done.skipped and done.state == state_of(task.piece)
 
 
 def _results(tasks: list[Task], files: list[Path], processes: int) -> Iterator[int | tuple[Path, str]]:

@@ -26,7 +26,7 @@ def unpacked_folder(name: str) -> Path:
 def unzipped(archives: Sequence[Path], wanted: Sequence[str], name: str) -> dict[str, Path]:
     """Unpack the batches `wanted` (or `wanted`.npz) from zips into the set's folder; return where each now lies.
 
-    A batch that is there already at its declared size is not unpacked again.
+    A batch that is there already, with its declared size and checksum, is not unpacked again.
 
     Raises:
         InputError: a damaged zip, a link or a name that leads outside, a decompression bomb, too little disk space.
@@ -42,8 +42,7 @@ def unzipped(archives: Sequence[Path], wanted: Sequence[str], name: str) -> dict
                     batch = file.removesuffix(".npz")
                     if batch in wanted and not entry.is_dir():
                         _refuse_bomb(path, entry)
-                        found[batch] = folder / file
-                        _unpack(archive, entry, folder / file)
+                        found[batch] = _unpack(archive, entry, folder, file)
         except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
             raise damaged(path, "a zip that can be read", error) from error
     return found
@@ -63,9 +62,7 @@ def mappable(path: Path, key: str, name: str) -> Path:
             if entry.compress_type == zipfile.ZIP_STORED:
                 return path
             _refuse_bomb(path, entry)
-            target = unpacked_folder(name) / f"{path.stem}-{key}.npy"
-            _unpack(archive, entry, target)
-            return target
+            return _unpack(archive, entry, unpacked_folder(name), f"{path.stem}-{key}.npy")
     except KeyError as error:
         raise InputError(f"{path}: has no array {key!r}: another set?") from error
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
@@ -79,12 +76,15 @@ def _refuse_bomb(path: Path, entry: zipfile.ZipInfo) -> None:
         raise InputError(f"{path}: {entry.filename}: {entry.file_size:,} bytes: refused as a decompression bomb")
 
 
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, name: str) -> Path:
+    # By its checksum: arrays of another source have the same names and sizes.
+    target = folder / f"{entry.CRC:08x}" / name
     if target.is_file() and target.stat().st_size == entry.file_size:
-        return
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < entry.file_size:
         raise InputError(f"{target.parent}: {free / 1e9:.1f} GB free, {entry.file_size / 1e9:.1f} GB needed to unpack")
     with replacing(target) as temporary, archive.open(entry) as packed, temporary.open("wb") as file:
         shutil.copyfileobj(packed, file, 2**20)
+    return target

@@ -58,6 +58,18 @@ class _FolderPiece:
     root: Path
     names: tuple[str, ...]
 
+    @property
+    def state(self) -> str:
+        """SHA-256 of the files' sizes and times: what another export under the same names has not."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            try:
+                found = (self.root / name).stat()
+                digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+            except OSError:
+                digest.update(b"gone\n")  # reading it says so
+        return digest.hexdigest()
+
     def __iter__(self) -> Iterator[tuple[str, Payload]]:
         for name in self.names:
             path = self.root / name
@@ -181,10 +193,17 @@ class ZipReader:
 
     path: Path
     names: tuple[str, ...]
-    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the names: which images of the archive these are, in which order."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
 
     @property
     def files(self) -> Sequence[Path]:

@@ -45,6 +45,11 @@ class PixelCNNConfig(DensityConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Probability, inside the residual networks alone."""
 
+    @property
+    def weighs_scales(self) -> bool:
+        """No weight is normalized by a scale that `optim.scale_l2` knows."""
+        return False
+
     def build(self, image_shape: ImageShape, levels: int) -> "PixelCNN":
         """Return the untrained model; weights come from torch's global generator."""
         return PixelCNN(

@@ -56,6 +56,11 @@ class GlowConfig(FlowConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability in the couplings' networks; not in the paper."""
 
+    @property
+    def weighs_scales(self) -> bool:
+        """Residual networks alone are of weight-normalized convolutions."""
+        return self.network == "residual"
+
     def flow(self, image_shape: ImageShape) -> "Glow":
         """Return the untrained flow for images of (channels, height, width)."""
         return Glow(
@@ -204,11 +209,6 @@ class Glow(Flow):
     def layers(self) -> Iterator[Bijection]:
         """Yield activation normalizations, channel mixings, couplings and conditional priors."""
         yield from self.flow.layers()
-
-    def regularization(self) -> Tensor:
-        """Return the sum of squares of the residual networks' magnitudes; 0 without such networks."""
-        scales: list[Tensor] = [parameter for name, parameter in self.named_parameters() if name.endswith(".magnitude")]
-        return torch.cat(scales).square().sum() if scales else super().regularization()
 
     def by_scale(self, z: Tensor) -> list[Tensor]:
         """Return what `unpack` gives, in one list: the ε of each level, then z_top."""

@@ -23,6 +23,11 @@ class IndependentConfig(DensityConfig):
     smoothing: PositiveFloat | None = None
     """Pseudo-count a of every grey level; None: the one with the best leave-one-out likelihood on training images."""
 
+    @property
+    def weighs_scales(self) -> bool:
+        """No weight is normalized by a scale that `optim.scale_l2` knows."""
+        return False
+
     def build(self, image_shape: ImageShape, levels: int) -> DensityModel:
         """Return the unfitted model: uniform."""
         return Independent(image_shape, levels, self.smoothing)

@@ -198,15 +198,6 @@ class RealNVP(Flow):
             z = self._squeeze.inverse(torch.cat((z, factored_out), dim=1))[0]
         return z
 
-    def regularization(self) -> Tensor:
-        """Return the sum of squares of the convolutions' magnitudes and of the checkerboard couplings' scales."""
-        scales = [
-            parameter.flatten()
-            for name, parameter in self.named_parameters()
-            if name.endswith((".magnitude", ".rescaling_scale"))
-        ]
-        return torch.cat(scales).square().sum() if scales else super().regularization()
-
     def couplings(self) -> dict[str, CheckerboardCoupling | ChannelCoupling]:
         """Return the couplings in the order of `forward` under the authors' names, such as scale_0/coupling_4."""
         numbers = [

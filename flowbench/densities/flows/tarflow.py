@@ -58,6 +58,11 @@ class TarFlowConfig(FlowConfig):
     """Dropout probability of what attention and MLP add; not in the paper."""
 
     @property
+    def weighs_scales(self) -> bool:
+        """No weight is normalized by a scale that `optim.scale_l2` knows."""
+        return False
+
+    @property
     def moves_with_raw_weights(self) -> bool:
         """Under additive couplings the latents' variances follow the raw weights' latents."""
         return self.coupling == "additive"
