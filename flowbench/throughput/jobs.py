@@ -67,7 +67,7 @@ def run_and_store(
 
 def _check_writable(out: Path) -> None:
     """Raise InputError before the minutes of measuring, not after them."""
-    if out.suffix != ".json" or out.name == "results.json":
+    if not out.is_dir() and (out.suffix != ".json" or out.name == "results.json"):
         raise InputError(f"--out {out}: reports know throughput files as NAME.json, and a table's as results.json")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

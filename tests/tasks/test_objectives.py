@@ -104,7 +104,7 @@ def test_the_critics_steps_leave_the_flow_alone_and_tell_samples_from_images() -
 
 
 def test_the_likelihood_has_its_weight_and_without_one_no_gradient() -> None:
-    model, alone, _, batch = make("real_nvp/digits")
+    model, alone, _, batch = make("real_nvp/digits", "optim.scale_l2=0")
     (critic,) = alone._critic
     likelihood = NegativeLogLikelihood(model, 0.0, compiled=False)
 
@@ -112,10 +112,16 @@ def test_the_likelihood_has_its_weight_and_without_one_no_gradient() -> None:
         model.zero_grad()
         torch.manual_seed(1)
         objective(*batch)[0].backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        moved = [(p, p.grad) for p in model.parameters() if p.requires_grad]
+        return torch.cat([(torch.zeros_like(p) if grad is None else grad).flatten() for p, grad in moved])
 
     verdict, nats = gradient(alone), gradient(likelihood)
     torch.testing.assert_close(gradient(Adversarial(likelihood, critic, 0.5, 0.0)), verdict + 0.5 * nats)
+    # The penalty on scales stands beside both: λ does not weigh it.
+    scales = gradient(lambda *_: (0.3 * model.regularization(),))
+    assert scales.any()
+    for weight, rest in ((0.0, verdict), (0.5, verdict + 0.5 * nats)):
+        torch.testing.assert_close(gradient(Adversarial(likelihood, critic, weight, 0.3)), rest + scales)
     assert float(alone(*batch)[1]["bits_per_dim"]) == pytest.approx(float(likelihood(*batch)[1]["bits_per_dim"]))
 
 

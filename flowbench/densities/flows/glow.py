@@ -56,11 +56,6 @@ class GlowConfig(FlowConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability in the couplings' networks; not in the paper."""
 
-    @property
-    def weighs_scales(self) -> bool:
-        """Residual networks alone are of weight-normalized convolutions."""
-        return self.network == "residual"
-
     def flow(self, image_shape: ImageShape) -> "Glow":
         """Return the untrained flow for images of (channels, height, width)."""
         return Glow(
