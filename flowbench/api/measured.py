@@ -97,6 +97,9 @@ def evaluate(
 def _evaluated(
     run_or_model: Any, data: Any, split: str | None, draws: int | None, importance: int | None
 ) -> Evaluation:
+    if importance is not None and importance < 2:
+        # As on the command line: one sample says nothing of its own error.
+        raise InputError(f"importance is {importance}: give the number of samples, 2 or more")
     if isinstance(run_or_model, str | Path):
         run_or_model = StoredRun(find_run(str(run_or_model)).path)
     if isinstance(run_or_model, StoredRun):

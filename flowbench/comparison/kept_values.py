@@ -32,8 +32,9 @@ class Kept:
     dataset: str
     fingerprint: str
     """Of the data."""
-    first: int
-    """Row of the file at which the future of window 0 starts, that of window i i rows later; 0 of images."""
+    first: int | None
+    """Row of the file at which the future of window 0 starts, that of window i i rows later; None: not recorded, or of
+    images."""
     arrays: Mapping[str, str]
     """SHA-256 of the images' arrays, in their order; {}: not recorded, or a series, whose fingerprint is a file's."""
     rows: str | None
@@ -83,6 +84,9 @@ def on_the_same_items(runs: Sequence[RunFolder], split: str, metric: str) -> lis
     found = [_kept(run, split, metric) for run in runs]
     where = _same_data(runs, found)
     of_it = [[one for one in kept if one.fingerprint == where] for kept in found]
+    if any(one.first is None for kept in of_it for one in kept):
+        # Beside windows whose place is not known the others' say nothing: all are taken to begin at one row.
+        of_it = [[replace(one, first=None) for one in kept] for kept in of_it]
     shared = set.intersection(*({_items(one) for one in kept} for kept in of_it))
     if shared:
         # A run's own figure comes first; a small evaluation beside it may be what the other run has, too.
@@ -126,15 +130,20 @@ def _same_data(runs: Sequence[RunFolder], found: Sequence[Sequence[Kept]]) -> st
 
 def _items(kept: Kept) -> range:
     """Return which images or windows these are, by their place."""
-    return range(kept.first, kept.first + len(kept.values))
+    first = kept.first or 0
+    return range(first, first + len(kept.values))
 
 
 def _overlapping(kept: Sequence[Kept]) -> list[Kept]:
     """Return the windows that all have, where they begin at different rows; [] where there are none."""
-    start, stop = max(one.first for one in kept), min(_items(one).stop for one in kept)
-    if len({one.first for one in kept}) == 1 or stop - start < 2:
+    places = [_items(one) for one in kept]
+    start, stop = max(place.start for place in places), min(place.stop for place in places)
+    if len({place.start for place in places}) == 1 or stop - start < 2:
         return []
-    return [replace(one, values=one.values[start - one.first : stop - one.first], first=start) for one in kept]
+    return [
+        replace(one, values=one.values[start - place.start : stop - place.start], first=start)
+        for one, place in zip(kept, places, strict=True)
+    ]
 
 
 def _figures(run: RunFolder) -> list[tuple[str, str]]:
@@ -165,8 +174,7 @@ def _kept(run: RunFolder, split: str, metric: str) -> list[Kept]:
         values = stored if stored.ndim == 1 else stored[:, columns.index(metric)]
         step = (content.get("stopped") or {}).get("step")
         arrays = content.get("data_arrays", {})
-        # Files from before it was recorded are of windows that began at one row.
-        first, rows = content.get("first_origin", 0), content.get("data_rows")
+        first, rows = content.get("first_origin"), content.get("data_rows")
         one = Kept(
             figure,
             values.astype(np.float64),

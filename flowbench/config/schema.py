@@ -57,12 +57,10 @@ class ModelConfig(Section):
     learns_from_samples: ClassVar[bool] = False
     """Whether its samples are a differentiable map of noise: then it can be trained against a critic."""
 
-    name: str
+    weighs_scales: ClassVar[bool] = True
+    """Whether it has scales that `optim.scale_l2` may weigh."""
 
-    @property
-    def weighs_scales(self) -> bool:
-        """Whether it has scales that `optim.scale_l2` may weigh."""
-        return True
+    name: str
 
     @property
     def moves_with_raw_weights(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from flowbench.data.manifest import content_sha256, image_digests
+from flowbench.data.manifest import array_sha256, content_sha256, image_digests
 from flowbench.data.readers.source import SplitSource
 from flowbench.errors import InputError
 
@@ -92,6 +92,10 @@ class ImageSet(ABC):
     def fingerprint(self, array: NDArray[np.uint8], split: Split) -> str:
         """Return the `content_sha256` of the images of an embedded set's split."""
         return content_sha256(image_digests(array))
+
+    def order(self, array: NDArray[np.uint8], split: Split) -> str:
+        """Return the SHA-256 of the images of an embedded set's split, in their order."""
+        return array_sha256(array)
 
     def choices(self, preprocessing: Mapping[str, Any]) -> dict[str, str]:
         """Return what was chosen when images were prepared, from their manifest: labels of every figure made of them.

@@ -18,6 +18,7 @@ __all__ = [
     "Skipped",
     "SourceRecord",
     "SplitRecord",
+    "array_sha256",
     "content_sha256",
     "file_sha256",
     "has_checksum",
@@ -106,6 +107,11 @@ def content_sha256(digests: NDArray[np.uint8]) -> str:
     # 'S32' sorts by unsigned bytes with zeros padded at the end: the order of the raw digests.
     ordered = np.sort(np.ascontiguousarray(digests).view("S32"), axis=0)
     return hashlib.sha256(ordered.view(np.uint8).data).hexdigest()
+
+
+def array_sha256(array: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an array's bytes, in their order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

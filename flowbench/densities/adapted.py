@@ -123,7 +123,7 @@ class Adapted(DensityModel):
         images[3:] = images[3:] // 4  # neighbours of another kind: darker, less varied
         x, _ = self._input(images, torch.rand(shape, generator=generator))
         device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), x.device)
-        x = x.to(device, next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype))
+        x = x.to(device, self._dtype(x.dtype))
         one, other = copy.deepcopy(self.module).eval(), copy.deepcopy(self.module).eval()
         before = {name: value.clone() for name, value in one.state_dict().items()}
         first = _checked(one, x[:3])

@@ -115,7 +115,7 @@ def _check_draws(setting: Setting) -> None:
     if setting.draws < 1:
         raise InputError(f"draws is {setting.draws}: at least one is needed")
     if setting.importance is not None and setting.importance < 1:
-        raise InputError(f"importance is {setting.importance}: give the number of samples, 2 or more")
+        raise InputError(f"importance is {setting.importance}: at least one sample is needed")
 
 
 def _measure(model: DensityModel, images: Images, setting: Setting, rank: int, ranks: int) -> Values:

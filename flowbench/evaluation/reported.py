@@ -113,10 +113,17 @@ def estimate_population(
     # Statistics are those of all processes' parts together; where a batch cannot be split, each takes all of it.
     rank, ranks = place() if size % place()[1] == 0 else (0, 1)
     # A part of a large set is read, not all of it copied to the device once more.
-    part = False if size * batches < len(training) else None
+    resident = False if size * batches < len(training) else None
     feed = Feed(
-        training, batch_size=size, seed=seed, flip=False, device=device, rank=rank, ranks=ranks, resident=part
-    )  # fmt: skip
+        training,
+        batch_size=size,
+        seed=seed,
+        flip=False,
+        device=device,
+        rank=rank,
+        ranks=ranks,
+        resident=resident,
+    )
     with torch.no_grad(), population_statistics(model):
         steps = min(feed.steps_per_epoch, batches)
         for step in counted(range(steps), "batch-norm statistics", steps):

@@ -23,8 +23,6 @@ __all__ = ["OTHER_IMAGES", "OTHER_TASK", "done_row", "empty_row", "rechecked_row
 LABELS = ("levels", "dequantization", "draws", "bound", "batch_norm", "weights", "unit", "samples", "limited")
 OTHER_IMAGES = "other resampling"
 """The badge of figures on images that were resized in another way than those of the published figures."""
-
-
 OTHER_TASK = "other task"
 """The badge of figures of other values than the row's: other grey levels, columns, steps ahead, another protocol."""
 _TASK = ("bits", "levels", "size", "crop", "horizon", "features", "target", "protocol", "test_on")

@@ -81,6 +81,11 @@ def test_arrays_are_measured_as_the_run_sees_its_own(arrays: dict[str, np.ndarra
     assert run.evaluate({"test": bright["test"]}).value == run.evaluate().value
 
 
+def test_one_sample_tells_no_importance_weighted_bound(digits: fb.Run) -> None:
+    with pytest.raises(InputError, match="importance is 1: give the number of samples, 2 or more"):
+        digits.evaluate(importance=1)
+
+
 def test_an_unfinished_run_is_called_what_it_is(digits: fb.Run, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     shutil.copytree(digits.path, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()

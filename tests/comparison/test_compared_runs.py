@@ -251,6 +251,16 @@ def test_windows_of_unlike_lookbacks_are_paired_by_the_row_that_they_forecast_fi
     assert compared.paired.values == pytest.approx((kept[short][12:].mean(), kept[long].mean()))
 
 
+def test_windows_of_an_evaluation_without_their_place_are_paired_as_they_lie(tmp_path: Path) -> None:
+    csv = hourly(tmp_path / "mine.csv")
+    runs = [linear(tmp_path, name, csv, *changes) for name, changes in (("a", ()), ("b", ("model.loss=mae",)))]
+    path = Path(runs[0]) / "evaluations" / "test-mine.json"
+    content = json.loads(path.read_text())
+    assert content.pop("first_origin") == 24
+    path.write_text(json.dumps(content))  # as it was stored before
+    assert compare_runs(*runs).paired.n == 31
+
+
 def test_runs_are_compared_on_their_own_test_part_whatever_else_they_were_measured_on(tmp_path: Path) -> None:
     csv = hourly(tmp_path / "mine.csv")
     longer = hourly(tmp_path / "longer.csv", rows=900, seed=1)

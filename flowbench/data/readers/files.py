@@ -5,7 +5,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -42,11 +42,7 @@ class FolderReader:
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the names."""
-        digest = hashlib.sha256()
-        # One by one: joined, the names of millions of images are half a gigabyte.
-        for name in (str(self.root), *self.names):
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        return digest.hexdigest()
+        return _digest_of((str(self.root), *self.names))
 
     def piece(self, start: int, stop: int) -> "_FolderPiece":
         """Return the images start … stop - 1."""
@@ -61,14 +57,14 @@ class _FolderPiece:
     @property
     def state(self) -> str:
         """SHA-256 of the files' sizes and times: what another export under the same names has not."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            try:
-                found = (self.root / name).stat()
-                digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
-            except OSError:
-                digest.update(b"gone\n")  # reading it says so
-        return digest.hexdigest()
+        return _digest_of(self._state_of(name) for name in self.names)
+
+    def _state_of(self, name: str) -> str:
+        try:
+            found = (self.root / name).stat()
+        except OSError:
+            return "gone"  # reading it says so
+        return f"{found.st_size} {found.st_mtime_ns}"
 
     def __iter__(self) -> Iterator[tuple[str, Payload]]:
         for name in self.names:
@@ -200,10 +196,7 @@ class ZipReader:
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the names: which images of the archive these are, in which order."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        return digest.hexdigest()
+        return _digest_of(self.names)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -259,6 +252,14 @@ def zip_images(path: Path) -> ZipReader:
             _refuse_large(path, entry.filename, entry.file_size)
             names.append(entry.filename)
     return ZipReader(path, tuple(sorted(names)))
+
+
+def _digest_of(words: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    # One by one: joined, the names of millions of images are half a gigabyte.
+    for word in words:
+        digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def refuse_unsafe(path: Path, name: str) -> None:

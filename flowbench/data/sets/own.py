@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flowbench.config.registry import image_sets, series_sets
 from flowbench.data.image_set import Download, ImageSet, Options, Split, Status
 from flowbench.data.images import FixedPixels, Images
-from flowbench.data.manifest import content_sha256, image_digests
+from flowbench.data.manifest import array_sha256, content_sha256, image_digests
 from flowbench.data.readers.source import SplitSource
 from flowbench.data.series import SeriesSet
 from flowbench.errors import InputError
@@ -33,6 +33,8 @@ class OwnImages(ImageSet):
     arrays: Mapping[Split, NDArray[np.uint8]] = field(repr=False)
     digests: Mapping[Split, str]
     """`content_sha256` of each."""
+    orders: Mapping[Split, str]
+    """`array_sha256` of each."""
 
     embedded = True
 
@@ -47,6 +49,10 @@ class OwnImages(ImageSet):
     def fingerprint(self, array: NDArray[np.uint8], split: Split) -> str:
         """Return what was found when they were given."""
         return self.digests[split]
+
+    def order(self, array: NDArray[np.uint8], split: Split) -> str:
+        """Return what was found when they were given."""
+        return self.orders[split]
 
     def status(self, split: Split, count: int, fingerprint: str) -> Status:
         """Say that nobody has published these."""
@@ -97,6 +103,7 @@ def own_images(arrays: Mapping[str, NDArray[np.uint8]], levels: int) -> str:
         disk_bytes=0,
         arrays=splits,
         digests=digests,
+        orders={split: array_sha256(array) for split, array in splits.items()},
     )
     return name
 

@@ -33,6 +33,8 @@ SMALLEST_UNIFORM = 1e-5
 class PixelCNNConfig(DensityConfig):
     """PixelCNN++ (Salimans et al. 2017), number for number the authors'; by default their CIFAR-10 model."""
 
+    weighs_scales = False
+
     name: Literal["pixelcnn"] = "pixelcnn"
     blocks: PositiveInt = 5
     """Gated residual networks of each stream at each of the three scales (nr_resnet)."""
@@ -44,11 +46,6 @@ class PixelCNNConfig(DensityConfig):
     """Of the residual networks."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Probability, inside the residual networks alone."""
-
-    @property
-    def weighs_scales(self) -> bool:
-        """No weight is normalized by a scale that `optim.scale_l2` knows."""
-        return False
 
     def build(self, image_shape: ImageShape, levels: int) -> "PixelCNN":
         """Return the untrained model; weights come from torch's global generator."""

@@ -20,13 +20,10 @@ __all__ = ["Independent", "IndependentConfig"]
 class IndependentConfig(DensityConfig):
     """Every pixel and channel on its own, as a smoothed histogram: the baseline that any flow must beat."""
 
+    weighs_scales = False
+
     smoothing: PositiveFloat | None = None
     """Pseudo-count a of every grey level; None: the one with the best leave-one-out likelihood on training images."""
-
-    @property
-    def weighs_scales(self) -> bool:
-        """No weight is normalized by a scale that `optim.scale_l2` knows."""
-        return False
 
     def build(self, image_shape: ImageShape, levels: int) -> DensityModel:
         """Return the unfitted model: uniform."""

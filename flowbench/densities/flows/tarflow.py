@@ -36,6 +36,7 @@ class TarFlowConfig(FlowConfig):
     """TarFlow (Zhai et al. 2024), number for number the authors'; by default their ImageNet 64x64 model."""
 
     numerics = 1
+    weighs_scales = False
 
     name: Literal["tarflow"] = "tarflow"
     logit: Annotated[float, Field(gt=0, lt=0.5)] | None = None
@@ -56,11 +57,6 @@ class TarFlowConfig(FlowConfig):
     Better pictures, worse likelihoods (section 3.4 of the paper); what is evaluated is dequantized all the same."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability of what attention and MLP add; not in the paper."""
-
-    @property
-    def weighs_scales(self) -> bool:
-        """No weight is normalized by a scale that `optim.scale_l2` knows."""
-        return False
 
     @property
     def moves_with_raw_weights(self) -> bool:
@@ -178,8 +174,9 @@ class TarFlow(Flow):
         """
         tokens = patches_of(x, self.patch)
         log_det = x.new_zeros(len(x))
+        labels = self._labels(y, len(x))
         for block in self.blocks:
-            tokens, increment = block(tokens, self._labels(y, len(x)))
+            tokens, increment = block(tokens, labels)
             log_det = log_det + increment
         return tokens, log_det
 
@@ -197,9 +194,10 @@ class TarFlow(Flow):
         """
         tokens = _as_patches(z, self.patch)
         log_det = z.new_zeros(len(z))
+        labels = self._labels(y, len(z))
         for block in reversed(self.blocks):
             assert isinstance(block, TarFlowBlock)
-            tokens, increment = block.inverse(tokens, self._labels(y, len(z)), guidance)
+            tokens, increment = block.inverse(tokens, labels, guidance)
             log_det = log_det + increment
         return images_of(tokens, self.image_shape, self.patch), log_det
 
@@ -264,8 +262,8 @@ class TarFlow(Flow):
             raise InputError("y: this model has no classes")
         if y.shape != (images,):
             raise InputError(f"y: has the shape {tuple(y.shape)}; one label for each of {images} images is needed")
-        if images and int(y.max()) >= self.classes:
-            raise InputError(f"y: holds {int(y.max())}; the classes are 0 to {self.classes - 1}, below 0 for none")
+        if images and (largest := int(y.max())) >= self.classes:
+            raise InputError(f"y: holds {largest}; the classes are 0 to {self.classes - 1}, below 0 for none")
         return y
 
 

@@ -32,6 +32,8 @@ Likelihood = Literal["proper", "authors"]
 class IAFVAEConfig(DensityConfig):
     """The IAF-VAE (Kingma et al. 2016), number for number the authors' program."""
 
+    weighs_scales = False
+
     depth: PositiveInt = 1
     """Sizes of latent maps: the first is half the image's size, each other half the one before (`depth`)."""
     blocks: PositiveInt = 20
@@ -45,11 +47,6 @@ class IAFVAEConfig(DensityConfig):
     clamp: bool = True
     """Whether the decoder's location stays within the middles of the outermost bins, as in the authors' code. With edge
     bins that reach to infinity it need not: free, it makes a black pixel certain (digits: 0.30 bits/dim, 2026-11)."""
-
-    @property
-    def weighs_scales(self) -> bool:
-        """No weight is normalized by a scale that `optim.scale_l2` knows."""
-        return False
 
     def build(self, image_shape: ImageShape, levels: int) -> "IAFVAE":
         """Return the untrained model for images of (channels, height, width)."""
