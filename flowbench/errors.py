@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 __all__ = [
+    "BusyError",
     "CheckFailedError",
     "FlowbenchError",
     "InputError",
@@ -15,6 +16,7 @@ __all__ = [
     "fitting_in_memory",
     "in_words",
     "is_out_of_memory",
+    "one_line",
     "why",
 ]
 
@@ -37,6 +39,10 @@ class InputError(FlowbenchError):
     """Bad usage, config, data, file or environment: the person can mend it and try again."""
 
     exit_code = 2
+
+
+class BusyError(InputError):
+    """Another process is at work where this one was to begin: who waits can try again."""
 
 
 class WorkFailedError(FlowbenchError):

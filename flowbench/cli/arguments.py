@@ -22,6 +22,7 @@ __all__ = [
     "LOGGER",
     "OVERRIDES",
     "RUN",
+    "SLURM",
     "STORAGE",
     "THROUGHPUT",
     "complete",
@@ -84,6 +85,7 @@ DATASET = Annotated[
     str, typer.Argument(help="The data set's name: see `flowbench data list`.", autocompletion=complete("datasets"))
 ]
 
+SLURM = Annotated[list[str] | None, typer.Option("--slurm", help="KEY=VALUE of sbatch, e.g. partition=gpu.")]
 JOBS = Annotated[
     int | None,
     typer.Option(

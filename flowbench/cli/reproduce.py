@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import DRY_RUN, JOBS, JSON, LIMIT, LOGGER, THROUGHPUT, complete, mirror_of, parse_seeds
+from flowbench.cli.arguments import (
+    DRY_RUN,
+    JOBS,
+    JSON,
+    LIMIT,
+    LOGGER,
+    SLURM,
+    THROUGHPUT,
+    complete,
+    mirror_of,
+    parse_seeds,
+)
 from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError
 from flowbench.system.interruption import Interrupted
@@ -39,6 +50,7 @@ def reproduce(
     submit: Annotated[
         Literal["slurm", "local"] | None, typer.Option(help="Where: on Slurm, each run a job; or here, as without it.")
     ] = None,
+    slurm: SLURM = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show rows, progress and time left: of the jobs, or of other processes.")
     ] = False,
@@ -83,7 +95,7 @@ def reproduce(
             out=folder,
             jobs=jobs,
             progress=watch or submit != "slurm",
-            cluster=_cluster(folder, jobs, logger) if submit == "slurm" else None,
+            cluster=_cluster(folder, jobs, slurm or [], logger) if submit == "slurm" else None,
             again=again,
             mirror=mirror_of(logger),
             **selected,
@@ -103,10 +115,10 @@ def reproduce(
         _check_bounds(table, results)
 
 
-def _cluster(folder: Path, jobs: int | None, logger: str) -> "Jobs":
+def _cluster(folder: Path, jobs: int | None, settings: list[str], logger: str) -> "Jobs":
     from flowbench.reproduction.submission import Jobs
 
-    return Jobs("slurm", folder / "jobs", jobs or JOBS_ON_A_CLUSTER, logger=logger)
+    return Jobs("slurm", folder / "jobs", jobs or JOBS_ON_A_CLUSTER, settings, logger)
 
 
 def _check_bounds(table: str, results: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, STORAGE, complete, mirror_of, parse_duration
+from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, SLURM, STORAGE, complete, mirror_of, parse_duration
 from flowbench.cli.lines import say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def tune(
         Literal["slurm", "local"] | None,
         typer.Option(help="Where: on Slurm, each worker a job; or here, as without it."),
     ] = None,
-    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, e.g. partition=gpu.")] = None,
+    slurm: SLURM = None,
     logger: LOGGER = "mlflow",
     as_json: JSON = False,
 ) -> None:

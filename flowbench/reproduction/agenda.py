@@ -13,6 +13,7 @@ from flowbench.config.experiments import config_id, config_sha256, load_experime
 from flowbench.config.schema import Experiment, ForecastData
 from flowbench.data.manifest import file_sha256
 from flowbench.errors import FlowbenchError, InputError, why
+from flowbench.reproduction.sharing import writing
 from flowbench.reproduction.watching import Told, Watched, look
 from flowbench.runs.folder import RunFolder
 from flowbench.system import atomic
@@ -72,6 +73,11 @@ def stored(folder: Path) -> Mapping[str, Any]:
     return content if known else {}
 
 
+def _done(content: Mapping[str, Any]) -> dict[tuple[str, str, int], Mapping[str, Any]]:
+    """Return the rows of a results.json that have a figure, by `Line.key`."""
+    return {key: row for key, row in numbered(content.get("rows", [])) if row.get("status") == "done"}
+
+
 @dataclass
 class Line:
     """One line of the table: an experiment in a row, with what it resolves to for each seed."""
@@ -83,6 +89,13 @@ class Line:
     """The folders of its runs, seed by seed."""
     content: dict[str, Any]
     selected: bool
+    place: int
+    """Among the entries of its row with the same experiment, from 0."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it is called in results.json."""
+        return self.row.row, self.entry.name, self.place
 
     @property
     def pairs(self) -> list[Pair]:
@@ -103,7 +116,7 @@ class Agenda:
 
     def plan(self, selected: Sequence[Row], stored: Mapping[str, Any]) -> None:
         """Resolve and validate every experiment before anything runs; keep what is done already."""
-        before = {key: row for key, row in numbered(stored.get("rows", [])) if row.get("status") == "done"}
+        before = _done(stored)
         for row in self.table.rows:
             chosen = row in selected
             for place, entry in enumerate(row.experiments):
@@ -113,9 +126,9 @@ class Agenda:
                 )
                 content["command"] = self._command(row, chosen)
                 runs = [run_path(self.out, experiment) for experiment in experiments]
-                line = Line(row, entry, experiments, runs, content, chosen)
                 same_before = sum(one.name == entry.name for one in row.experiments[:place])
-                self._keep_done(line, before.get((row.row, entry.name, same_before)))
+                line = Line(row, entry, experiments, runs, content, chosen, same_before)
+                self._keep_done(line, before.get(line.key))
                 self.lines.append(line)
 
     @property
@@ -160,12 +173,20 @@ class Agenda:
         return [look(line.row.row, one, run, now, known.get(run)) for one, run in line.pairs]
 
     def write(self) -> None:
-        """Write results.json and everything that is made of it."""
-        try:
-            atomic.write_json(self.out / "results.json", self.results)
-        except OSError as error:
-            raise InputError(f"{self.out}: cannot be written: {why(error)}: give another --out") from error
-        report.build(self.results, base=self.out, out=self.out, redraw=False)
+        """Write results.json and everything that is made of it.
+
+        What another call on this folder has done meanwhile of the lines that this one leaves alone stays in it.
+        """
+        with writing(self.out):
+            before = _done(stored(self.out))
+            for line in self.lines:
+                if not line.selected:
+                    self._keep_done(line, before.get(line.key))
+            try:
+                atomic.write_json(self.out / "results.json", self.results)
+            except OSError as error:
+                raise InputError(f"{self.out}: cannot be written: {why(error)}: give another --out") from error
+            report.build(self.results, base=self.out, out=self.out, redraw=False)
 
     @property
     def waiting(self) -> list[Line]:

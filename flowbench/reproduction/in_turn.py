@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbench.config.schema import Experiment
-from flowbench.errors import FlowbenchError, InputError, WorkFailedError, in_words
+from flowbench.errors import BusyError, FlowbenchError, InputError, WorkFailedError, in_words
 from flowbench.reproduction.agenda import Ended, Pair, finished
 from flowbench.reproduction.sharing import claim
 from flowbench.system.progress import numbered
@@ -50,12 +50,14 @@ class InTurn:
                 time.sleep(POLL_SECONDS)
 
     def _make(self, experiment: Experiment[Any, Any], run: Path) -> tuple[bool, FlowbenchError | None]:
-        """Return whether the run has come to its end, and the error that ended it."""
+        """Return whether the run has come to its end, and the error that ended it; False where another has it."""
         try:
             with claim(self._out, run) as mine:
                 if mine and not finished(run, experiment):
                     self._trainer(experiment, run)
                 return mine, None
+        except BusyError:  # a job of a cluster, or somebody's `train`, which claim nothing
+            return False, None
         except (InputError, WorkFailedError) as error:
             return True, error
         except Exception as error:  # whatever it is, the other runs go on

@@ -1,4 +1,4 @@
-"""Runs shared out among processes: each is claimed by one, and a dead one's claim is free at once."""
+"""A table's folder shared by processes: each run is claimed by one, and one at a time writes down what is done."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import filelock
 
 from flowbench.errors import InputError, why
 
-__all__ = ["claim"]
+__all__ = ["claim", "writing"]
 
 
 @contextmanager
@@ -25,17 +25,43 @@ def claim(out: Path, run: Path) -> Iterator[bool]:
     Raises:
         InputError: the folder cannot be written.
     """
-    path = out / ".claims" / f"{run.name}.lock"
-    lock = filelock.FileLock(path)
+    lock = _lock(out, f"{run.name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        _acquire(lock, out, seconds=0)
     except filelock.Timeout:
         yield False
         return
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {why(error)}: give another --out") from error
     try:
         yield True
     finally:
         lock.release()
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Let no other call on a table write its results inside the block; wait for one that does.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    lock = _lock(out, "results.lock")
+    _acquire(lock, out, seconds=-1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(out: Path, name: str) -> filelock.BaseFileLock:
+    return filelock.FileLock(out / ".claims" / name)
+
+
+def _acquire(lock: filelock.BaseFileLock, out: Path, seconds: float) -> None:
+    """Raise filelock.Timeout where another process still has it after `seconds`; below 0 there is no limit."""
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        raise
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {why(error)}: give another --out") from error

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flowbench.config.experiments import dump_experiment
 from flowbench.config.schema import Experiment
 from flowbench.errors import InputError, WorkFailedError
 from flowbench.reproduction.agenda import Ended, Pair
 from flowbench.runs.folder import RunFolder
+from flowbench.system.jobs import Cluster, executor, submit
 from flowbench.system.threads import ONE_THREAD
 
 __all__ = ["Jobs", "RunJob"]
@@ -89,28 +90,21 @@ class Jobs:
     """Jobs on a cluster.
 
     Args:
-        cluster: `slurm`, or `local`: submitit's rehearsal of one, in processes of this machine.
+        cluster: where they run.
         folder: where submitit keeps what it must know, on a file system that all machines see.
         workers: jobs that run at the same time.
-        parameters: of submitit's executor, for example `slurm_partition`.
+        settings: `KEY=VALUE` of sbatch, for example `partition=gpu`.
         logger: what mirrors the runs, see `flowbench train --logger`.
+
+    Raises:
+        InputError: submitit or Slurm is missing, a bad setting.
     """
 
     def __init__(
-        self,
-        cluster: Literal["slurm", "local"],
-        folder: Path,
-        workers: int,
-        parameters: dict[str, Any] | None = None,
-        logger: str = "mlflow",
+        self, cluster: Cluster, folder: Path, workers: int, settings: Sequence[str] = (), logger: str = "mlflow"
     ) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise InputError("--submit needs submitit: pip install 'flowbench[cluster]'") from error
         self._workers, self._logger = workers, logger
-        self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        self._executor.update_parameters(timeout_min=24 * 60, name="flowbench", **(parameters or {}))
+        self._executor = executor(cluster, folder, "flowbench", settings)
 
     def run(self, queue: deque[Pair], show: Callable[[], None] = lambda: None) -> Generator[Ended]:
         """Submit the runs of the queue, which may grow meanwhile, and yield each that has ended, with what went wrong.
@@ -146,7 +140,7 @@ class Jobs:
 
     def _submit(self, experiment: Experiment[Any, Any], run: Path) -> Any:
         job = RunJob(dump_experiment(experiment), os.path.abspath(run), self._logger)  # noqa: PTH100
-        return self._executor.submit(job)
+        return submit(self._executor, job)
 
 
 def _ending(job: Any) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flowbench.config.experiments import experiment_of
 from flowbench.config.extensions import import_inherited
-from flowbench.errors import InputError, in_words
+from flowbench.errors import BusyError, InputError, in_words
 from flowbench.reproduction.agenda import finished
 from flowbench.reproduction.in_turn import Trainer
 from flowbench.reproduction.sharing import claim
@@ -50,6 +50,8 @@ def _make(request: dict[str, Any], trainer: Trainer, tell: Callable[[str, float]
                 with telling(tell):
                     trainer(experiment, run)
             return {"state": "done"}
+    except BusyError:  # a job of a cluster, or somebody's `train`, which claim nothing
+        return {"state": "claimed"}
     except InputError as error:
         return {"state": "skipped", "reason": str(error)}
     except Exception as error:  # whatever it is, the other runs go on

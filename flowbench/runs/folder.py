@@ -19,7 +19,7 @@ from flowbench.config.extensions import missing_imports
 from flowbench.config.result_notes import UNDRAWN
 from flowbench.config.schema import Experiment
 from flowbench.config.yaml_files import read_mapping
-from flowbench.errors import InputError, did_you_mean, in_words, why
+from flowbench.errors import BusyError, InputError, did_you_mean, in_words, why
 from flowbench.runs import bundle
 from flowbench.runs.kept import KeptRun, kept_figures, kept_run
 from flowbench.system import atomic
@@ -129,14 +129,15 @@ class RunFolder:
         """Hold the folder against a second training; the lock dies with its process.
 
         Raises:
-            InputError: another process trains here, or the folder cannot be written.
+            BusyError: another process trains here.
+            InputError: the folder cannot be written.
         """
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout as error:
-            raise InputError(
+            raise BusyError(
                 f"{self.path}: another process is training in this folder: wait for it, or give another --run-dir"
             ) from error
         except OSError as error:

@@ -1,17 +1,17 @@
 """Workers of a study as jobs of a cluster, through submitit."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from flowbench.errors import InputError
 from flowbench.system.credentials import has_credentials, without_credentials
+from flowbench.system.jobs import Cluster, executor, submit
 
 __all__ = ["STORAGE_VARIABLE", "Submitted", "submit_workers"]
 
@@ -19,15 +19,13 @@ STORAGE_VARIABLE = "OPTUNA_STORAGE"
 """Optuna's own: jobs get a URL that holds a password here, where no file, log or list of processes shows it."""
 
 LOGS = Path("runs") / "jobs"
-MINUTES = 24 * 60
-"""How long a job may take, unless `time=MINUTES` says otherwise: submitit's own limit is a few minutes."""
 Submitted = list[Any]
 """submitit's jobs."""
 
 
 def submit_workers(
     command: Sequence[str],
-    cluster: Literal["slurm", "local"],
+    cluster: Cluster,
     workers: int,
     *,
     storage: str,
@@ -47,27 +45,19 @@ def submit_workers(
     Raises:
         InputError: submitit or Slurm is missing, a storage that several machines cannot share, a bad setting.
     """
-    try:
-        import submitit
-        from submitit.helpers import CommandFunction
-    except ImportError as error:
-        raise InputError("--submit: a package is missing: pip install submitit") from error
     if cluster == "slurm" and urlsplit(storage).scheme.startswith("sqlite"):
         raise InputError(
             f"--submit slurm: workers on several machines cannot share {without_credentials(storage)}: give --storage postgresql://USER@HOST"
             "/NAME, or grpc://HOST:PORT"
         )
-    if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise InputError("--submit slurm: there is no sbatch here: log in to the cluster, or use --jobs N here")
-    executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
-    executor.update_parameters(
-        name="flowbench-tune", timeout_min=MINUTES, **(_slurm(settings) if cluster == "slurm" else {})
-    )
+    jobs = executor(cluster, logs / "%j", "flowbench-tune", settings)
+    from submitit.helpers import CommandFunction
+
     secret = has_credentials(storage)
     arguments = [*command, *([] if secret else ["--storage", storage])]
     work = CommandFunction([sys.executable, "-m", "flowbench", *arguments], verbose=True, cwd=Path.cwd())
     with _passed_on(storage) if secret else nullcontext():
-        return [executor.submit(partial(_with_storage, work) if secret else work) for _ in range(workers)]
+        return [submit(jobs, partial(_with_storage, work) if secret else work) for _ in range(workers)]
 
 
 @contextmanager
@@ -88,12 +78,3 @@ def _with_storage(work: Callable[[], str]) -> str:
     if STORAGE_VARIABLE not in os.environ:
         raise InputError(f"{STORAGE_VARIABLE} did not reach the job: submit with --slurm export=ALL")
     return work()
-
-
-def _slurm(settings: Sequence[str]) -> dict[str, Any]:
-    """Return `KEY=VALUE` as submitit's parameters: those of sbatch, with `slurm_` before them."""
-    pairs = [setting.partition("=") for setting in settings]
-    for key, separator, value in pairs:
-        if not separator or not key.isidentifier() or not value:
-            raise InputError(f"--slurm {key}{separator}{value}: write KEY=VALUE, for example partition=gpu")
-    return {f"slurm_{key}": int(value) if value.isdecimal() else value for key, _, value in pairs}

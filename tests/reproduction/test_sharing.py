@@ -1,5 +1,7 @@
 """Several processes on one table: each run once, a dead one's run taken over."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from flowbench.reproduction import in_turn
 from flowbench.reproduction.agenda import run_path
 from flowbench.reproduction.reproduce import reproduce
 from flowbench.reproduction.sharing import claim
+from flowbench.runs.folder import RunFolder
 from tests.faked_runs import FakeTrainer
+from tests.faults.commands import wait_until
 
 FLOW, BASELINE = "real_nvp/digits", "independent/digits"
 TABLE = """\
@@ -110,3 +114,39 @@ def test_processes_at_the_same_time_make_each_run_once_and_give_the_same_table(t
     assert trainers[1].calls
     assert results[0] == results[1]
     assert all(row["status"] == "done" for row in results[0]["rows"])
+
+
+def test_two_calls_with_different_rows_leave_each_others_figures(tmp_path: Path) -> None:
+    path, out = tmp_path / "two.yaml", tmp_path / "out"
+    row = "  - {{row: {0}, dataset: digits, metric: bits_per_dim, split: test, experiments: [{1}]}}\n"
+    rows = row.format("first", BASELINE) + row.format("second", FLOW)
+    path.write_text(f"table: two\ntitle: Two\ndescription: Two rows.\nrows:\n{rows}")
+
+    class Meanwhile(FakeTrainer):
+        def __call__(self, experiment: Any, path_: Path) -> Mapping[str, Any]:
+            reproduce(str(path), only=["second"], out=out, trainer=FakeTrainer({(FLOW, 0): 1.9}))
+            shutil.rmtree(run_path(out, load_experiment(FLOW)))  # what is kept without its folders
+            return super().__call__(experiment, path_)
+
+    results = reproduce(str(path), only=["first"], out=out, trainer=Meanwhile({(BASELINE, 0): 2.4}))
+    assert [row["value"] for row in results["rows"]] == [2.4, 1.9]
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_is_trained_without_a_claim_is_waited_for(table: str, tmp_path: Path, jobs: int) -> None:
+    out, short = tmp_path / "out", ["train.steps=1", "evaluate.limit=16"]
+    runs = [run_path(out, load_experiment(name, short)) for name in (BASELINE, FLOW)]
+    held = threading.Event()
+
+    def hold() -> None:
+        with RunFolder(runs[1]).lock():
+            held.set()
+            wait_until(lambda: RunFolder(runs[0]).finished)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    results = reproduce(table, out=out, overrides=short, jobs=jobs)
+    holder.join()
+    assert [row["status"] for row in results["rows"]] == ["done", "done"]
