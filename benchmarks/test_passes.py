@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowbench.config.experiments import load_experiment
 from flowbench.system.environment import describe_environment
 from flowbench.throughput.device import Device
 from flowbench.throughput.measurement import prepare_pass
+from flowbench.throughput.naming import changed_preset
 from flowbench.throughput.passes import PASSES
 
 ROUNDS = 5
@@ -80,9 +80,7 @@ def test_pass(benchmark, results, experiment, keys, batch, precision, compiled, 
     changes = [*keys, f"train.precision={precision}", f"train.compile={str(compiled).lower()}"]
     device = torch.device(where)
     clock = Device(device)
-    # Of a preset that is changed the figures are not the preset's.
-    made = load_experiment(experiment, changes).model_copy(update={"name": " ".join([experiment, *keys])})
-    prepared = prepare_pass(made, name, batch, clock)
+    prepared = prepare_pass(changed_preset(experiment, changes), name, batch, clock)
     floors, passes = [], []
     benchmark.pedantic(
         lambda: passes.append(clock.time(prepared.run)[1]),

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy.stats import linregress
 
-from flowbench.config.experiments import load_experiment
 from flowbench.figures.theme import color_of, new_figure, save, themed
 from flowbench.throughput.measurement import measure_pass
+from flowbench.throughput.naming import changed_preset
 
 CPU = torch.device("cpu")
 BATCHES = (4, 8, 16, 32)
@@ -27,8 +27,7 @@ MEASURED: dict[str, dict[str, list]] = {}
 
 def measured(name, batch, size):
     experiment, keys = MODELS[name]
-    changed = load_experiment(experiment, keys).model_copy(update={"name": " ".join([experiment, *keys])})
-    return measure_pass(changed, "train", batch, CPU, REPEATS, shape=(3, size, size))
+    return measure_pass(changed_preset(experiment, keys), "train", batch, CPU, REPEATS, shape=(3, size, size))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ from flowbench.report import build_from
 from flowbench.report.verdict import flat_settings
 from flowbench.system.progress import quietly
 from flowbench.throughput.jobs import check_passes, run_and_store
+from flowbench.throughput.naming import called
 
 __all__ = ["measure_throughput"]
 
@@ -78,8 +79,8 @@ def _named(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
     except InputError:
         return experiment  # of one's own
     settings = flat_settings(experiment).items()
-    changed = [f"{key}={value}" for key, value in settings if key != "seed" and shipped.get(key) != value]
-    return experiment.model_copy(update={"name": " ".join([experiment.name, *changed])})
+    changed = [f"{key}={value}" for key, value in settings if shipped.get(key) != value]
+    return experiment.model_copy(update={"name": called(experiment.name, changed)})
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:

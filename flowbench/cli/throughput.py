@@ -48,21 +48,17 @@ def run(
 
     Example: `flowbench throughput run real_nvp/cifar10 glow/cifar10 --batch 16 --threads 1 --out now.json`
     """
-    from flowbench.config.experiments import load_experiment
     from flowbench.report import build_from
     from flowbench.throughput.formats import result_table
     from flowbench.throughput.jobs import check_passes, run_and_store
+    from flowbench.throughput.naming import changed_preset
 
     names = [one for one in experiments if "=" not in one]
     if not names:
         raise InputError("give at least one experiment, for example real_nvp/cifar10")
     overrides = [one for one in experiments if "=" in one]
-    # A changed model is not to be taken for the preset: results say what was changed.
-    loaded = [
-        load_experiment(name, overrides).model_copy(update={"name": " ".join([name, *overrides])}) for name in names
-    ]
     content, path = run_and_store(
-        loaded,
+        [changed_preset(name, overrides) for name in names],
         passes=check_passes(passes),
         batches=_batches(batch),
         threads=threads,

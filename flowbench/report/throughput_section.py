@@ -20,6 +20,8 @@ __all__ = ["Measured", "is_throughput", "read_throughput", "throughput_section"]
 
 MAX_LINES = 12
 """Series in one plot: more of them cannot be told apart."""
+MARKERS = ("o", "^", "s", "D")
+"""Of the passes, in the order of the file."""
 LABEL_WIDTH = 40
 """Characters in a line beside the axes: overrides make names long."""
 
@@ -136,7 +138,10 @@ def _sheet(measured: Measured, name: str) -> Sheet:
     columns += [Column("Floor ratio", True), Column("Parameters", True), Column("MFLOP an image", True)]
     columns += [Column("Peak memory, MB", True)]
     rows = []
-    for entry in measured.results:
+    order = list(dict.fromkeys(map(_model, measured.results)))
+    # The precisions of a pass below each other, whatever the order of the files.
+    passes = list(dict.fromkeys(entry["pass"] for entry in measured.results))
+    for entry in sorted(measured.results, key=lambda one: (order.index(_model(one)), passes.index(one["pass"]))):
         compiled = ", compiled" if entry.get("compiled") else ""
         speed, ratio = entry["images_per_second"], entry.get("floor_ratio")
         flops, memory = entry.get("flops_per_image"), entry.get("peak_memory_bytes")
@@ -180,23 +185,45 @@ def _with_ratio(measured: Measured) -> list[Mapping[str, Any]]:
 
 
 def _cost(measured: Measured) -> "Figure":
+    """Draw a line for each model, its passes below each other, other precisions than float32 hollow."""
+    from matplotlib.lines import Line2D
+
     entries = _with_ratio(measured)
-    labels = [fill(_label(entry), LABEL_WIDTH, break_on_hyphens=False) for entry in entries]
-    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    models = list(dict.fromkeys(_model(entry) for entry in entries))
+    labels = [fill(model, LABEL_WIDTH, break_on_hyphens=False) for model in models]
+    passes = list(dict.fromkeys(entry["pass"] for entry in entries))
+    precisions = list(dict.fromkeys(str(entry["precision"]) for entry in entries))
+    marks = dict(zip(passes, MARKERS, strict=False))
     with themed():
-        drawing = new_figure(7.2, 0.9 + (0.16 + 0.16 * lines) * max(len(entries), 1))
+        drawing = new_figure(7.2, 1.3 + 0.42 * max(len(models), 1))
         axes = drawing.subplots()
-        for place, entry in enumerate(entries):
+        for entry in entries:
+            place = models.index(_model(entry)) + (passes.index(entry["pass"]) - (len(passes) - 1) / 2) * 0.24
             ratio, color = entry["floor_ratio"], color_of(entry["experiment"].split("/")[0])
-            axes.plot([ratio["low"], ratio["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="round")
-            axes.plot(ratio["median"], place, "o", color=color, markersize=5)
+            filled = color if str(entry["precision"]) == "32" else "white"
+            axes.plot([ratio["low"], ratio["high"]], [place, place], color=color, linewidth=1.5, solid_capstyle="round")
+            axes.plot(ratio["median"], place, marks[entry["pass"]], color=color, markersize=5, markerfacecolor=filled)
         axes.axvline(1, color="#333333", linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(entries)), labels)
-        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set_yticks(range(len(models)), labels)
+        axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_xlim(left=0)
         # From the right end on: the names beside the axes may leave them too narrow for the words.
         axes.set_xlabel("floor ratio (1: the convolutions alone)", loc="right")
+        shown = [(name, mark, "#333333") for name, mark in marks.items()]
+        if len(precisions) > 1:
+            shown += [
+                ("float32" if one == "32" else one, "o", "#333333" if one == "32" else "white") for one in precisions
+            ]
+        handles = [
+            Line2D([], [], linestyle="", marker=mark, color="#333333", markerfacecolor=fill_, label=name)
+            for name, mark, fill_ in shown
+        ]
+        drawing.legend(handles=handles, frameon=False, fontsize="small", loc="outside lower center", ncols=len(handles))
     return drawing
+
+
+def _model(entry: Mapping[str, Any]) -> str:
+    return f"{entry['experiment']}, batch {entry['batch']}{', compiled' if entry.get('compiled') else ''}"
 
 
 def _history(files: Sequence[Measured]) -> "Figure":
@@ -206,7 +233,8 @@ def _history(files: Sequence[Measured]) -> "Figure":
         for entry in _with_ratio(measured):
             series.setdefault(_label(entry), []).append((place, entry["floor_ratio"]["median"]))
             families[_label(entry)] = entry["experiment"].split("/")[0]
-    longest = sorted(series, key=lambda label: -len(series[label]))[:MAX_LINES]
+    several = [label for label in series if len(series[label]) > 1] or list(series)
+    longest = sorted(several, key=lambda label: -len(series[label]))[:MAX_LINES]
     styles = ("-", "--", ":", "-.")
     with themed():
         drawing = new_figure(7.2, 3.2 + 0.2 * len(longest))

@@ -104,6 +104,12 @@ def test_a_table_sorts_by_numbers_both_ways_and_what_has_none_stays_last(page: A
     assert column(page, 0) == ["ROW 0", "ROW 1", "ROW 2", "ROW 3"]
 
 
+def test_a_figure_in_full_stands_beside_the_pointer(page: Any) -> None:
+    cells = page.find_elements("css selector", "td.number[data-sort]")
+    assert cells
+    assert [cell.get_attribute("title") for cell in cells] == [cell.get_attribute("data-sort") for cell in cells]
+
+
 def test_a_picture_keeps_its_place_before_it_is_there(page: Any) -> None:
     held = "return [...document.querySelectorAll('figure img')].filter(i => !(i.width && i.getAttribute('height')))"
     assert page.execute_script("return document.querySelectorAll('figure img').length") >= 5

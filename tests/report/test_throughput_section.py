@@ -73,6 +73,21 @@ def test_files_of_one_commit_are_one_measurement_unless_they_repeat_a_pass(tmp_p
     assert len(list((page.parent / "plots").glob("*history.svg"))) == 1
 
 
+def test_the_precisions_of_a_pass_stand_below_each_other(tmp_path: Path) -> None:
+    stored(tmp_path / "0.json", "ab")
+    content = json.loads(stored(tmp_path / "1.json", "ab").read_text())
+    content["results"] = [{**entry, "precision": "bf16"} for entry in content["results"]]
+    (tmp_path / "1.json").write_text(json.dumps(content))
+    lines = (build_from([str(tmp_path)], tmp_path / "page").parent / "table.csv").read_text().splitlines()[1:]
+    wanted = [
+        f"{name},{kind},16,{precision}"
+        for name in ("real_nvp/cifar10", "glow/cifar10")
+        for kind in ("train", "forward")
+        for precision in ("32", "bf16")
+    ]
+    assert [",".join(line.split(",")[:4]) for line in lines] == wanted
+
+
 def test_other_json_is_not_taken_for_throughput(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"schema": 1}')
     assert not is_throughput(tmp_path)

@@ -20,6 +20,8 @@
     rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : up ? compare(a, b) : compare(b, a)));
     body.append(...rows.map(([, row]) => row));
   };
+  // The figure in full stands beside the pointer.
+  for (const cell of document.querySelectorAll(".number[data-sort]")) cell.title = cell.dataset.sort;
   for (const table of document.querySelectorAll("table.sortable")) {
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = document.createElement("button");
