@@ -23,7 +23,11 @@ CASES = {
     "glow/cifar10-small": [],
 }
 PASSES = {"train": "training", "forward": "likelihood", "inverse": "sampling"}
+COMPILED_TOO = "glow/cifar10-small"
+"""Whose operations are so small that what lies between them is most of a pass."""
+FLOAT32_BEFORE = "float32 before"
 FLOOR = "its convolutions alone"
+COMPILED = {"bf16, compiled": "bf16", "float32, compiled": "32"}
 WITHOUT_TOP = "bf16, top not learned"
 NORMFLOWS = {"normflows, float32": "32", "normflows, autocast to bf16": "bf16"}
 SETTINGS = {
@@ -53,7 +57,7 @@ def main():
                 print(*lines, sep="\n", flush=True)
                 rows += lines
     print(f"\nprocessor time, medians and 95 % intervals of {chosen.rounds} rounds, one thread, batch {BATCH}")
-    print(f"{'':32s} {'bf16 against':28s} times as fast          of its peak memory", *rows, sep="\n")
+    print(f"{'':32s} {'what':22s} {'against':28s} times as fast          of its peak memory", *rows, sep="\n")
 
 
 def measure(case, name, before, rounds):
@@ -65,22 +69,27 @@ def measure(case, name, before, rounds):
     ours = [case, name, "bf16", *CASES[case]]
     ways = {
         "bf16": (ROOT, ours),
-        "float32 before": (before, [case, name, "32", *CASES[case]]),
+        FLOAT32_BEFORE: (before, [case, name, "32", *CASES[case]]),
         "bf16 before, autocast": (before, [case, name, "bf16", *CASES[case]]),
         FLOOR: (ROOT, [*ours, "floor"]),
     }
+    if case == COMPILED_TOO:
+        compiled = [*CASES[case], "train.compile=true"]
+        ways |= {way: (ROOT, [case, name, precision, *compiled]) for way, precision in COMPILED.items()}
     if case == "glow/cifar10" and name == "train":
         # normflows learns no prior of the last level.
         ways[WITHOUT_TOP] = (ROOT, [*ours, "model.learn_top=false"])
         ways |= {way: (ROOT, ["normflows", name, precision]) for way, precision in NORMFLOWS.items()}
     seconds, memory = in_turn(ways, rounds)
+    pairs = [(way, WITHOUT_TOP if way in NORMFLOWS else "bf16") for way in ways.keys() - {"bf16", WITHOUT_TOP}]
+    pairs += [(FLOAT32_BEFORE, way) for way in COMPILED if way in ways]
     lines = []
-    for way in ways.keys() - {"bf16", WITHOUT_TOP}:
-        mine = WITHOUT_TOP if way in NORMFLOWS else "bf16"
+    for way, mine in pairs:
         ratios = [theirs / own for theirs, own in zip(seconds[way], seconds[mine], strict=True)]
         median, low, high = interval(np.array(ratios))
         room = "" if way == FLOOR else f"{memory[mine] / memory[way]:.2f} ({memory[way] / 1e6:,.0f} MB)"
-        lines.append(f"{case + ' ' + PASSES[name]:32s} {way:28s} {median:.2f} ({low:.2f} to {high:.2f})    {room}")
+        names = f"{case + ' ' + PASSES[name]:32s} {mine:22s} {way:28s}"
+        lines.append(f"{names} {median:.2f} ({low:.2f} to {high:.2f})    {room}")
     return sorted(lines)
 
 
@@ -137,7 +146,7 @@ def passing(case, name, precision, *keys):
         from flowbench.config import load_experiment
     changes = [f"train.precision={precision}", *(key for key in keys if key != "floor")]
     cpu = torch.device("cpu")
-    run = PASSES[name](make_subject(load_experiment(case, changes), BATCH, cpu), compiled=False)
+    run = PASSES[name](make_subject(load_experiment(case, changes), BATCH, cpu), compiled="train.compile=true" in keys)
     return Floor(record(run), cpu, lambda: None) if "floor" in keys else run
 
 
