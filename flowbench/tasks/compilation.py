@@ -27,8 +27,13 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "realize_opcount_threshold": 200,
     # Left to itself, the compiler takes networks of 64 channels or fewer for too narrow to be channels-last.
     "force_layout_optimization": True,
+    # To try whether a small kernel fits a reduction's loops takes a fifth of the time that kernels are planned in, and
+    # none of ours does.
+    "loop_reindexing_after_fusion": False,
 }
 """Inductor's, on a GPU alone."""
+NEWER_OPTIONS = frozenset({"loop_reindexing_after_fusion"})
+"""Those of them that torch 2.11 does not know: it is not told."""
 GPU_RECOMPUTATION = {
     # What is cheap to compute is computed again for the gradients, not kept: reading it would take longer.
     "ban_recompute_used_far_apart": False,
@@ -53,11 +58,10 @@ def as_compiled(function: Function, device: torch.device) -> Function:
     compile_networks_once()
     on_gpu = device.type == "cuda"
     compiled = (
-        torch.compile(function, dynamic=False, options=GPU_OPTIONS)
+        torch.compile(function, dynamic=False, options=_known(GPU_OPTIONS))
         if on_gpu
         else torch.compile(function, dynamic=False)
     )
-
     settings = {**CACHED, **(GPU_RECOMPUTATION if on_gpu else {})}
 
     @wraps(function)
@@ -67,6 +71,13 @@ def as_compiled(function: Function, device: torch.device) -> Function:
             return compiled(*arguments)
 
     return cast(Function, set_up)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    # Only here: it imports the compiler.
+    from torch._inductor import config
+
+    return {name: value for name, value in options.items() if name not in NEWER_OPTIONS or hasattr(config, name)}
 
 
 def forget_compiled() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowbench.tasks.compilation import GPU_OPTIONS, as_compiled, forget_compiled
+from flowbench.tasks.compilation import GPU_OPTIONS, NEWER_OPTIONS, as_compiled, forget_compiled
 
 
 def shifted(x: torch.Tensor) -> torch.Tensor:
@@ -30,13 +30,14 @@ def test_what_is_compiled_for_a_gpu_is_launched_as_a_graph_and_computes_again_wh
     monkeypatch.setattr(torch, "compile", compiled)
     for device in ("cuda", "cpu"):
         assert as_compiled(shifted, torch.device(device))(torch.zeros(1)) == 1
-    assert asked == [(False, GPU_OPTIONS, [False, False, True]), (False, None, [True, True, True])]
+    known = {name: value for name, value in GPU_OPTIONS.items() if name in torch._inductor.list_options()}
+    assert asked == [(False, known, [False, False, True]), (False, None, [True, True, True])]
     assert GPU_OPTIONS["triton.cudagraphs"]
 
 
 @pytest.mark.slow
 def test_torch_knows_the_options_of_a_gpu() -> None:
-    assert set(GPU_OPTIONS) <= set(torch._inductor.list_options())
+    assert set(GPU_OPTIONS) - NEWER_OPTIONS <= set(torch._inductor.list_options())
 
 
 @pytest.mark.slow
