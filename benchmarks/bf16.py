@@ -27,6 +27,7 @@ COMPILED_TOO = "glow/cifar10-small"
 """Whose operations are so small that what lies between them is most of a pass."""
 FLOAT32_BEFORE = "float32 before"
 FLOOR = "its convolutions alone"
+FLOAT32 = "float32"
 COMPILED = {"bf16, compiled": "bf16", "float32, compiled": "32"}
 WITHOUT_TOP = "bf16, top not learned"
 NORMFLOWS = {"normflows, float32": "32", "normflows, autocast to bf16": "bf16"}
@@ -76,13 +77,14 @@ def measure(case, name, before, rounds):
     if case == COMPILED_TOO:
         compiled = [*CASES[case], "train.compile=true"]
         ways |= {way: (ROOT, [case, name, precision, *compiled]) for way, precision in COMPILED.items()}
+        ways[FLOAT32] = (ROOT, [case, name, "32", *CASES[case]])
     if case == "glow/cifar10" and name == "train":
         # normflows learns no prior of the last level.
         ways[WITHOUT_TOP] = (ROOT, [*ours, "model.learn_top=false"])
         ways |= {way: (ROOT, ["normflows", name, precision]) for way, precision in NORMFLOWS.items()}
     seconds, memory = in_turn(ways, rounds)
     pairs = [(way, WITHOUT_TOP if way in NORMFLOWS else "bf16") for way in ways.keys() - {"bf16", WITHOUT_TOP}]
-    pairs += [(FLOAT32_BEFORE, way) for way in COMPILED if way in ways]
+    pairs += [(other, way) for way in COMPILED if way in ways for other in (FLOAT32_BEFORE, FLOAT32)]
     lines = []
     for way, mine in pairs:
         ratios = [theirs / own for theirs, own in zip(seconds[way], seconds[mine], strict=True)]

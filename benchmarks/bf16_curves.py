@@ -7,7 +7,6 @@ their standard deviation over the seeds, and how far bf16's lie from them, seed 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+
+from flowbench.runs.folder import RunFolder
 
 CASES = ("real_nvp/digits", "real_nvp/cifar10-small", "glow/cifar10-small")
 PRECISIONS = ("32", "bf16")
@@ -56,8 +57,7 @@ def curve(case, precision, seed, steps, overrides, folder):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{case}, {precision}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    values = [row["train/bits_per_dim"] for row in rows if "train/bits_per_dim" in row]
+    values = [row["train/bits_per_dim"] for row in RunFolder(run).metrics() if "train/bits_per_dim" in row]
     return np.array(values[: steps // WINDOW * WINDOW]).reshape(-1, WINDOW).mean(axis=1)
 
 

@@ -10,6 +10,10 @@
 # the relative accuracy of values near 0. Or ATEN_CPU_CAPABILITY=avx2 for the whole process, which slows other operations.
 # Source: measured 2026-11-30; the vectorized functions are in aten/src/ATen/cpu/vec/vec512 and vec256.
 set -euo pipefail
+if ! grep -q avx512bw /proc/cpuinfo; then
+    echo "this processor has no AVX512: nothing to see here"
+    exit 0
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
@@ -54,10 +58,6 @@ error = (by_exp(single).double() - F.elu(double)).abs().max().item()
 print(f"max(x, exp(min(x, 0)) - 1): {replaced:.2f} ns in float32, at most {error:.1e} from float64's elu")
 PYTHON
 cd "$work"
-if ! grep -q avx512bw /proc/cpuinfo; then
-    echo "this processor has no AVX512: nothing to see here"
-    exit 0
-fi
 venv/bin/python -W ignore measure.py avx512
 ATEN_CPU_CAPABILITY=avx2 venv/bin/python -W ignore measure.py avx2
 read -r new new_double < avx512

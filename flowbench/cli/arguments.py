@@ -31,6 +31,7 @@ __all__ = [
     "parse_levels",
     "parse_percentage",
     "parse_seeds",
+    "sbatch_settings",
     "whole_numbers",
 ]
 
@@ -185,3 +186,14 @@ def whole_numbers(text: str) -> list[int] | None:
     """Read `16,64` as a list; None where a part is no whole number in plain digits: 010 is 8 or 10, who knows."""
     parts = [part.strip() for part in text.split(",")]
     return [int(part) for part in parts] if all(re.fullmatch("0|[1-9][0-9]*", part) for part in parts) else None
+
+
+def sbatch_settings(submit: str | None, slurm: list[str] | None) -> list[str]:
+    """Return the `KEY=VALUE` of `--slurm`.
+
+    Raises:
+        InputError: nothing is submitted that they could belong to.
+    """
+    if slurm and submit != "slurm":
+        raise InputError(f"--slurm {slurm[0]}: only jobs on Slurm have it: add --submit slurm")
+    return slurm or []

@@ -21,6 +21,7 @@ from flowbench.cli.arguments import (
     complete,
     mirror_of,
     parse_seeds,
+    sbatch_settings,
 )
 from flowbench.cli.lines import say
 from flowbench.errors import CheckFailedError
@@ -87,6 +88,7 @@ def reproduce(
     if watch and submit is None:
         reproduction.watch(table, out=out, say=typer.echo, **selected)
         return
+    settings = sbatch_settings(submit, slurm)
     folder = out or Path("results") / Path(table).stem
     again = f"to go on: {shlex.join(['flowbench', *sys.argv[1:]])}"
     try:
@@ -95,7 +97,7 @@ def reproduce(
             out=folder,
             jobs=jobs,
             progress=watch or submit != "slurm",
-            cluster=_cluster(folder, jobs, slurm or [], logger) if submit == "slurm" else None,
+            cluster=_cluster(folder, jobs, settings, logger) if submit == "slurm" else None,
             again=again,
             mirror=mirror_of(logger),
             **selected,

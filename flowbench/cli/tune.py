@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowbench.cli import app
-from flowbench.cli.arguments import JOBS, JSON, LOGGER, OVERRIDES, SLURM, STORAGE, complete, mirror_of, parse_duration
+from flowbench.cli.arguments import (
+    JOBS,
+    JSON,
+    LOGGER,
+    OVERRIDES,
+    SLURM,
+    STORAGE,
+    complete,
+    mirror_of,
+    parse_duration,
+    sbatch_settings,
+)
 from flowbench.cli.lines import say
 
 if TYPE_CHECKING:
@@ -46,13 +57,14 @@ def tune(
 
     Example: `flowbench tune real_nvp/cifar10-small --trials 30`
     """
+    settings = sbatch_settings(submit, slurm)
     if submit == "slurm":
         command = ["tune", experiment, *(overrides or []), "--trials", str(trials), "--jobs", "1"]
         command += ["--logger", logger]
         command += ["--study", study] if study else []
         command += ["--time-budget", time_budget] if time_budget else []
         command += ["--nproc-per-node", str(processes)] if processes > 1 else []
-        _submit(command, jobs or JOBS_ON_A_CLUSTER, storage, slurm or [])
+        _submit(command, jobs or JOBS_ON_A_CLUSTER, storage, settings)
         return
     from flowbench.comparison.study import outcome_of
     from flowbench.planning.estimate import needed_memory

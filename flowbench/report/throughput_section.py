@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -193,9 +194,10 @@ def _cost(measured: Measured) -> "Figure":
     labels = [fill(model, LABEL_WIDTH, break_on_hyphens=False) for model in models]
     passes = list(dict.fromkeys(entry["pass"] for entry in entries))
     precisions = list(dict.fromkeys(str(entry["precision"]) for entry in entries))
-    marks = dict(zip(passes, MARKERS, strict=False))
+    marks = dict(zip(passes, cycle(MARKERS), strict=False))
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
     with themed():
-        drawing = new_figure(7.2, 1.3 + 0.42 * max(len(models), 1))
+        drawing = new_figure(7.2, 1.3 + max(0.42, 0.16 + 0.16 * lines) * max(len(models), 1))
         axes = drawing.subplots()
         for entry in entries:
             place = models.index(_model(entry)) + (passes.index(entry["pass"]) - (len(passes) - 1) / 2) * 0.24
@@ -210,7 +212,7 @@ def _cost(measured: Measured) -> "Figure":
         # From the right end on: the names beside the axes may leave them too narrow for the words.
         axes.set_xlabel("floor ratio (1: the convolutions alone)", loc="right")
         shown = [(name, mark, "#333333") for name, mark in marks.items()]
-        if len(precisions) > 1:
+        if precisions != ["32"]:
             shown += [
                 ("float32" if one == "32" else one, "o", "#333333" if one == "32" else "white") for one in precisions
             ]

@@ -34,11 +34,12 @@ def executor(cluster: Cluster, folder: Path, name: str, settings: Sequence[str] 
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise InputError("--submit slurm: there is no sbatch here: log in to the cluster, or use --jobs N here")
     parameters = _parameters(settings) if cluster == "slurm" else {}
-    made = submitit.AutoExecutor(folder=folder, cluster=cluster)
     try:
+        made = submitit.AutoExecutor(folder=folder, cluster=cluster)
         made.update_parameters(name=name, timeout_min=MINUTES, **parameters)
-    except (NameError, TypeError, ValueError) as error:  # submitit knows which keys sbatch has
-        raise InputError(f"--slurm {' '.join(settings)}: submitit refuses it: {one_line(error)}") from error
+    except (NameError, RuntimeError, TypeError, ValueError) as error:  # no srun; a key that sbatch does not have
+        said = " ".join(["--submit", cluster, *(f"--slurm {setting}" for setting in settings)])
+        raise InputError(f"{said}: submitit refuses it: {one_line(error)}") from error
     return made
 
 

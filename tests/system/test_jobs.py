@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("submitit", reason="submitit is not installed")
 
+from flowbench.__main__ import main
 from flowbench.errors import InputError
 from flowbench.system.jobs import executor, submit
 
@@ -55,3 +56,21 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(InputError, match="no sbatch here"):
         executor("slurm", tmp_path / "jobs", "mine")
     assert not (tmp_path / "jobs").exists()
+
+
+def test_slurm_without_its_programs_is_one_line(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cluster / "srun").unlink()
+    monkeypatch.setenv("PATH", str(cluster))
+    with pytest.raises(InputError, match=r"--submit slurm: submitit refuses it: .*srun"):
+        executor("slurm", tmp_path / "jobs", "mine")
+
+
+@pytest.mark.parametrize("command", [["reproduce", "quick"], ["tune", "real_nvp/digits-study"]])
+def test_settings_of_jobs_that_nobody_submits_are_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["flowbench", *command, "--slurm", "partition=gpu"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--slurm partition=gpu: only jobs on Slurm have it: add --submit slurm" in capsys.readouterr().err
