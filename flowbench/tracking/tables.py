@@ -85,6 +85,9 @@ class TableCopy:
         run_id = (
             known[0] if known else self._client.create_run(experiment, tags={UID_TAG: uid}, run_name=name)
         ).info.run_id
+        if state is None:
+            # Whatever fails from here on, the next attempt finds this run.
+            self._write_state(uid, run_id, 0)
         rows = [row for row in results["rows"] if isinstance(row, dict)]
         written = int((self._folder / "results.json").stat().st_mtime * 1000)
         log_new(_metrics(rows, written), self._client, run_id)
@@ -98,8 +101,11 @@ class TableCopy:
                 self._client.set_tag(child.run_id, "mlflow.parentRunId", run_id)
         with redirect_stdout(sys.stderr):
             self._client.set_terminated(run_id, "FINISHED")
-        write_state(self._folder, MirrorState(uid, without_credentials(self._uri), run_id, covered))
+        self._write_state(uid, run_id, covered)
         return str(run_id)
+
+    def _write_state(self, uid: str, run_id: str, covered: int) -> None:
+        write_state(self._folder, MirrorState(uid, without_credentials(self._uri), run_id, covered))
 
 
 def _metrics(rows: list[dict[str, Any]], moment: int) -> list[Metric]:

@@ -1,13 +1,17 @@
 """A table in MLflow: its figures, its files, and the runs of its rows under it."""
 
+import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from flowbench.cli.tune import _dashboard
 from flowbench.reproduction.reproduce import reproduce
 from flowbench.tracking import import_run
-from flowbench.tracking.tables import _metrics
+from flowbench.tracking.state import read_state
+from flowbench.tracking.store import open_client
+from flowbench.tracking.tables import TableCopy, _metrics
 from tests.faked_runs import FakeTrainer
 from tests.tracking.tracked_runs import Holdings
 
@@ -30,6 +34,22 @@ def test_a_tables_run_holds_figures_and_files_and_is_the_parent_of_its_rows_runs
     assert {"results.json", "table.md", "table.csv", "report.html"} <= files
     assert holdings.client.get_run(child).data.tags["mlflow.parentRunId"] == run_id
     assert "ETTh1 96/etth/nlinear" not in table.data.metrics
+
+
+def test_a_copy_that_failed_is_finished_and_not_made_again(tmp_path: Path, holdings: Holdings, store: str) -> None:
+    row = {"row": "digits", "experiment": "glow/digits", "value": 1.75, "status": "done"}
+    (tmp_path / "results.json").write_text(json.dumps({"table": "broken", "rows": [row]}))
+    client = open_client(store)
+    with patch.object(client, "log_artifact", side_effect=ConnectionError("gone")):
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                TableCopy(tmp_path, client, store).finish()
+    begun = holdings.only("tables/broken")
+    state = read_state(tmp_path)
+    assert state is not None
+    assert (state.run_id, state.covered_bytes) == (begun.info.run_id, 0)
+    assert import_run(tmp_path) == begun.info.run_id
+    assert holdings.only("tables/broken").info.status == "FINISHED"
 
 
 def test_a_studys_end_names_the_dashboard_without_a_password() -> None:
