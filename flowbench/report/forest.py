@@ -1,4 +1,4 @@
-"""A table as a picture of its page: every figure as a point with its error bars, published ones as marks, sorted.
+"""A table as a picture of its page: every figure as a point with its error bars, those of others as marks, sorted.
 
 Drawn by the page itself, of plain boxes at percentages of a line: sharp at every width, in light and dark, and small.
 """
@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 from typing import Any
 
 from flowbench.evaluation.error_bars import ErrorBar
@@ -32,7 +33,8 @@ class Point:
     """Beginning and width of the 95 % interval over images or windows."""
     seeds: tuple[float, float] | None = None
     """Beginning and width of the range of the seeds' figures."""
-    published: bool = False
+    theirs: str = ""
+    """What a figure that is not of ours is: `published`, or `measured here`; empty for ours."""
     anchor: str | None = None
 
 
@@ -60,8 +62,8 @@ def forests(rows: Sequence[tuple[Mapping[str, Any], str | None]]) -> list[Forest
     found = []
     for (title, split, metric), group in groupby(rows, lambda one: (one[0]["row"], one[0]["split"], one[0]["metric"])):
         lines = [(row, anchor) for row, anchor in group if row["status"] == "done" and _finite(row["value"])]
-        if any(row["published"] for row, _ in lines):
-            # As in the table: what is measured otherwise is compared with nothing that is published.
+        if any(row["published"] or row.get("peers") for row, _ in lines):
+            # As in the table: what is measured otherwise is compared with nothing of others.
             lines = [(row, anchor) for row, anchor in lines if not _ALONE & set(row["badges"])]
         if lines:
             found.append(_forest(f"{title}, {split}", metric, lines))
@@ -74,6 +76,7 @@ def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], st
     spans = [_span(row) for row, _ in lines]
     values = [
         *(one["value"] for one in theirs.values()),
+        *(value for peer in first.get("peers", ()) for value in peer["values"]),
         *(value for span in spans for pair in span if pair for value in pair),
     ]
     values += [row["value"] for row, _ in lines]
@@ -101,8 +104,13 @@ def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], st
         )
         for (row, anchor), (images, seeds) in zip(lines, spans, strict=True)
     ]
+    for peer in (peer for peer in first.get("peers", ()) if peer["split"] == first["split"]):
+        value = fmean(peer["values"])
+        seeds = (min(peer["values"]), max(peer["values"])) if len(peer["values"]) > 1 else None
+        point = Point(peer["model"], _figure(value, False), place(value), seeds=part(seeds), theirs="measured here")
+        points.append((value, point))
     points += [
-        (value := one["value"], Point(model, _figure(value, one["bound"] == "<"), place(value), published=True))
+        (value := one["value"], Point(model, _figure(value, one["bound"] == "<"), place(value), theirs="published"))
         for model, one in theirs.items()
     ]
     ordered = [point for _, point in sorted(points, key=lambda one: one[0])]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from flowbench.config.metric_words import MEAN_OVER_COLUMNS, shares_in_words
@@ -15,6 +16,8 @@ __all__ = [
     "labels",
     "mean",
     "models",
+    "peer_figure",
+    "peers",
     "published_figure",
     "records",
     "reproduced",
@@ -94,6 +97,14 @@ def rerun_figure(row: Mapping[str, Any]) -> str:
     return f"{rerun['value']:.{decimals(row, published)}f}" if published and rerun else ""
 
 
+def peer_figure(row: Mapping[str, Any], model: str) -> str:
+    """Return what another library's model reaches on the row's split, the mean over its seeds, or a dash."""
+    for peer in row.get("peers", ()):
+        if (peer["model"], peer["split"]) == (model, row["split"]):
+            return f"{fmean(peer['values']):.3f}"
+    return "–"
+
+
 def difference(row: Mapping[str, Any]) -> float | None:
     """Return ours − the published figure of the model that is reproduced, on the same split; None without either."""
     published = reproduced(row)
@@ -157,6 +168,7 @@ def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         line |= {"labels": labels(row), "difference": difference(row)}
         line |= {key: row.get(key) for key in _BESIDE if any(one.get(key) is not None for one in results["rows"])}
         line |= {model: published_figure(row, model) for model in names}
+        line |= {model: peer_figure(row, model) for model in peers(results)}
         lines.append(line | ({"run again": rerun_figure(row)} if again else {}))
     return lines
 
@@ -164,6 +176,11 @@ def records(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def models(results: Mapping[str, Any]) -> list[str]:
     """Return the published models of a table, in its order."""
     return list(dict.fromkeys(entry["model"] for row in results["rows"] for entry in row["published"]))
+
+
+def peers(results: Mapping[str, Any]) -> list[str]:
+    """Return the models of other libraries that a table has measured figures of, in its order."""
+    return list(dict.fromkeys(peer["model"] for row in results["rows"] for peer in row.get("peers", ())))
 
 
 def decimals(row: Mapping[str, Any], published: Mapping[str, Any]) -> int:

@@ -20,6 +20,8 @@ from flowbench.report.formats import (
     labels,
     mean,
     models,
+    peer_figure,
+    peers,
     published_figure,
     records,
     rerun_figure,
@@ -130,10 +132,12 @@ def _sheet(results: Mapping[str, Any], lines: Sequence[_Line], name: str) -> She
     columns += [Column("Published")] if together else [Column(model, True, "published") for model in names]
     columns += [Column("Run again", True, "their program today")] if again else []
     columns += [Column("Difference", True, "ours − published")] if compared else []
+    beside = peers(results)
+    columns += [Column(model, True, "measured here") for model in beside]
     # Where nothing was published, one sentence says it once, in the caption.
     judged = any(line.row["published"] for line in lines)
     columns += [Column("Verdict")] if judged or any(line.details for line in lines) else []
-    cells = [_cells(line, names, together, again, compared)[: len(columns)] for line in lines]
+    cells = [_cells(line, names, beside, together, again, compared)[: len(columns)] for line in lines]
     return Sheet(name, _caption(results), columns, cells, records(results))
 
 
@@ -150,6 +154,9 @@ def _caption(results: Mapping[str, Any]) -> str:
         words += "; training figures in parentheses"
     if any(entry["bound"] == "<" for entry in entries):
         words += "; < marks an upper bound"
+    measured = sorted({_peer(peer) for row in results["rows"] for peer in row.get("peers", ())})
+    if measured:
+        words += f", beside other libraries' models, measured on the same windows ({'; '.join(measured)})"
     if not entries:
         words += "; there are no published figures to stand beside them"
     return f"{words}. Lower is better."
@@ -159,7 +166,14 @@ def _program(rerun: Mapping[str, Any]) -> str:
     return f"{rerun['source']}, {rerun['version']}, seed {rerun['seed']}"
 
 
-def _cells(line: _Line, names: Sequence[str], together: bool, again: bool, compared: bool) -> list[Cell]:
+def _peer(peer: Mapping[str, Any]) -> str:
+    seeds = f"seed{'s' * (len(peer['seeds']) > 1)} {', '.join(map(str, peer['seeds']))}"
+    return f"{peer['model']}: {peer['version']}, {peer['source']}, {seeds}"
+
+
+def _cells(
+    line: _Line, names: Sequence[str], beside: Sequence[str], together: bool, again: bool, compared: bool
+) -> list[Cell]:
     row = line.row
     count = f", n = {row['n']:,}" if row["n"] else ""
     over_seeds = f"; {spread(row)}" if spread(row) else ""
@@ -182,6 +196,7 @@ def _cells(line: _Line, names: Sequence[str], together: bool, again: bool, compa
     if compared:
         gap, to = difference(row), row.get("reproduces")
         cells.append(Cell("") if gap is None else number_cell(gap, "+.3f", note=f"to {to}" if to else ""))
+    cells += [Cell("" if (text := peer_figure(row, model)) == "–" else text) for model in beside]
     known = line.verdict if row["published"] else ""
     return [*cells, Cell(known, note=line.details)]
 

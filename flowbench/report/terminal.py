@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flowbench.report.formats import figure, labels, models, published_figure, unit
+from flowbench.report.formats import figure, labels, models, peer_figure, peers, published_figure, unit
 
 __all__ = ["on_terminal"]
 
@@ -26,8 +26,17 @@ def on_terminal(results: Mapping[str, Any], width: int) -> RenderableType:
         width: of the terminal.
     """
     title = str(results.get("title", results["table"]))
-    names = ("row", "experiment", "split", "ours ± standard error", "labels", "status", *models(results))
-    cells = [_cells(row, names[6:]) for row in results["rows"]]
+    names = (
+        "row",
+        "experiment",
+        "split",
+        "ours ± standard error",
+        "labels",
+        "status",
+        *models(results),
+        *peers(results),
+    )
+    cells = [[*_ours(row), *(text for _, text in _theirs(results, row))] for row in results["rows"]]
     natural = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     natural[4] = min(natural[4], LABELS_WIDTH)
     if sum(natural) + 3 * len(natural) > width:
@@ -40,9 +49,14 @@ def on_terminal(results: Mapping[str, Any], width: int) -> RenderableType:
     return table
 
 
-def _cells(row: Mapping[str, Any], published: tuple[str, ...]) -> list[str]:
-    ours = [row["row"], row["experiment"], row["split"], figure(row, unit(row["metric"])), labels(row)]
-    return [*ours, _status(row), *(published_figure(row, model) for model in published)]
+def _ours(row: Mapping[str, Any]) -> list[str]:
+    return [row["row"], row["experiment"], row["split"], figure(row, unit(row["metric"])), labels(row), _status(row)]
+
+
+def _theirs(results: Mapping[str, Any], row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return each published model and each peer of the table with its figure in this row."""
+    published = [(model, published_figure(row, model)) for model in models(results)]
+    return [*published, *((model, peer_figure(row, model)) for model in peers(results))]
 
 
 def _row_by_row(results: Mapping[str, Any], width: int) -> Iterator[str]:
@@ -51,11 +65,9 @@ def _row_by_row(results: Mapping[str, Any], width: int) -> Iterator[str]:
     name, ours = (max(len(text(row)) for row in rows) for text in (lambda row: row["experiment"], figure))
     for (title, split, metric), group in groupby(rows, lambda row: (row["row"], row["split"], row["metric"])):
         lines = list(group)
-        published = [
-            f"{model} {known}" for model in models(results) if (known := published_figure(lines[0], model)) != "–"
-        ]
+        theirs = [f"{model} {known}" for model, known in _theirs(results, lines[0]) if known != "–"]
         head = f"{title}, {split}, {unit(metric)}"
-        yield from _wrapped(f"{head}: {', '.join(published)}" if published else head, width, "")
+        yield from _wrapped(f"{head}: {', '.join(theirs)}" if theirs else head, width, "")
         for row in lines:
             line = f"  {row['experiment']:{name}}  {figure(row):{ours}}  {_status(row)}"
             yield from [line] if len(line) <= width else _wrapped(line.strip(), width, "  ")

@@ -55,6 +55,7 @@ def empty_row(
         "badges": [],
         "runs": [],
         "published": [figure.model_dump(mode="json") for figure in row.published],
+        "peers": [peer.model_dump(mode="json") for peer in row.peers],
         "reproduces": entry.reproduces,
         "labels": {},
         "mae_without_stuck": None,
@@ -96,6 +97,7 @@ def done_row(
         return {**content, "status": "failed", "reason": reason}
     errors = [error for metric in metrics if (error := _number(metric.get("stderr"))) is not None]
     budgets = {str(result.get("budget")) for result in results}
+    beside_others = bool(row.published or row.peers)
     status = _worst([str(result.get("data_status", "unverified")) for result in results])
     stale = [reasons for pair in zip(results, experiments, strict=True) if (reasons := stale_reasons(*pair))]
     content |= {
@@ -107,7 +109,7 @@ def done_row(
         "budget": budgets.pop() if len(budgets) == 1 else "custom",
         "badges": [
             *(["limited"] if any("limited" in metric for metric in metrics) else []),
-            *([OTHER_TASK] if row.published and not all(_is_asked_for(entry, one) for one in experiments) else []),
+            *([OTHER_TASK] if beside_others and not all(_is_asked_for(entry, one) for one in experiments) else []),
             *_badges(results, runs, status, stale=bool(stale)),
         ],
         "reason": f"stale: {'; '.join(stale[0])}" if stale else None,

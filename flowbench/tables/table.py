@@ -21,7 +21,19 @@ from flowbench.config.schema import Experiment, Section
 from flowbench.config.yaml_files import read_mapping
 from flowbench.errors import InputError, did_you_mean
 
-__all__ = ["Bounds", "Entry", "Metric", "Published", "Rerun", "Row", "Table", "load_table", "table_names", "table_path"]
+__all__ = [
+    "Bounds",
+    "Entry",
+    "Metric",
+    "Peer",
+    "Published",
+    "Rerun",
+    "Row",
+    "Table",
+    "load_table",
+    "table_names",
+    "table_path",
+]
 
 Metric = Literal["bits_per_dim", "mae", "mse", "mae_original", "mse_original", "nll", "crps", "mae_median"]
 SplitName = Literal["train", "validation", "test"]
@@ -57,6 +69,28 @@ class Published(Section):
     """Paper and table."""
     rerun: Rerun | None = None
     """A second ruler, where the paper's figure does not come out of its own program any more."""
+
+
+class Peer(Section):
+    """Figures of another library's model, measured by us on the same items as ours; nobody published them."""
+
+    model: str
+    split: SplitName
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)]
+    values: Annotated[tuple[Figure, ...], Field(min_length=1, strict=False)]
+    """The figure of each seed."""
+    n: PositiveInt
+    """Images or windows that each was measured on."""
+    version: str
+    """Of the library, and of what it ran on."""
+    source: str
+    """The script and its settings."""
+
+    @whole(mode="after")
+    def _paired(self) -> "Peer":
+        if len(self.seeds) != len(self.values):
+            raise ValueError(f"{self.model}: {len(self.values)} values of {len(self.seeds)} seeds")
+        return self
 
 
 class Bounds(Section):
@@ -100,6 +134,7 @@ class Row(Section):
     split: SplitName
     experiments: Annotated[list[Annotated[Entry, BeforeValidator(_entry)]], Field(min_length=1)]
     published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
+    peers: Annotated[tuple[Peer, ...], Field(strict=False)] = ()
     note: str | None = None
     optional: Literal["download"] | None = None
     """download: where the data is missing, one quick download is tried, else the row is left out with the reason."""

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from flowbench.report.forest import forests
-from tests.report.test_report import page, row
+from tests.report.test_report import page, peer, row
 
 
 def test_points_are_sorted_and_lie_where_their_values_are() -> None:
@@ -14,7 +14,7 @@ def test_points_are_sorted_and_lie_where_their_values_are() -> None:
     (picture,) = forests([(ours, "a"), (row(experiment="glow/cifar10", value=3.3, stderr=None), "b")])
     assert (picture.title, picture.metric) == ("CIFAR-10, test", "bits/dim")
     assert [point.name for point in picture.points] == ["glow/cifar10", "Real NVP", "real_nvp/cifar10", "Conv DRAW"]
-    assert [point.published for point in picture.points] == [False, True, False, True]
+    assert [point.theirs for point in picture.points] == ["", "published", "", "published"]
     assert [point.text for point in picture.points] == ["3.300", "3.490", "3.550", "≤ 3.590"]
     (ours_bound,) = forests([(row(value=3.55, labels={"bound": "uniform"}, published=[]), "a")])
     assert [point.text for point in ours_bound.points] == ["≤ 3.550"]
@@ -46,9 +46,22 @@ def test_what_is_measured_otherwise_stands_beside_no_published_figure() -> None:
     assert forests([(row(badges=["other task"]), None)]) == []
     rows = [row(badges=["limited"]), row(badges=["other resampling", "stale"]), row(badges=["stale"], value=3.7)]
     (found,) = forests([(one, None) for one in rows])
-    assert [point.name for point in found.points if not point.published] == ["real_nvp/cifar10 (stale)"]
+    assert [point.name for point in found.points if not point.theirs] == ["real_nvp/cifar10 (stale)"]
     alone = [{**one, "published": []} for one in rows]
     (found,) = forests([(one, None) for one in alone])
     assert [point.name for point in found.points] == [
         "real_nvp/cifar10 (limited)", "real_nvp/cifar10 (other resampling) (stale)", "real_nvp/cifar10 (stale)"
     ]  # fmt: skip
+
+
+def test_another_librarys_model_stands_with_its_seeds_among_ours_and_nothing_small_stands_beside_it() -> None:
+    beside = {"published": [], "peers": [peer(values=[3.2, 3.4])]}
+    (picture,) = forests([(row(value=3.25, **beside), "a"), (row(value=3.35, **beside), "b")])
+    assert [(point.text, point.theirs) for point in picture.points] == [
+        ("3.250", ""), ("3.300", "measured here"), ("3.350", "")
+    ]  # fmt: skip
+    theirs = picture.points[1]
+    assert theirs.seeds is not None
+    low, high = 3.2 - 0.04 * 0.2, 3.4 + 0.04 * 0.2
+    assert theirs.seeds == pytest.approx((100 * (3.2 - low) / (high - low), 100 * 0.2 / (high - low)), abs=0.02)
+    assert forests([(row(badges=["limited"], **beside), "a")]) == []

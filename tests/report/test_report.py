@@ -1,3 +1,4 @@
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ def row(**changes: Any) -> dict[str, Any]:
     }
 
 
+def peer(**changes: Any) -> dict[str, Any]:
+    """A figure of another library's model as results.json holds it."""
+    return {
+        **{"model": "DeepAR", "split": "test", "seeds": [0, 1], "values": [3.5, 3.6], "n": 12},
+        **{"version": "GluonTS 0.16.2", "source": "peer_deepar.py", **changes},
+    }
+
+
 def results(*rows: dict[str, Any]) -> dict[str, Any]:
     return {"schema": 1, "table": "mine", "title": "Mine", "description": "", "flowbench": "0", "rows": list(rows)}
 
@@ -46,6 +55,19 @@ def test_a_figure_stands_beside_the_published_ones_with_labels_and_difference(tm
         assert part in text
     assert "paper&#39;s preset" not in text
     assert "paper&#39;s preset" in page(tmp_path, row(budget="paper", badges=[]))
+
+
+def test_another_librarys_model_has_a_column_of_its_own_and_is_nothing_that_was_published(tmp_path: Path) -> None:
+    beside = row(published=[], peers=[peer()])
+    text = page(tmp_path, beside, row(row="B", published=[], peers=[peer(split="train")]))
+    assert "measured here" in text
+    assert "GluonTS 0.16.2, peer_deepar.py, seeds 0, 1" in text
+    assert "no published figure" in text
+    first, second = csv.DictReader((tmp_path / "table.csv").open())
+    assert (first["DeepAR"], second["DeepAR"], first["difference"]) == ("3.550", "–", "")
+    assert "3.550" in (tmp_path / "table.md").read_text()
+    assert "measured here" not in page(tmp_path, row())
+    assert "measured here" not in page(tmp_path, *({**one, "peers": []} for one in (beside,)))
 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ MINE = {
 }
 
 
+PEER: dict[str, object] = {"model": "DeepAR", "split": "test", "seeds": [0, 1], "values": [1, 2.5], "n": 9} | {
+    "version": "GluonTS 0.16.2", "source": "a script"
+}  # fmt: skip
+
+
 def written(folder: Path, change: dict[str, object] | None = None, row: dict[str, object] | None = None) -> str:
     content = {**MINE, "rows": [{**MINE["rows"][0], **(row or {})}], **(change or {})}  # type: ignore[index, dict-item]
     path = folder / "mine.yaml"
@@ -39,6 +44,9 @@ def test_a_table_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert [entry.name for entry in row.experiments] == ["real_nvp/digits", "independent/digits"]
     assert row.experiments[1].seeds == (0, 1)
     assert (row.published[0].value, row.published[0].bound) == (2.0, "=")
+    assert row.peers == ()
+    (peer,) = load_table(written(tmp_path, row={"peers": [PEER]})).rows[0].peers
+    assert (peer.values, peer.seeds) == ((1.0, 2.5), (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +55,7 @@ def test_a_table_file_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"titel": "x"}, {}, ["mine.yaml", "titel", "did you mean title?"]),
         ({}, {"datset": "x"}, ["rows.0.datset", "did you mean dataset?"]),
         ({}, {"published": [{"modle": "X"}]}, ["rows.0.published.0.modle", "did you mean model?"]),
+        ({}, {"peers": [PEER | {"values": [1.0]}]}, ["rows.0.peers.0", "DeepAR", "1 values of 2 seeds"]),
         ({}, {"metric": "accuracy"}, ["rows.0.metric", "accuracy"]),
         ({}, {"row": "CIFAR‑10"}, ["rows.0.row", "CIFAR‑10"]),
         ({}, {"published": []}, ["reproduces", "X"]),
