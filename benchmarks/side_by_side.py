@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 from flowbench.system.cores import cores
 from flowbench.throughput.statistics import interval
@@ -57,6 +58,18 @@ def seconds(tree, table, overrides, threads):
         return time.perf_counter() - begun
 
 
+def earlier_table(tree):
+    """Return the quick table of a tree, each row with that tree's number of steps: both then train as much."""
+    experiments = tree / "experiments"
+    table = yaml.safe_load((experiments / "tables" / "quick.yaml").read_text("utf-8"))
+    for entry in (entry for row in table["rows"] for entry in row["experiments"]):
+        entry.pop("bounds", None)
+        training = yaml.safe_load((experiments / f"{entry['name']}.yaml").read_text("utf-8")).get("train", {})
+        if "steps" in training:
+            entry["overrides"] = [f"train.steps={training['steps']}"]
+    return table
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,8 +83,8 @@ def main():
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory())) / "tree"
         before = held.enter_context(worktree(chosen.against, folder))
-        # The rows that both have: the earlier table.
-        table = before / "experiments" / "tables" / "quick.yaml"
+        table = Path(held.enter_context(tempfile.TemporaryDirectory())) / "quick.yaml"
+        table.write_text(yaml.safe_dump(earlier_table(before)), "utf-8")
         held.enter_context(busy(chosen.busy))
         pairs = []
         for number in range(chosen.rounds):

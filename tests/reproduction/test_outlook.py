@@ -33,13 +33,13 @@ def planned(out: Path, *overrides: str, only: tuple[str, ...] = (), at_a_time: i
 def test_the_plan_says_runs_rows_seeds_and_how_long_they_take_side_by_side(tmp_path: Path) -> None:
     seconds = [entry.seconds or 0 for row in load_table("quick").rows for entry in row.experiments]
     assert planned(tmp_path) == [
-        "table quick: 6 runs to make, 2 at a time; about 3 min where a core is free for each",
+        "table quick: 6 runs to make, 2 at a time; about 4 min where a core is free for each",
         "  digits: 4 experiments, seed 0",
         "  ETTh1 96: 2 experiments, seed 0",
     ]
     assert f"; about {sum(seconds) / 60:.0f} min where" in planned(tmp_path, at_a_time=1)[0]
     seeds = planned(tmp_path, only=("digits",), seeds=[0, 2], at_a_time=6)
-    assert seeds[0] == "table quick: 8 runs to make, 6 at a time; about 3 min where a core is free for each"
+    assert seeds[0] == "table quick: 8 runs to make, 6 at a time; about 4 min where a core is free for each"
     assert seeds[1:] == ["  digits: 4 experiments, seeds 0, 2"]
 
 
