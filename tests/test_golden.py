@@ -1084,7 +1084,7 @@ def test_tarflow_adamw_steps(golden, mode):
         name="adamw", betas=tuple(settings["betas"]), eps=settings["eps"], weight_decay=settings["weight_decay"]
     )
     optimizer = make_optimizer(parameters.values(), optim)
-    losses = []
+    losses, clear = [], {}
     for step in (1, 2):
         loss = tarflow_loss(golden, flow, "train")[0].mean()
         losses.append(loss)
@@ -1095,11 +1095,13 @@ def test_tarflow_adamw_steps(golden, mode):
         take_step(optimizer, list(parameters.values()), loss, None)
         for name, value in golden.under(f"adamw_{mode}_step{step}/").items():
             gradient = without_key_bias(name, gradients[name]).abs()
-            clear = (gradient > 1e-3 * gradient.max()) | (gradient == 0)
+            # A weight lies where all steps so far have moved it: of a gradient of 3e-6 of the largest the first went
+            # where rounding (and eps) would, 1e-6 further off with AVX2 than with AVX-512.
+            clear[name] = clear.get(name, True) & ((gradient > 1e-3 * gradient.max()) | (gradient == 0))
             actual = without_key_bias(name, parameters[name].detach())
             expected = without_key_bias(name, torch.from_numpy(value))
             if mode == "const":
-                close(actual[clear], expected[clear], 1e-6)
+                close(actual[clear[name]], expected[clear[name]], 1e-6)
             else:
                 close(actual, expected, 2e-7)
         # At a rate of 1e-6 the first step is near the spacing of the weights: its length is good to 3 %.

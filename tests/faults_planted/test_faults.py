@@ -29,12 +29,15 @@ class Recorder:
         self.passed: list[str] = []
         self.verdicts: list[str] = []
         self.crashes: list[str] = []
+        self.skipped: list[str] = []
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
         yield
         if call.excinfo is None:
             self.passed += [item.nodeid] if call.when == "call" else []
+        elif isinstance(call.excinfo.value, pytest.skip.Exception):
+            self.skipped.append(item.nodeid)
         elif call.when == "call" and isinstance(call.excinfo.value, VERDICTS):
             self.verdicts.append(item.nodeid)
         else:
@@ -77,7 +80,9 @@ def test_the_unpatched_code_passes_every_test_that_notices_a_fault() -> None:
     nodes = sorted({fault.noticed_by for fault in FAULTS})
     recorder = run(nodes)
     assert (recorder.verdicts, recorder.crashes) == ([], [])
-    assert len(recorder.passed) >= len(nodes)
+    assert len(recorder.passed) + len(recorder.skipped) >= len(nodes)
+    # Nothing but a processor without the units that a fault is about may leave it unnoticed.
+    assert all("bfloat16" in node for node in recorder.skipped)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -85,4 +90,6 @@ def test_a_planted_fault_is_noticed(fault: Fault, monkeypatch: pytest.MonkeyPatc
     plant(fault, monkeypatch)
     recorder = run([fault.noticed_by])
     assert recorder.crashes == []
+    if recorder.skipped:
+        pytest.skip(f"not on this machine: {fault.noticed_by}")
     assert recorder.verdicts, f"{fault.noticed_by} did not notice: {fault.name}"

