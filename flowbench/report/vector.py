@@ -31,7 +31,9 @@ def compact_svg(text: str) -> str:
     text = re.sub(r"<[^?!][^>]*>", lambda tag: _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", tag[0]), text)
     used = set(re.findall(r"#([\w.-]+)", text))
     text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r">\s+<", "><", text).replace("<g/>", "")
+    # Whoever has no Arial gets what stands for it there: the other names were matplotlib's list of the same.
+    text = re.sub(r"(?<=font-family: )'Arial',[^;\"]*", "Arial,sans-serif", text)
     text = re.sub(r' clip-path="([^"]*)" style="([^"]*)"', r' style="\2; clip-path: \1"', text)
     return _with_classes(_without_groups(text)).strip() + "\n"
 
