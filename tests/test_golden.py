@@ -1097,11 +1097,13 @@ def test_tarflow_adamw_steps(golden, mode):
             gradient = without_key_bias(name, gradients[name]).abs()
             # A weight lies where all steps so far have moved it: of a gradient of 3e-6 of the largest the first went
             # where rounding (and eps) would, 1e-6 further off with AVX2 than with AVX-512.
-            clear[name] = clear.get(name, True) & ((gradient > 1e-3 * gradient.max()) | (gradient == 0))
+            now = (gradient > 1e-3 * gradient.max()) | (gradient == 0)
+            clear[name] = clear.get(name, True) & now
             actual = without_key_bias(name, parameters[name].detach())
             expected = without_key_bias(name, torch.from_numpy(value))
             if mode == "const":
                 close(actual[clear[name]], expected[clear[name]], 1e-6)
+                close(actual[now], expected[now], step * 1e-6)
             else:
                 close(actual, expected, 2e-7)
         # At a rate of 1e-6 the first step is near the spacing of the weights: its length is good to 3 %.

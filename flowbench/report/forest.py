@@ -73,10 +73,11 @@ def forests(rows: Sequence[tuple[Mapping[str, Any], str | None]]) -> list[Forest
 def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], str | None]]) -> Forest:
     first = lines[0][0]
     theirs = {one["model"]: one for one in first["published"] if one["split"] == first["split"]}
+    measured = [peer for peer in first.get("peers", ()) if peer["split"] == first["split"]]
     spans = [_span(row) for row, _ in lines]
     values = [
         *(one["value"] for one in theirs.values()),
-        *(value for peer in first.get("peers", ()) for value in peer["values"]),
+        *(value for peer in measured for value in peer["values"]),
         *(value for span in spans for pair in span if pair for value in pair),
     ]
     values += [row["value"] for row, _ in lines]
@@ -104,7 +105,7 @@ def _forest(title: str, metric: str, lines: Sequence[tuple[Mapping[str, Any], st
         )
         for (row, anchor), (images, seeds) in zip(lines, spans, strict=True)
     ]
-    for peer in (peer for peer in first.get("peers", ()) if peer["split"] == first["split"]):
+    for peer in measured:
         value = fmean(peer["values"])
         seeds = (min(peer["values"]), max(peer["values"])) if len(peer["values"]) > 1 else None
         point = Point(peer["model"], _figure(value, False), place(value), seeds=part(seeds), theirs="measured here")

@@ -55,7 +55,7 @@ def test_what_is_measured_otherwise_stands_beside_no_published_figure() -> None:
 
 
 def test_another_librarys_model_stands_with_its_seeds_among_ours_and_nothing_small_stands_beside_it() -> None:
-    beside = {"published": [], "peers": [peer(values=[3.2, 3.4])]}
+    beside = {"published": [], "peers": [peer(values=[3.2, 3.4]), peer(model="X", split="train", values=[9.0, 9.0])]}
     (picture,) = forests([(row(value=3.25, **beside), "a"), (row(value=3.35, **beside), "b")])
     assert [(point.text, point.theirs) for point in picture.points] == [
         ("3.250", ""), ("3.300", "measured here"), ("3.350", "")

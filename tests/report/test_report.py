@@ -67,7 +67,7 @@ def test_another_librarys_model_has_a_column_of_its_own_and_is_nothing_that_was_
     assert (first["DeepAR"], second["DeepAR"], first["difference"]) == ("3.550", "–", "")
     assert "3.550" in (tmp_path / "table.md").read_text()
     assert "measured here" not in page(tmp_path, row())
-    assert "measured here" not in page(tmp_path, *({**one, "peers": []} for one in (beside,)))
+    assert "measured here" not in page(tmp_path, beside | {"peers": []})
 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
